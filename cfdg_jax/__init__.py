@@ -1,0 +1,26 @@
+"""cfdg_jax: offline-to-online reinforcement learning with diffusion generation, many seeds at once, in JAX.
+
+>>> import cfdg_jax
+>>> config = cfdg_jax.TrainConfig(dataset="local:hopper-medium-replay-v0")
+>>> run = cfdg_jax.train(config)  # doctest: +SKIP
+"""
+
+from cfdg_jax.agents.registry import make_agent
+from cfdg_jax.augment.registry import make_augmenter
+from cfdg_jax.config import TrainConfig
+from cfdg_jax.data.dataset import load_dataset
+from cfdg_jax.envs.registry import make_env
+from cfdg_jax.stratify.registry import make_stratifier
+from cfdg_jax.train.run import evaluate, load_run, train  # `train` the function hides the subpackage of that name
+
+__all__ = [
+    "TrainConfig",
+    "evaluate",
+    "load_dataset",
+    "load_run",
+    "make_agent",
+    "make_augmenter",
+    "make_env",
+    "make_stratifier",
+    "train",
+]

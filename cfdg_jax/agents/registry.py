@@ -1,0 +1,59 @@
+"""The agents by name: adding one is its file and one line here; the contract tests then cover it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from cfdg_jax.agents.iql import IQLConfig, iql
+from cfdg_jax.agents.sac import SACConfig, sac
+from cfdg_jax.types import Agent, Spec, UserError
+
+
+class AgentEntry(NamedTuple):
+    """One registered agent.
+
+    Attributes:
+      config: Its config class; the defaults of all fields are valid.
+      factory: ``(config, spec, phase, schedule_steps) -> Agent``.
+      offline: Whether it is made to be pre-trained on logged data.
+    """
+
+    config: type
+    factory: Callable[[Any, Spec, Literal["offline", "online"], int], Agent]
+    offline: bool
+
+
+AGENTS: dict[str, AgentEntry] = {
+    "iql": AgentEntry(IQLConfig, iql, offline=True),
+    "sac": AgentEntry(SACConfig, sac, offline=False),
+}
+
+
+def make_agent(
+    agent: Any, spec: Spec, phase: Literal["offline", "online"] = "offline", schedule_steps: int = 1_000_000
+) -> Agent:
+    """The agent of a config object, or of a name with its default config.
+
+    Args:
+      agent: An instance of a registered config class, or a key of `AGENTS`.
+      spec: The task.
+      phase: Which phase's update and acting are wanted; the state's structure may differ between the two.
+      schedule_steps: Updates of the whole offline phase, for schedules that end with it.
+
+    Raises:
+      UserError: for a name or a config that is not registered.
+    """
+    if isinstance(agent, str):
+        if agent not in AGENTS:
+            close = difflib.get_close_matches(agent, AGENTS, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(close)}? " if close else ""
+            raise UserError("agent", f"'{agent}' is unknown", f"{hint}valid: {', '.join(AGENTS)}")
+        agent = AGENTS[agent].config()
+    for entry in AGENTS.values():
+        if type(agent) is entry.config:
+            return entry.factory(agent, spec, phase, schedule_steps)
+    raise UserError(
+        "agent", f"{type(agent).__name__} is not the config of a registered agent", "see agents/registry.py"
+    )

@@ -1,0 +1,223 @@
+"""Soft actor-critic (Haarnoja et al. 2018) with its many-critic descendants REDQ (Chen et al. 2021) and RLPD (Ball et
+al. 2023), which differ from it in numbers alone.
+
+One update on a minibatch (s, a, r, s', terminal)::
+
+    a' ~ pi(s'),  J = all critics, or `subset` of them drawn at random
+    y  = r + gamma (1 - terminal) (min_{j in J} targetQ_j(s', a') - alpha log pi(a' | s'))
+    Q  : sum_i mean (Q_i(s, a) - y)^2
+    targetQ <- tau Q + (1 - tau) targetQ
+    pi : alpha log pi(a~ | s) - Q(s, a~),  Q the minimum (SAC) or the mean (REDQ, RLPD) over critics
+    alpha : raised while the policy's entropy is under its target
+
+The last two happen on every minibatch, or once per call on the last one (REDQ, RLPD: 20 critic updates to 1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cfdg_jax.core.losses import td_loss, td_target, temperature_loss, weighted_mean
+from cfdg_jax.core.networks import Init, Network, critics, tanh_gaussian_policy
+from cfdg_jax.core.optim import Optimiser, adam, polyak
+from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
+
+
+@dataclasses.dataclass(frozen=True)
+class SACConfig:
+    """Hyper-parameters; the defaults are SAC's. REDQ and RLPD values are named where they differ."""
+
+    discount: float = 0.99  # all sources
+    tau: float = 0.005  # Polyak rate of the target critics, every update (all sources)
+    hidden: tuple[int, ...] = (256, 256)  # all networks; RLPD AntMaze (256, 256, 256)
+    critics: int = 2  # SAC 2; REDQ, RLPD 10
+    subset: int = 0  # critics in the target's minimum, drawn at random; 0: all; REDQ, RLPD 2, RLPD AntMaze 1
+    policy_q: Literal["min", "mean"] = "min"  # over critics in the policy's loss; SAC min; REDQ, RLPD mean
+    layer_norm: bool = False  # in the critics only: Dense -> LayerNorm -> ReLU; RLPD True
+    learning_rate: float = 3e-4  # Adam, all networks and the temperature (SAC, REDQ, RLPD)
+    clip_norm: float | None = None  # largest gradient norm; no source clips
+    init_temperature: float = 1.0  # alpha at the start (SAC, RLPD)
+    learn_temperature: bool = True  # automatic alpha (Haarnoja et al. 2018b, section 5)
+    target_entropy_scale: float = 1.0  # target entropy is -scale * A: SAC 1; RLPD 0.5
+    entropy_backup: bool = True  # -alpha log pi in the target; RLPD AntMaze False
+    actor_every: Literal["update", "call"] = "update"  # call: policy and alpha once per UTD block (REDQ, RLPD)
+    log_std_min: float = -5.0  # reference section 2
+    log_std_max: float = 2.0  # SAC
+    init: Init = "orthogonal"  # reference section 2; RLPD xavier, SAC in PyTorch pytorch
+
+    def __post_init__(self) -> None:
+        require(0.0 <= self.discount <= 1.0, "agent.discount", f"is {self.discount}", "must lie in [0, 1]")
+        require(0.0 < self.tau <= 1.0, "agent.tau", f"is {self.tau}", "must lie in (0, 1]")
+        require(all(w > 0 for w in self.hidden), "agent.hidden", f"is {self.hidden}", "must hold positive widths")
+        require(self.critics >= 1, "agent.critics", f"is {self.critics}", "must be at least 1")
+        within = f"must lie between 0 (all) and agent.critics = {self.critics}"
+        require(0 <= self.subset <= self.critics, "agent.subset", f"is {self.subset}", within)
+        require(self.learning_rate > 0.0, "agent.learning_rate", f"is {self.learning_rate}", "must be positive")
+        clip = self.clip_norm
+        require(clip is None or clip > 0.0, "agent.clip_norm", f"is {clip}", "must be positive or none")
+        start = self.init_temperature
+        require(start > 0.0, "agent.init_temperature", f"is {start}", "must be positive")
+        require(self.log_std_min < self.log_std_max, "agent.log_std_min", "is not below log_std_max", "lower it")
+
+
+class SACState(NamedTuple):
+    """Parameters, target critics and optimiser states of one seed; critics lead with Q, `log_alpha` is a scalar."""
+
+    critic: Params
+    target: Params
+    policy: Params
+    log_alpha: Array
+    critic_opt: Any
+    policy_opt: Any
+    alpha_opt: Any
+
+
+class Noise(NamedTuple):
+    """All randomness of one update.
+
+    Attributes:
+      next_action: `[B, A]` standard normal, for a' ~ pi(s').
+      action: `[B, A]` standard normal, for the policy's loss.
+      subset: `[subset]` int32 distinct critics in the target's minimum.
+    """
+
+    next_action: Array
+    action: Array
+    subset: Array
+
+
+class Parts(NamedTuple):
+    """What the functions below share: the config and what it makes, no arrays."""
+
+    config: SACConfig
+    spec: Spec
+    critic: Network
+    policy: Network
+    optimiser: Optimiser
+
+
+def parts(config: SACConfig, spec: Spec) -> Parts:
+    """Networks and optimisers."""
+    log_std_range = (config.log_std_min, config.log_std_max)
+    return Parts(
+        config=config,
+        spec=spec,
+        critic=critics(spec, config.hidden, config.critics, config.layer_norm, config.init),
+        policy=tanh_gaussian_policy(spec, config.hidden, log_std_range, config.init),
+        optimiser=adam(config.learning_rate, clip_norm=config.clip_norm),
+    )
+
+
+def init_state(p: Parts, key: Key) -> SACState:
+    """Fresh parameters, targets equal to their critics, zero moments."""
+    critic_key, policy_key = jax.random.split(key)
+    critic, policy = p.critic.init(critic_key), p.policy.init(policy_key)
+    log_alpha = jnp.log(jnp.float32(p.config.init_temperature))
+    optimisers = (p.optimiser.init(params) for params in (critic, policy, log_alpha))
+    return SACState(critic, jax.tree.map(jnp.copy, critic), policy, log_alpha, *optimisers)
+
+
+def draw_noise(p: Parts, key: Key, rows: int) -> Noise:
+    """The randomness of one update on `rows` rows."""
+    next_key, action_key, subset_key = jax.random.split(key, 3)
+    shape = (rows, p.spec.act_dim)
+    chosen = jax.random.permutation(subset_key, p.config.critics)[: p.config.subset or p.config.critics]
+    return Noise(jax.random.normal(next_key, shape), jax.random.normal(action_key, shape), chosen)
+
+
+def bootstrap(p: Parts, state: SACState, batch: Batch, noise: Noise) -> Array:
+    """The critics' target `[B]`."""
+    next_action, log_prob = p.policy.apply(state.policy, batch.next_obs).sample(noise.next_action)
+    target = state.target
+    if 0 < p.config.subset < p.config.critics:
+        target = jax.tree.map(lambda leaf: leaf[noise.subset], target)
+    next_value = p.critic.apply(target, batch.next_obs, next_action).min(axis=0)
+    if p.config.entropy_backup:
+        next_value = next_value - jnp.exp(state.log_alpha) * log_prob
+    return td_target(batch.reward, batch.terminal, next_value, p.config.discount)
+
+
+def critic_loss(p: Parts, params: Params, batch: Batch, target: Array) -> tuple[Array, Array]:
+    """Squared TD error summed over critics, and Q(s, a) `[Q, B]`."""
+    q = p.critic.apply(params, batch.obs, batch.action)
+    return weighted_mean(td_loss(q, target)), q
+
+
+def policy_loss(p: Parts, params: Params, critic: Params, log_alpha: Array, batch: Batch, noise: Array):
+    """``alpha log pi - Q`` at fresh actions, and their log-probabilities `[B]`."""
+    action, log_prob = p.policy.apply(params, batch.obs).sample(noise)
+    q = p.critic.apply(critic, batch.obs, action)
+    q = q.min(axis=0) if p.config.policy_q == "min" else q.mean(axis=0)
+    return weighted_mean(jnp.exp(log_alpha) * log_prob - q), log_prob
+
+
+def update_critic(p: Parts, state: SACState, batch: Batch, noise: Noise, step) -> tuple[SACState, Metrics]:
+    """The critic step and its target average."""
+    target = bootstrap(p, state, batch, noise)
+    grad = jax.value_and_grad(functools.partial(critic_loss, p), has_aux=True)
+    (loss, q), grads = grad(state.critic, batch, target)
+    critic, critic_opt = p.optimiser.apply(state.critic, grads, state.critic_opt, step)
+    state = state._replace(critic=critic, critic_opt=critic_opt, target=polyak(state.target, critic, p.config.tau))
+    return state, {"critic_loss": loss, "q": q.mean(), "target_q": target.mean()}
+
+
+def update_actor(p: Parts, state: SACState, batch: Batch, noise: Noise, step) -> tuple[SACState, Metrics]:
+    """The policy step against the current critics, then the temperature's."""
+    grad = jax.value_and_grad(functools.partial(policy_loss, p), has_aux=True)
+    (loss, log_prob), grads = grad(state.policy, state.critic, state.log_alpha, batch, noise.action)
+    policy, policy_opt = p.optimiser.apply(state.policy, grads, state.policy_opt, step)
+    log_alpha, alpha_opt = state.log_alpha, state.alpha_opt
+    if p.config.learn_temperature:
+        target_entropy = -p.config.target_entropy_scale * p.spec.act_dim
+        grads = jax.grad(lambda la: weighted_mean(temperature_loss(la, log_prob, target_entropy)))(log_alpha)
+        log_alpha, alpha_opt = p.optimiser.apply(log_alpha, grads, alpha_opt, step)
+    metrics = {"policy_loss": loss, "entropy": -log_prob.mean(), "temperature": jnp.exp(state.log_alpha)}
+    return state._replace(policy=policy, policy_opt=policy_opt, log_alpha=log_alpha, alpha_opt=alpha_opt), metrics
+
+
+def update_once(p: Parts, state: SACState, batch: Batch, noise: Noise, step) -> tuple[SACState, Metrics]:
+    """One critic step, one policy step, one temperature step on one minibatch."""
+    state, critic_metrics = update_critic(p, state, batch, noise, step)
+    state, actor_metrics = update_actor(p, state, batch, noise, step)
+    return state, critic_metrics | actor_metrics
+
+
+def update(p: Parts, state: SACState, batches: Batch, key: Key, step: Array) -> tuple[SACState, Metrics]:
+    """K updates, scanned over a `[K, B]` `Batch`."""
+    count, rows = batches.reward.shape
+    noises = jax.vmap(functools.partial(draw_noise, p, rows=rows))(jax.random.split(key, count))
+    steps = step + jnp.arange(count, dtype=jnp.int32)
+    each = update_once if p.config.actor_every == "update" else update_critic
+    state, metrics = jax.lax.scan(lambda carry, x: each(p, carry, *x), state, (batches, noises, steps))
+    metrics = jax.tree.map(lambda m: m.mean(axis=0), metrics)
+    if p.config.actor_every == "call":
+        last_batch, last_noise = jax.tree.map(lambda x: x[-1], (batches, noises))
+        state, actor_metrics = update_actor(p, state, last_batch, last_noise, steps[-1])
+        metrics |= actor_metrics
+    return state, metrics
+
+
+def act(p: Parts, state: SACState, obs: Array, key: Key, explore: bool) -> Array:
+    """The squashed mean; exploring, a sample."""
+    policy = p.policy.apply(state.policy, obs)
+    if not explore:
+        return policy.mode()
+    return policy.sample(jax.random.normal(key, policy.mean.shape))[0]
+
+
+def sac(config: SACConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int = 1_000_000) -> Agent:
+    """SAC for one seed. Both phases are the same, so `phase` and `schedule_steps` change nothing."""
+    del phase, schedule_steps
+    p = parts(config, spec)
+    return Agent(
+        init=functools.partial(init_state, p),
+        update=functools.partial(update, p),
+        act=functools.partial(act, p),
+        go_online=lambda state, key: state,
+        value=lambda state, obs, action: p.critic.apply(state.target, obs, action).min(axis=0),
+    )

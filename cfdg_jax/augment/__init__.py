@@ -1,0 +1,1 @@
+"""Generators of synthetic transitions; `registry` names them."""

@@ -1,0 +1,29 @@
+"""No augmentation: no synthetic source has a share, so nothing is ever fitted or generated."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NoReturn
+
+from cfdg_jax.types import Augmenter, Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class NoneConfig:
+    """Nothing to choose."""
+
+
+def none(config: NoneConfig, spec: Spec, with_terminal: bool) -> Augmenter:
+    """An `Augmenter` without state and without shares; asking it for rows is an error of the caller."""
+    del config, spec, with_terminal
+
+    def generate(state: Any, key: Any, source: int, rows: int) -> NoReturn:
+        raise ValueError("augment none generates no rows: its shares are empty")
+
+    return Augmenter(
+        init=lambda key, offline_rows, online: (),
+        fit=lambda state, offline_rows, online, key, steps: (state, {}),
+        generate=generate,
+        shares={},
+        fit_steps=0,
+    )

@@ -1,0 +1,238 @@
+"""``cfdg-jax bench``: throughput, each number beside the matrix-product rate of the same machine in the same run.
+
+``offline``    IQL updates/s for 1, 5 and 20 seeds
+``online``     environment steps/s of the whole loop, split into update, environment and everything else
+``generator``  denoiser training steps/s, generated rows/s
+``env``        environment steps/s for 1, 5, 20 and 64 copies
+
+Rates are the best of several repetitions, so that a shared machine's other work counts as little as can be. FLOP are
+counted by XLA's own cost analysis of the compiled program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfdg_jax.config import TrainConfig, named_choice, override
+from cfdg_jax.data.transforms import identity_transforms
+from cfdg_jax.envs.registry import make_env, spec_of
+from cfdg_jax.train.logging import device_name, versions, write_atomic
+from cfdg_jax.train.program import Program, build_program
+from cfdg_jax.types import Source, Spec, require
+
+WHAT = ("offline", "online", "generator", "env")
+
+
+def best_seconds(call: Callable[[], Any], repeats: int) -> float:
+    """Fewest seconds of `repeats` calls, after one to warm up; waits for the device."""
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def matmul_gflops(size: int = 2048, repeats: int = 8) -> float:
+    """Rate of a large square float32 matrix product, in GFLOP/s: this machine's yardstick."""
+    a = jax.random.normal(jax.random.key(0), (size, size))
+    product = jax.jit(lambda a: a @ a)
+    return 2 * size**3 / best_seconds(lambda: product(a), repeats) / 1e9
+
+
+def program_of(task: str, seeds: int, rows: int, values: dict[str, Any]) -> Program:
+    """A program on `rows` standard-normal offline rows of `task`, for timing only."""
+    config = TrainConfig(augment=named_choice("augment", "cfdg"), seeds=seeds)
+    config = dataclasses.replace(override(config, values), dataset="timing", seeds=seeds)
+    spec = spec_of(task, "gymnasium")
+    return build_program(config, spec, identity_transforms(spec.obs_dim), noise_rows(spec, rows))
+
+
+def noise_rows(spec: Spec, rows: int) -> np.ndarray:
+    """Packed rows `[rows, D]` of noise with bounded actions."""
+    rng = np.random.default_rng(0)
+    obs, next_obs = rng.standard_normal((2, rows, spec.obs_dim)).astype(np.float32)
+    action = rng.uniform(-1, 1, (rows, spec.act_dim)).astype(np.float32)
+    reward = rng.standard_normal(rows).astype(np.float32)
+    return spec.layout.pack(obs, action, reward, next_obs, 0.0, -np.inf, float(Source.OFFLINE), xp=np)
+
+
+def flop_of(jitted: Callable, *args: Any, **static: Any) -> float:
+    """FLOP of one call as XLA counts them (a scan's body counts once)."""
+    analysis = jitted.lower(*args, **static).compile().cost_analysis()
+    analysis = analysis[0] if isinstance(analysis, list) else analysis
+    return float(analysis["flops"])
+
+
+def offline_rates(quick: bool) -> dict[str, Any]:
+    """IQL updates/s over all seeds, halfcheetah sizes, batch 256."""
+    updates, repeats = (50, 2) if quick else (250, 5)
+    results: dict[str, Any] = {}
+    for seeds in (1, 5) if quick else (1, 5, 20):
+        program = program_of("halfcheetah", seeds, 100_000, {"augment.width": 64})
+        flop = flop_of(program.offline_chunk, *_offline_arguments(program), updates=1)
+        carry = _offline_arguments(program)[:2]
+
+        def call(program=program):
+            nonlocal carry
+            carry = program.offline_chunk(*carry, program.offline_rows, updates)
+            return carry[0].step
+
+        rate = seeds * updates / best_seconds(call, repeats)
+        results[f"seeds_{seeds}"] = {"updates_per_second": rate, "gflops": rate * flop / seeds / 1e9}
+    results["five_seeds_over_one"] = results["seeds_5"]["updates_per_second"] / results["seeds_1"]["updates_per_second"]
+    return results
+
+
+def _offline_arguments(program: Program) -> tuple:
+    return program.init("offline"), program.no_meters("offline"), program.offline_rows
+
+
+def online_rates(quick: bool) -> dict[str, Any]:
+    """Hopper, 5 seeds: the loop's step beside the same updates alone and the environment alone."""
+    from cfdg_jax.data.mix import row_counts
+
+    seeds, capacity, steps = 5, 100_000 if quick else 1_000_000, 40 if quick else 300
+    program = program_of("hopper", seeds, 200_000, {"online.capacity": capacity, "augment.width": 64})
+    counts = row_counts(program.config.mix, {}, program.offline_rows.shape[0])
+    env = make_env("hopper", list(range(seeds)), "gymnasium")
+    state, meters = program.init("online"), program.no_meters("online")
+    obs, action = env.reset(), np.zeros((seeds, program.spec.act_dim), np.float32)
+    seconds = {"step": [], "environment": []}
+    for t in range(steps + 10):
+        start = time.perf_counter()
+        result = env.step(action)
+        done = result.terminal | result.truncated
+        current = env.reset(done) if done.any() else result.next_obs
+        seconds["environment"].append(time.perf_counter() - start)
+        columns = [obs, action, result.reward[:, None], result.next_obs, result.terminal[:, None], current]
+        packet, obs = np.concatenate(columns, axis=1, dtype=np.float32), current
+        state, meters, action = program.online_step(
+            state, meters, packet, np.int32(t + 1), program.offline_rows, counts, False
+        )
+        action = np.asarray(action)
+        seconds["step"].append(time.perf_counter() - start)
+    env.close()
+    medians = {name: float(np.median(values[10:])) for name, values in seconds.items()}
+    update = _update_alone(program, state, 10 if quick else 100)
+    temp = program.online_step.lower(
+        state, meters, packet, np.int32(1), program.offline_rows, counts, False
+    ).compile().memory_analysis().temp_size_in_bytes  # fmt: skip
+    return {
+        "seeds": seeds,
+        "capacity": capacity,
+        "steps_per_second": 1 / medians["step"],
+        "milliseconds": {
+            "step": 1e3 * medians["step"],
+            "update": 1e3 * update,
+            "environment": 1e3 * medians["environment"],
+            "overhead": 1e3 * (medians["step"] - update - medians["environment"]),
+        },
+        "share_not_update": 1 - update / medians["step"],
+        "temp_megabytes": temp / 1e6,
+        "traces": program.online_step._cache_size(),
+    }
+
+
+def _update_alone(program: Program, state, repeats: int) -> float:
+    """Median seconds of one update of all seeds on rows that are already there."""
+    seeds, batch, width = program.config.seeds, program.config.mix.batch_size, program.spec.layout.width
+    rows = jnp.asarray(noise_rows(program.spec, seeds * batch)).reshape(seeds, 1, batch, width)
+    small = program.init("offline")._replace(agent=state.agent)
+    update = jax.jit(lambda state, rows: program._update_all("online", state, state.key, rows), donate_argnums=0)
+    times = []
+    for _ in range(repeats + 3):
+        start = time.perf_counter()
+        small, _ = update(small, rows)
+        jax.block_until_ready(small.agent)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[3:]))
+
+
+def generator_rates(quick: bool) -> dict[str, Any]:
+    """Denoiser steps/s and generated rows/s, Hopper rows, one seed."""
+    from cfdg_jax.data import buffer as ring
+
+    results: dict[str, Any] = {}
+    for width in (64,) if quick else (256, 1024):
+        steps, rows = (5, 100) if quick else (50, 1_000)
+        values = {"augment.width": width, "augment.sampler_steps": 8 if quick else 32, "online.capacity": 20_000}
+        program = program_of("hopper", 1, 50_000, values)
+        state = program.init("online")
+        online = ring.insert(state.online, jnp.asarray(noise_rows(program.spec, 10_000))[None])
+        state = state._replace(online=online)
+        generator = program.start_generator(state, state.key, program.offline_rows)
+
+        def fit(program=program, state=state, steps=steps):
+            nonlocal generator
+            generator, metrics = program.fit_generator(generator, state, program.offline_rows, state.key, steps)
+            return metrics
+
+        fit_rate = steps / best_seconds(fit, 2 if quick else 4)
+        sample = lambda: program.generate(generator, state.key, int(Source.SYNTHETIC_ONLINE), rows)  # noqa: B023
+        results[f"width_{width}"] = {
+            "fit_steps_per_second": fit_rate,
+            "rows_per_second": rows / best_seconds(sample, 2),
+            "sampler_steps": values["augment.sampler_steps"],
+        }
+    return results
+
+
+def env_rates(quick: bool) -> dict[str, Any]:
+    """Environment steps/s with random actions, resets included."""
+    results: dict[str, Any] = {}
+    for task in ("hopper",) if quick else ("hopper", "halfcheetah", "walker2d", "ant"):
+        for copies in (1, 5, 20, 64):
+            env, rng = make_env(task, list(range(copies)), "gymnasium"), np.random.default_rng(0)
+            env.reset()
+            steps, start = (20 if quick else 300), time.perf_counter()
+            for _ in range(steps):
+                result = env.step(rng.uniform(-1, 1, (copies, env.spec.act_dim)))
+                done = result.terminal | result.truncated
+                if done.any():
+                    env.reset(done)
+            results[f"{task}_{copies}"] = steps * copies / (time.perf_counter() - start)
+            env.close()
+    return results
+
+
+def bench(what: Sequence[str] = (), out: pathlib.Path | None = None, quick: bool = False) -> pathlib.Path:
+    """Measures `what` (default: everything), prints it and writes one json file; returns its path."""
+    unknown = [name for name in what if name not in WHAT]
+    require(not unknown, "bench", f"'{' '.join(unknown)}' is unknown", f"valid: {', '.join(WHAT)}")
+    functions = {"offline": offline_rates, "online": online_rates, "generator": generator_rates, "env": env_rates}
+    results: dict[str, Any] = {
+        "command": "cfdg-jax bench " + " ".join(list(what) + ["--quick"] * quick),
+        "device": device_name(),
+        "versions": versions(),
+    }
+    print(f"device: {results['device']}")
+    for name in what or WHAT:
+        before = matmul_gflops(512 if quick else 2048)
+        measured = functions[name](quick)
+        rate = max(before, matmul_gflops(512 if quick else 2048))
+        results[name] = {"matmul_gflops": rate} | measured
+        _add_shares(results[name], rate)
+        print(f"{name}:\n" + json.dumps(results[name], indent=2))
+    platform = jax.devices()[0].platform
+    path = out or pathlib.Path("benchmarks/results") / f"bench-{platform}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(results, indent=2) + "\n")
+    print(f"written: {path}")
+    return path
+
+
+def _add_shares(results: dict[str, Any], rate: float) -> None:
+    for value in results.values():
+        if isinstance(value, dict) and "gflops" in value:
+            value["share_of_matmul"] = value["gflops"] / rate

@@ -1,0 +1,244 @@
+"""The command line, ``cfdg-jax``: subcommands over the public functions, one-line errors, honest exit codes.
+
+0 done; 2 wrong usage or bad input; 130 interrupted after a checkpoint; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from cfdg_jax.types import UserError, require
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are `UserError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(self.prog, message, f"see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    try:
+        arguments, rest = _parser().parse_known_args(argv)
+        if rest and not arguments.takes_fields:
+            raise UserError(arguments.prog, f"unknown argument {rest[0]}", f"see {arguments.prog} --help")
+        if arguments.takes_fields:
+            arguments.fields = parse_fields(rest)
+        return arguments.run(arguments) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        place = f" while writing {error.filename}" if error.filename else ""
+        print(f"error: disk full{place} ({error.strerror}); free some space, what was complete is kept", file=sys.stderr)
+        return 1
+
+
+def parse_fields(rest: Sequence[str]) -> dict[str, str]:
+    """``--agent.expectile 0.9 --offline.steps=100`` as ``{"agent.expectile": "0.9", "offline.steps": "100"}``."""
+    fields, items = {}, list(rest)
+    while items:
+        flag = items.pop(0)
+        require(flag.startswith("--") and len(flag) > 2, flag, "is no option", "config fields look like --agent.discount 0.99")
+        name, has_value, value = flag[2:].partition("=")
+        if not has_value:
+            require(bool(items), flag, "has no value", f"write {flag} VALUE")
+            value = items.pop(0)
+        fields[name.replace("-", "_")] = value
+    return fields
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="cfdg-jax", description="Offline-to-online reinforcement learning with diffusion generation.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable, text: str, takes_fields: bool = False) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.set_defaults(run=run, takes_fields=takes_fields, prog=f"cfdg-jax {name}")
+        return command
+
+    demo = add("demo", _demo, "Pre-train IQL, improve it with and without CFDG, write a report.", takes_fields=True)
+    demo.add_argument("--out", help="folder for the runs and the report (default runs/demo)")
+    demo.add_argument("--preset", default="reduced", help="reduced (minutes) or smoke (seconds)")
+    train = add("train", _train, "Train many seeds at once; any config field is --dotted.path VALUE.", takes_fields=True)
+    _train_arguments(train)
+    report = add("report", _report, "Write curves, tables and pictures of runs as one HTML page.")
+    report.add_argument("runs", nargs="+", metavar="RUN_DIR")
+    report.add_argument("--out", help="folder for the page (default: beside the first run)")
+    bench = add("bench", _bench, "Measure throughput beside this machine's matrix-product rate.")
+    bench.add_argument("what", nargs="*", metavar="WHAT", help="offline online generator env (default: all)")
+    bench.add_argument("--out", help="json file to write (default benchmarks/results/<device>.json)")
+    bench.add_argument("--quick", action="store_true", help="seconds instead of minutes; for checking that it runs")
+    _data_arguments(add("data", _data, "List, describe, check, build and convert datasets."))
+    return parser
+
+
+def _train_arguments(train: argparse.ArgumentParser) -> None:
+    train.add_argument("--dataset", help='dataset name or path; "" trains from scratch on --env.task')
+    for name, text in {
+        "agent": "base agent",
+        "augment": "generator of synthetic rows",
+        "stratify": "who is treated conservatively",
+        "mix": "uniform, balanced or oorb",
+    }.items():
+        train.add_argument(f"--{name}", help=text)
+    train.add_argument("--seeds", help="seeds trained at once")
+    train.add_argument("--preset", default="paper", help="paper, reduced or smoke: where values start from")
+    train.add_argument("--out", help="run folder, absent or empty")
+    train.add_argument("--resume", metavar="DIR", help="continue a run folder from its newest checkpoint")
+    train.add_argument("--from-offline", metavar="DIR", help="start from the finished pre-training of another run")
+    train.add_argument("--show", action="store_true", help="print the resolved config and stop")
+    train.add_argument("--quiet", action="store_true", help="no progress bars")
+    train.add_argument("--deterministic", action="store_true", help="deterministic kernels on GPU, slower")
+
+
+def _data_arguments(data: argparse.ArgumentParser) -> None:
+    data.add_argument("action", choices=("list", "info", "check", "build", "convert"))
+    data.add_argument("names", nargs="*", metavar="NAME_OR_PATH", help="convert takes SRC DST")
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return f"cfdg-jax {metadata.version('cfdg-jax')}"
+
+
+def _setup(deterministic: bool = False) -> None:
+    """Compile cache beside the datasets; XLA flags must be there before the first array is."""
+    if deterministic:
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    import jax
+
+    from cfdg_jax.data.files import cache_dir
+
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    _setup(arguments.deterministic)
+    from cfdg_jax.config import to_yaml
+    from cfdg_jax.train.progress import Interrupted
+    from cfdg_jax.train.run import default_folder, train
+
+    if arguments.resume:
+        given = [name for name in ("dataset", "agent", "augment", "stratify", "mix", "seeds", "out") if getattr(arguments, name)]
+        extra = given + list(arguments.fields)
+        require(not extra, f"--{extra[0] if extra else ''}", "cannot change on --resume", "start a new run instead")
+        folder, config = pathlib.Path(arguments.resume), None
+    else:
+        config = resolve(arguments)
+        if arguments.show:
+            print(to_yaml(config), end="")
+            return 0
+        folder = pathlib.Path(arguments.out) if arguments.out else default_folder(config)
+    try:
+        run = train(
+            config, folder, resume=arguments.resume, offline_from=arguments.from_offline, progress=not arguments.quiet
+        )
+    except Interrupted:
+        print(f"interrupted; continue with: cfdg-jax train --resume {folder}", file=sys.stderr)
+        return 130
+    print(f"done: {run.folder}  (report: cfdg-jax report {run.folder})")
+    return 0
+
+
+def resolve(arguments: argparse.Namespace):
+    """The config that the train command's flags describe: choices, then preset, then dotted fields."""
+    from cfdg_jax.config import TrainConfig, named_choice, override
+    from cfdg_jax.presets import apply_preset
+
+    config = TrainConfig()
+    if arguments.dataset is not None:
+        config = dataclasses.replace(config, dataset=arguments.dataset, **_scratch(arguments.dataset, arguments.fields))
+    for field in ("agent", "augment", "stratify"):
+        name = getattr(arguments, field)
+        if name:
+            config = dataclasses.replace(config, **{field: named_choice(field, name)})
+    config = apply_preset(config, arguments.preset, guess_task(config))
+    values = dict(arguments.fields)
+    values |= {"mix.kind": arguments.mix} if arguments.mix else {}
+    values |= {"seeds": arguments.seeds} if arguments.seeds else {}
+    return override(config, values)
+
+
+def _scratch(dataset: str, fields: dict[str, str]) -> dict:
+    """Training from scratch needs its task and no pre-training from the start, or the config would refuse itself."""
+    if dataset != "":
+        return {}
+    from cfdg_jax.config import EnvConfig, OfflineConfig
+
+    return {"env": EnvConfig(task=fields.get("env.task", "")), "offline": OfflineConfig(steps=0)}
+
+
+def guess_task(config) -> str:
+    """The environment id a preset is chosen for: the given one, or what the dataset's name says."""
+    from cfdg_jax.data.dataset import task_of_name
+
+    return config.env.task or task_of_name(config.dataset)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    _setup()
+    from cfdg_jax.demo import demo
+    from cfdg_jax.train.progress import Interrupted
+
+    try:
+        print(demo(pathlib.Path(arguments.out or "runs/demo"), arguments.preset, arguments.fields))
+    except Interrupted:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from cfdg_jax.report.build import build_report
+
+    print(build_report([pathlib.Path(run) for run in arguments.runs], arguments.out and pathlib.Path(arguments.out)))
+    return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    _setup()
+    from cfdg_jax.bench import bench
+
+    bench(arguments.what, arguments.out and pathlib.Path(arguments.out), quick=arguments.quick)
+    return 0
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from cfdg_jax.data import commands
+
+    wanted = {"list": 0, "info": 1, "check": 1, "build": 1, "convert": 2}[arguments.action]
+    names = arguments.names
+    require(
+        len(names) == wanted,
+        f"cfdg-jax data {arguments.action}",
+        f"takes {wanted} name{'s' * (wanted != 1)}, got {len(names)}",
+        "see cfdg-jax data --help",
+    )
+    print(getattr(commands, f"{arguments.action}_text")(*names))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Networks, distributions, losses, optimisers and the seed axis: arrays in, arrays out, no I/O."""

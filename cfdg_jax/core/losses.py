@@ -1,0 +1,50 @@
+"""Terms of actor-critic losses, per row: shapes `[B]` (or `[Q, B]` for critics), reduced by the caller.
+
+Nothing here averages over the batch except `weighted_mean`, so that any row can carry its own weight.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from cfdg_jax.types import Array
+
+
+def weighted_mean(per_row: Array, weight: Array | float = 1.0) -> Array:
+    """Mean over **all** rows of ``weight * per_row``: a weight of 0 removes a row's share without rescaling others."""
+    return jnp.mean(weight * per_row)
+
+
+def expectile(error: Array, level: Array | float) -> Array:
+    """Asymmetric square ``|level - 1{error < 0}| error^2`` (IQL, Eq. 5); its minimiser is the `level` expectile."""
+    return jnp.where(error > 0, level, 1.0 - level) * jnp.square(error)
+
+
+def awr_weight(advantage: Array, temperature: float, limit: float = 100.0) -> tuple[Array, Array]:
+    """``min(exp(temperature * advantage), limit)`` without overflow, and whether the limit binds (both `[B]`).
+
+    IQL's inverse temperature beta multiplies the advantage (IQL, Eq. 7). No gradient flows through the weight.
+    """
+    log_weight = temperature * jax.lax.stop_gradient(advantage)
+    log_limit = math.log(limit)
+    return jnp.exp(jnp.minimum(log_weight, log_limit)), (log_weight >= log_limit).astype(jnp.float32)
+
+
+def td_target(reward: Array, terminal: Array, next_value: Array, discount: float) -> Array:
+    """``reward + discount * (1 - terminal) * next_value`` without gradient; a time limit is no terminal."""
+    return jax.lax.stop_gradient(reward + discount * (1.0 - terminal) * next_value)
+
+
+def td_loss(q: Array, target: Array, over_critics: Literal["sum", "mean"] = "sum") -> Array:
+    """Squared errors `[B]` of critics `[Q, B]` against one target `[B]`, summed or averaged over the critics."""
+    squares = jnp.square(q - target[None])
+    return jnp.sum(squares, axis=0) if over_critics == "sum" else jnp.mean(squares, axis=0)
+
+
+def temperature_loss(log_alpha: Array, log_prob: Array, target_entropy: float) -> Array:
+    """``-alpha (log_prob + target_entropy)`` `[B]`, which raises alpha while the entropy is under its target (SAC)."""
+    return -jnp.exp(log_alpha) * jax.lax.stop_gradient(log_prob + target_entropy)

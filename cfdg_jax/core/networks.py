@@ -1,0 +1,160 @@
+"""Multilayer perceptrons for critics, values and policies: flax modules behind pairs of pure functions.
+
+Agents never see a module. A `Network` is ``init(key) -> params`` and ``apply(params, *inputs) -> output``, and `params`
+is a plain dictionary, ``{"l0": {"kernel": [in, out], "bias": [out]}, "l1": ..., "log_std": [A]}``, layers in forward
+order and ``ln<i>`` beside ``l<i>`` where layers are normalised; `apply` ignores entries it does not know. Critics are
+one batched set of parameters with a leading axis Q: measured on CPU, a batched product is as fast as Q separate ones,
+and Q is then a plain number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cfdg_jax.core.distributions import Normal, TanhNormal
+from cfdg_jax.types import Key, Params, Spec
+
+Init = Literal["orthogonal", "pytorch", "xavier"]
+"""How weights start.
+
+``orthogonal``: gain sqrt(2) in hidden layers, 1e-2 in the output, zero biases (Cal-QL; the default of this package).
+``pytorch``: uniform within 1/sqrt(fan in), biases too (``nn.Linear``; CORL, PEX critics).
+``xavier``: Glorot uniform, zero biases (RLPD, PEX policy).
+"""
+
+
+class Network(NamedTuple):
+    """A function approximator as two pure functions.
+
+    Attributes:
+      init: ``(key) -> params``.
+      apply: ``(params, *inputs) -> output``; inputs may have any leading axes.
+    """
+
+    init: Callable[[Key], Params]
+    apply: Callable
+
+
+def _initialisers(kind: Init, fan_in: int, output: bool):
+    """(kernel, bias) initialisers of one layer."""
+    if kind == "orthogonal":
+        return nn.initializers.orthogonal(1e-2 if output else 2**0.5), nn.initializers.zeros
+    if kind == "xavier":
+        return nn.initializers.xavier_uniform(), nn.initializers.zeros
+    bound = fan_in**-0.5
+    uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+    return uniform, uniform
+
+
+class _MLP(nn.Module):
+    hidden: tuple[int, ...]
+    out: int
+    layer_norm: bool
+    kind: Init
+
+    @nn.compact
+    def __call__(self, x):
+        for i, width in enumerate((*self.hidden, self.out)):
+            output = i == len(self.hidden)
+            kernel_init, bias_init = _initialisers(self.kind, x.shape[-1], output)
+            x = nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init, name=f"l{i}")(x)
+            if not output:
+                x = nn.relu(nn.LayerNorm(epsilon=1e-5, name=f"ln{i}")(x) if self.layer_norm else x)
+        return x
+
+
+def mlp(in_dim: int, out_dim: int, hidden: tuple[int, ...], layer_norm: bool = False, init: Init = "orthogonal"):
+    """A ReLU network `[..., in_dim] -> [..., out_dim]`; with `layer_norm`, Dense -> LayerNorm -> ReLU (RLPD)."""
+    module = _MLP(tuple(hidden), out_dim, layer_norm, init)
+    return Network(
+        init=lambda key: module.init(key, jnp.zeros((1, in_dim), jnp.float32))["params"],
+        apply=lambda params, x: module.apply({"params": params}, x),
+    )
+
+
+def ensemble(network: Network, count: int) -> Network:
+    """`count` independent copies with the same inputs; parameters and outputs lead with that axis."""
+
+    def apply(params: Params, *inputs):
+        return jax.vmap(network.apply, (0, *(None for _ in inputs)))(params, *inputs)
+
+    return Network(init=lambda key: jax.vmap(network.init)(jax.random.split(key, count)), apply=apply)
+
+
+def critics(
+    spec: Spec, hidden: tuple[int, ...], count: int = 2, layer_norm: bool = False, init: Init = "orthogonal"
+) -> Network:
+    """`count` action values: ``apply(params, obs [..., O], action [..., A]) -> [Q, ...]``.
+
+    The number of critics applied is that of `params`, so a subset is ``jax.tree.map(lambda p: p[index], params)``.
+    """
+    network = ensemble(mlp(spec.obs_dim + spec.act_dim, 1, hidden, layer_norm, init), count)
+
+    def apply(params: Params, obs, action):
+        return network.apply(params, jnp.concatenate([obs, action], axis=-1))[..., 0]
+
+    return Network(network.init, apply)
+
+
+def state_value(spec: Spec, hidden: tuple[int, ...], layer_norm: bool = False, init: Init = "orthogonal") -> Network:
+    """A state value: ``apply(params, obs [..., O]) -> [...]``."""
+    network = mlp(spec.obs_dim, 1, hidden, layer_norm, init)
+    return Network(network.init, lambda params, obs: network.apply(params, obs)[..., 0])
+
+
+def deterministic_policy(spec: Spec, hidden: tuple[int, ...], init: Init = "orthogonal") -> Network:
+    """A policy without noise: ``apply(params, obs [..., O]) -> action [..., A]``, squashed by tanh."""
+    network = mlp(spec.obs_dim, spec.act_dim, hidden, init=init)
+    return Network(network.init, lambda params, obs: jnp.tanh(network.apply(params, obs)))
+
+
+def gaussian_policy(
+    spec: Spec, hidden: tuple[int, ...], log_std_range: tuple[float, float] = (-5.0, 2.0), init: Init = "orthogonal"
+) -> Network:
+    """A Gaussian with tanh mean and one free log standard deviation per action dimension (IQL, PEX, AWAC).
+
+    ``apply(params, obs [..., O]) -> Normal`` over `[..., A]`. ``params["log_std"]`` `[A]` starts at 0 and is clipped
+    to `log_std_range`, so beyond it its gradient is 0.
+    """
+    network = mlp(spec.obs_dim, spec.act_dim, hidden, init=init)
+
+    def apply(params: Params, obs) -> Normal:
+        mean = jnp.tanh(network.apply(params, obs))
+        return Normal(mean, jnp.broadcast_to(jnp.clip(params["log_std"], *log_std_range), mean.shape))
+
+    return Network(lambda key: {**network.init(key), "log_std": jnp.zeros((spec.act_dim,), jnp.float32)}, apply)
+
+
+def tanh_gaussian_policy(
+    spec: Spec,
+    hidden: tuple[int, ...],
+    log_std_range: tuple[float, float] = (-5.0, 2.0),
+    init: Init = "orthogonal",
+    log_std_affine: tuple[float, float] | None = None,
+) -> Network:
+    """A tanh-squashed Gaussian whose mean and log standard deviation depend on the state (SAC, CQL, Cal-QL, RLPD).
+
+    ``apply(params, obs [..., O]) -> TanhNormal`` over `[..., A]`. The last layer's outputs are ``[mean | raw]`` and
+    ``log_std = clip(raw, *log_std_range)``. With `log_std_affine` = (multiplier, offset) these two are trainable
+    scalars, ``log_std = clip(multiplier * raw + offset, *log_std_range)`` (Cal-QL, CQL: (1, -1)).
+    """
+    network = mlp(spec.obs_dim, 2 * spec.act_dim, hidden, init=init)
+
+    def init_params(key: Key) -> Params:
+        if log_std_affine is None:
+            return network.init(key)
+        multiplier, offset = map(jnp.float32, log_std_affine)
+        return {**network.init(key), "log_std_multiplier": multiplier, "log_std_offset": offset}
+
+    def apply(params: Params, obs) -> TanhNormal:
+        mean, raw = jnp.split(network.apply(params, obs), 2, axis=-1)
+        if log_std_affine is not None:
+            raw = params["log_std_multiplier"] * raw + params["log_std_offset"]
+        return TanhNormal(mean, jnp.clip(raw, *log_std_range))
+
+    return Network(init_params, apply)

@@ -1,0 +1,67 @@
+"""Adam with the learning rate outside its state, and Polyak averages.
+
+The rate is a function of the un-batched update count that every ``update`` is given, not of a counter inside the
+optimiser's state. So both phases share one state structure whatever their schedules, moments carry over at the
+hand-over, and a schedule is computed once for all seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from cfdg_jax.types import Array, Params
+
+
+class Optimiser(NamedTuple):
+    """A first-order method as two pure functions.
+
+    Attributes:
+      init: ``(params) -> state``.
+      apply: ``(params, grads, state, step) -> (params, state)``; `step` `[]` int32 is the number of updates before
+        this one in the phase and sets the learning rate.
+    """
+
+    init: Callable[[Params], Any]
+    apply: Callable[[Params, Params, Any, Array | int], tuple[Params, Any]]
+
+
+def adam(
+    learning_rate: float,
+    cosine_steps: int | None = None,
+    clip_norm: float | None = None,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+) -> Optimiser:
+    """Adam, constant or annealed to 0 over `cosine_steps` updates by a half cosine.
+
+    Args:
+      learning_rate: The rate, at the start if annealed.
+      cosine_steps: Length of the annealing; None for a constant rate.
+      clip_norm: Largest global norm of a gradient; None for no clipping.
+      b1: Decay of the first moment.
+      b2: Decay of the second moment.
+      eps: Added to the root of the second moment.
+    """
+    moments = optax.scale_by_adam(b1, b2, eps)
+    direction = moments if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), moments)
+    if cosine_steps is None:
+        rate = optax.constant_schedule(learning_rate)
+    else:
+        rate = optax.cosine_decay_schedule(learning_rate, cosine_steps)
+
+    def apply(params: Params, grads: Params, state: Any, step: Array | int) -> tuple[Params, Any]:
+        ascent, state = direction.update(grads, state, params)
+        lr = rate(step)
+        return jax.tree.map(lambda p, u: p - lr * u, params, ascent), state
+
+    return Optimiser(direction.init, apply)
+
+
+def polyak(target: Params, online: Params, tau: float) -> Params:
+    """``tau * online + (1 - tau) * target``, leaf by leaf."""
+    return optax.incremental_update(online, target, tau)

@@ -1,0 +1,1 @@
+"""Datasets: where rows come from, how they are checked, transformed, stored and mixed."""

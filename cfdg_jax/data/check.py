@@ -1,0 +1,137 @@
+"""The dataset doctor: what a dataset holds, and what about it looks wrong though it can be read.
+
+What cannot be used at all is refused while loading (`cfdg_jax.data.arrays`), so a report exists for good data only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cfdg_jax.data.dataset import Dataset, from_arrays, load_dataset
+from cfdg_jax.data.reference_scores import normalized_score
+from cfdg_jax.types import Spec, require
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `describe` found.
+
+    Attributes:
+      facts: Plain values by name, ready for json.
+      notes: What reading had to assume or change.
+      warnings: What looks wrong.
+    """
+
+    facts: dict[str, Any]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def text(self) -> str:
+        """Lines for people."""
+        lines = [f"{name:<20} {_shown(value)}" for name, value in self.facts.items()]
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+
+def check_dataset(source: str | os.PathLike[str] | Mapping[str, np.ndarray], spec: Spec | None = None) -> Report:
+    """Refuses bad data and reports on good.
+
+    Args:
+      source: A dataset name, a path, or arrays by the names of D4RL's layout.
+      spec: The environment the data must fit, if known.
+
+    Raises:
+      UserError: naming file, key, first row and remedy.
+    """
+    dataset = from_arrays(source) if isinstance(source, Mapping) else load_dataset(source)
+    if spec is not None:
+        check_fits(dataset, spec, dataset.task)
+    return describe(dataset, spec)
+
+
+def check_fits(dataset: Dataset, spec: Spec, task: str) -> None:
+    """Raises `UserError` unless observations and actions have the widths of the environment `task`."""
+    for what, have, want in (
+        ("observations", dataset.obs_dim, spec.obs_dim),
+        ("actions", dataset.act_dim, spec.act_dim),
+    ):
+        require(
+            have == want,
+            dataset.name,
+            f"has {what} of width {have}, but the environment {task or 'given'} has {want}",
+            "choose the environment the data was logged in with --env.task",
+        )
+
+
+def describe(dataset: Dataset, spec: Spec | None = None) -> Report:
+    """Counts, returns, ranges and warnings of a dataset; `spec` adds a check of episode lengths."""
+    returns, lengths = dataset.episode_returns, dataset.episode_lengths
+    score = normalized_score(dataset.task, returns)
+    terminals = int(dataset.terminals.sum())
+    facts: dict[str, Any] = {
+        "name": dataset.name,
+        "environment": f"{dataset.task or 'not named'} ({dataset.dynamics} dynamics)",
+        "rows": len(dataset),
+        "episodes": len(returns),
+        "episode length": _range(lengths),
+        "return": _range(returns),
+        "normalised score": "no reference for this environment" if score is None else _range(score),
+        "terminals": terminals,
+        "time limits and cuts": int(dataset.ends.sum()) - int((dataset.ends & dataset.terminals).sum()),
+        "rewards": _range(dataset.rewards),
+        "actions": {"width": dataset.act_dim} | _range(dataset.actions),
+        "observations": {"width": dataset.obs_dim} | _range(dataset.observations),
+        "sha256": dataset.sha256 or "not from a file",
+    }
+    facts |= {key: value for key, value in dataset.metadata.items() if key in ("policies", "recipe", "seed")}
+    return Report(facts, dataset.notes, _warnings(dataset, spec))
+
+
+def _warnings(dataset: Dataset, spec: Spec | None) -> tuple[str, ...]:
+    warnings, lengths = [], dataset.episode_lengths
+    horizon = spec.horizon if spec else 1000
+    if len(lengths) == 1 and len(dataset) > horizon:
+        warnings.append("no episode ends are labelled; returns are those of one endless episode")
+    elif spec is not None and lengths.max() > spec.horizon:
+        warnings.append(f"an episode has {lengths.max()} rows, but the time limit is {spec.horizon}; ends are missing")
+    if len(dataset) > 1 and lengths.max() == 1:
+        warnings.append("every row ends an episode; rows are shuffled, or next observations belong elsewhere")
+    if dataset.rewards.min() == dataset.rewards.max():
+        warnings.append(f"all rewards are {dataset.rewards[0]:g}; nothing can be learnt from them")
+    last_terminal = dataset.terminals[dataset.episode_starts + lengths - 1]
+    if dataset.terminals.all():
+        warnings.append("all rows are terminal; nothing is bootstrapped")
+    elif spec is not None and (full := lengths == spec.horizon).any() and last_terminal[full].all():
+        warnings.append(
+            f"all {int(full.sum())} episodes of {spec.horizon} rows, the time limit, end in a terminal; "
+            "a time limit is a timeout, no terminal"
+        )
+    constant = int((np.ptp(dataset.observations, axis=0) == 0).sum())
+    if constant:
+        warnings.append(f"{constant} of {dataset.obs_dim} observation dimensions never change")
+    saturated = float((np.abs(dataset.actions) > 0.999).mean())
+    if saturated > 0.5:
+        warnings.append(f"{saturated:.0%} of action entries lie at the bounds")
+    return tuple(warnings)
+
+
+def _range(values: np.ndarray) -> dict[str, float]:
+    return {
+        "min": float(values.min()),
+        "mean": float(values.mean(dtype=np.float64)),
+        "max": float(values.max()),
+    }
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,62 @@
+"""``cfdg-jax demo``: the main job on the embedded default, ending in a report.
+
+    data      local:hopper-medium-replay-v0, built on first use
+    offline   IQL, several seeds at once
+    online    twice from the same pre-training: IQL, and IQL with CFDG
+    report    one HTML page
+
+Every stage keeps what it finished: running the command again continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Mapping
+
+from cfdg_jax.config import TrainConfig, named_choice, override
+from cfdg_jax.data.dataset import task_of_name
+from cfdg_jax.presets import apply_preset
+from cfdg_jax.report.build import build_report
+from cfdg_jax.train.run import Run, load_run, read_config, train
+from cfdg_jax.types import require
+
+DATASET = "local:hopper-medium-replay-v0"
+
+
+def demo_config(augment: str, preset: str, fields: Mapping[str, str]) -> TrainConfig:
+    """The config of one of the demo's two runs; `fields` are dotted overrides for both."""
+    config = TrainConfig(dataset=DATASET, augment=named_choice("augment", augment))
+    config = apply_preset(config, preset, task_of_name(DATASET))
+    for_both = {path: value for path, value in fields.items() if not path.startswith("augment.")}
+    own = fields if augment != "none" else for_both
+    return override(config, own)
+
+
+def demo(out: pathlib.Path, preset: str = "reduced", fields: Mapping[str, str] | None = None) -> str:
+    """Runs the demo into `out` and returns what to print: the report's path and the time taken.
+
+    Raises:
+      UserError: if `out` holds runs of other settings.
+      Interrupted: after a checkpoint, if SIGINT or SIGTERM arrived.
+    """
+    start = time.perf_counter()
+    base = _run(out / "iql", demo_config("none", preset, fields or {}), None)
+    augmented = _run(out / "iql-cfdg", demo_config("cfdg", preset, fields or {}), base.folder)
+    page = build_report([base.folder, augmented.folder], out / "report")
+    return f"report: {page}\n{time.perf_counter() - start:.0f} s in all"
+
+
+def _run(folder: pathlib.Path, config: TrainConfig, offline_from: pathlib.Path | None) -> Run:
+    """The finished run in `folder`: read back, continued, or made."""
+    if not (folder / "config.yaml").is_file():
+        return train(config, folder, offline_from=offline_from)
+    found = read_config(folder)
+    asked = dataclasses.replace(config, env=found.env)
+    require(found == asked, str(folder), "holds a demo of other settings", "name another --out")
+    summary = folder / "summary.json"
+    if summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "done":
+        return load_run(folder)
+    return train(resume=folder, offline_from=offline_from)

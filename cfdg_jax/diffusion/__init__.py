@@ -1,0 +1,1 @@
+"""Diffusion machinery: a sampler takes a `denoise` function, and guidance wraps one."""

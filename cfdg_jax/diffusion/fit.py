@@ -1,0 +1,173 @@
+"""Training of a diffusion model: the normaliser, the optimiser, the averaged weights, one step and a scan of steps.
+
+    repeat:  gradient of the loss -> clip to norm 1 -> AdamW on a cosine -> every 10th step: average the weights
+
+The state of a generator is one NamedTuple of arrays; the learning-rate schedule lives in its optimiser state, so
+training may be cut into calls of any length.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cfdg_jax.types import Array, Buffer, Key, Metrics, Params
+
+
+class Normaliser(NamedTuple):
+    """Per-column standardisation; `mean` `[d]`, `std` `[d]`."""
+
+    mean: Array
+    std: Array
+
+
+class GeneratorState(NamedTuple):
+    """A diffusion model in training.
+
+    Attributes:
+      params: The network.
+      ema: Its average, which samples.
+      opt_state: Optimiser moments and the place on the learning-rate schedule.
+      normaliser: Fitted once per refresh.
+      step: `[]` int32, optimiser steps made.
+    """
+
+    params: Params
+    ema: Params
+    opt_state: Any
+    normaliser: Normaliser
+    step: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaging:
+    """Exponential average of weights with warm-up, as ema-pytorch 0.8.3 makes it for SynthER.
+
+    It acts at calls 1, 1 + every, 1 + 2 every, ...; up to call `warmup` + 1 it copies.
+    """
+
+    decay: float = 0.995
+    every: int = 10
+    warmup: int = 100
+    power: float = 2 / 3
+
+    def due(self, call: Array) -> Array:
+        """Whether optimiser step number `call` (from 1) is followed by an update of the average."""
+        return (call - 1) % self.every == 0
+
+    def decay_at(self, call: Array) -> Array:
+        """Weight of the old average in the update after step `call`."""
+        past = jnp.maximum(call - self.warmup - 1, 0).astype(jnp.float32)
+        return jnp.minimum(1.0 - (1.0 + past) ** -self.power, self.decay)
+
+    def update(self, average: Params, params: Params, call: Array) -> Params:
+        """The average after optimiser step `call`."""
+        decay = self.decay_at(call)
+        blend = lambda old, new: jax.tree.map(lambda o, n: decay * o + (1.0 - decay) * n, old, new)
+        return jax.lax.cond(self.due(call), blend, lambda old, new: old, average, params)
+
+
+# -- normaliser --------------------------------------------------------------------------------------------------------
+
+
+def filled(ring: Buffer) -> Array:
+    """Mask `[C]` of the rows of a one-seed ring that hold data."""
+    return jnp.arange(ring.rows.shape[0]) < ring.size
+
+
+def fit_normaliser(
+    parts: Sequence[tuple[Array, Array | None]], columns: int, identity: Sequence[int] = ()
+) -> Normaliser:
+    """Fits to the mixture in which every part weighs the same, whatever its number of rows.
+
+    Args:
+      parts: Pairs of rows `[n, D]` and a mask `[n]` of rows that count, or None for all. A part must hold two rows.
+      columns: ``d``, leading columns that are modelled.
+      identity: Columns left as they are, such as a binary flag.
+
+    Returns:
+      Means and standard deviations + 1e-5 (SynthER norm.py), by the law of total variance, with unbiased variances
+      inside the parts. A constant column normalises to 0.
+    """
+    means, variances = zip(*[_moments(rows[:, :columns], mask) for rows, mask in parts], strict=True)
+    mean = sum(means) / len(parts)
+    variance = sum(v + (m - mean) ** 2 for m, v in zip(means, variances, strict=True)) / len(parts)
+    std = jnp.sqrt(variance) + 1e-5
+    kept = jnp.zeros(columns, bool).at[jnp.asarray(identity, jnp.int32)].set(True)
+    return Normaliser(jnp.where(kept, 0.0, mean), jnp.where(kept, 1.0, std))
+
+
+def _moments(rows: Array, mask: Array | None) -> tuple[Array, Array]:
+    count = rows.shape[0] if mask is None else mask.sum()
+    total = lambda x: (x if mask is None else jnp.where(mask[:, None], x, 0.0)).sum(axis=0)
+    mean = total(rows) / count
+    # The mean of what is left corrects the rounding of a long float32 sum; a constant column needs it exact.
+    mean = mean + total(rows - mean) / count
+    return mean, total((rows - mean) ** 2) / (count - 1)
+
+
+def normalise(normaliser: Normaliser, x: Array) -> Array:
+    """Raw units `[..., d]` to the space of the diffusion."""
+    return (x - normaliser.mean) / normaliser.std
+
+
+def unnormalise(normaliser: Normaliser, z: Array) -> Array:
+    """The inverse of `normalise`."""
+    return z * normaliser.std + normaliser.mean
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def drop_labels(key: Key, labels: Array, probability: Array | float, null: int) -> Array:
+    """Replaces each label `[B]` by `null` with `probability`, row by row, never the batch as a whole."""
+    return jnp.where(jax.random.bernoulli(key, probability, labels.shape), null, labels)
+
+
+def optimiser(lr: float, steps: int | None) -> optax.GradientTransformation:
+    """SynthER's: gradient norm clipped to 1, AdamW(.9, .99) without decay, cosine to 0 over `steps` (None: constant)."""
+    rate = lr if steps is None else optax.cosine_decay_schedule(lr, steps)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=0.0))
+
+
+def init_state(params: Params, tx: optax.GradientTransformation, normaliser: Normaliser) -> GeneratorState:
+    """The state before the first step; the average starts at the weights."""
+    return GeneratorState(params, jax.tree.map(jnp.copy, params), tx.init(params), normaliser, jnp.zeros((), jnp.int32))
+
+
+def fit_step(
+    state: GeneratorState,
+    loss: Callable[[Params], Array],
+    tx: optax.GradientTransformation,
+    averaging: Averaging,
+) -> tuple[GeneratorState, Metrics]:
+    """One optimiser step on the scalar ``loss(params)``; metrics are the loss and the unclipped gradient norm."""
+    value, gradient = jax.value_and_grad(loss)(state.params)
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    ema = averaging.update(state.ema, params, step)
+    metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradient)}
+    return GeneratorState(params, ema, opt_state, state.normaliser, step), metrics
+
+
+def fit_scan(
+    state: GeneratorState,
+    loss: Callable[[Params, Key], Array],
+    tx: optax.GradientTransformation,
+    averaging: Averaging,
+    key: Key,
+    steps: int,
+) -> tuple[GeneratorState, Metrics]:
+    """`steps` optimiser steps on ``loss(params, key)``, which draws its own rows; metrics are means over the steps."""
+
+    def body(state: GeneratorState, key: Key) -> tuple[GeneratorState, Metrics]:
+        return fit_step(state, lambda params: loss(params, key), tx, averaging)
+
+    state, metrics = jax.lax.scan(body, state, jax.random.split(key, steps))
+    return state, jax.tree.map(jnp.mean, metrics)

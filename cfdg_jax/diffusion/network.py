@@ -1,0 +1,140 @@
+"""The denoising network: SynthER's residual MLP with a noise-level embedding and an optional label or condition.
+
+    h = W_in [x | condition] + time_mlp(c_noise) + label_mlp(label)
+    h = W_up h;  repeat blocks: h = h + W relu(norm(h));  F = W_out relu(norm(h))
+
+Noise level and label broadcast against the rows: where all rows share them, as in sampling, their embeddings are
+computed once and not once per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cfdg_jax.types import Array, Key, Params
+
+Precision = Literal["default", "float32", "bfloat16"]
+"""How matrix products are computed; weights, sums and everything else stay float32. ``default`` is the backend's own:
+float32 on CPU, TF32 on NVIDIA GPUs. ``bfloat16`` rounds the factors and accumulates in float32; it pays on accelerators
+only."""
+
+LabelEmbed = Literal["mlp", "onehot_concat"]
+"""``mlp``: an embedding row through a two-layer MLP, added to the time embedding. ``onehot_concat``: joined to x."""
+
+_PRECISIONS = {
+    "default": None,
+    "float32": jax.lax.Precision.HIGHEST,
+    "bfloat16": jax.lax.DotAlgorithmPreset.BF16_BF16_F32,
+}
+_FREQUENCIES = 8  # random Fourier features (SynthER denoiser_network.py, learned_sinusoidal_dim 16)
+
+
+class Network(NamedTuple):
+    """A raw network F as pure functions.
+
+    Attributes:
+      init: ``(key) -> params``.
+      apply: ``(params, x [..., d], c_noise [...], condition) -> F [..., d]``. `c_noise` broadcasts against x's leading
+        axes; `condition` is None, integer labels `[...]` that broadcast likewise, or vectors `[..., c]`.
+    """
+
+    init: Callable[[Key], Params]
+    apply: Callable[[Params, Array, Array, Array | None], Array]
+
+
+def resmlp(
+    event_dim: int,
+    *,
+    width: int,
+    dim_t: int,
+    blocks: int = 6,
+    labels: int = 0,
+    label_embed: LabelEmbed = "mlp",
+    condition_dim: int = 0,
+    layer_norm: bool = False,
+    precision: Precision = "default",
+) -> Network:
+    """SynthER's residual MLP (conglu1997/SynthER denoiser_network.py), PyTorch's default initialisation.
+
+    Args:
+      event_dim: ``d``, columns of a sample.
+      width: Units of the residual blocks.
+      dim_t: Units of the embeddings, and of the layer before the blocks.
+      blocks: Residual blocks.
+      labels: Number of integer labels, the null label included; 0 for no labels.
+      label_embed: How a label enters.
+      condition_dim: Columns of a condition vector joined to x; excludes `labels`.
+      layer_norm: Normalise before every activation.
+      precision: See `Precision`.
+    """
+    if labels and condition_dim:
+        raise ValueError("a network takes labels or a condition vector, not both")
+    module = _ResMLP(event_dim, width, dim_t, blocks, labels, label_embed, layer_norm, precision)
+
+    def init(key: Key) -> Params:
+        condition = jnp.zeros((), jnp.int32) if labels else jnp.zeros(condition_dim) if condition_dim else None
+        return module.init(key, jnp.zeros(event_dim), jnp.zeros(()), condition)["params"]
+
+    def apply(params: Params, x: Array, c_noise: Array, condition: Array | None = None) -> Array:
+        return module.apply({"params": params}, x, c_noise, condition)
+
+    return Network(init, apply)
+
+
+class _ResMLP(nn.Module):
+    event_dim: int
+    width: int
+    dim_t: int
+    blocks: int
+    labels: int
+    label_embed: LabelEmbed
+    layer_norm: bool
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Array, c_noise: Array, condition: Array | None) -> Array:
+        embedding = self._time(c_noise)
+        if self.labels:
+            one_hot = jax.nn.one_hot(condition, self.labels, dtype=jnp.float32)
+            if self.label_embed == "mlp":
+                # A product with the table of all labels: its gradient is a product too, not a scatter.
+                embedding = embedding + jnp.matmul(one_hot, self._label_table(), precision=jax.lax.Precision.HIGHEST)
+            else:
+                x = _join(x, one_hot)
+        elif condition is not None:
+            x = _join(x, condition)
+        h = self._dense("in", x, self.dim_t) + embedding
+        h = self._dense("up", h, self.width)
+        for block in range(self.blocks):
+            h = h + self._dense(f"block{block}", jax.nn.relu(self._norm(f"norm{block}", h)), self.width)
+        return self._dense("out", jax.nn.relu(self._norm("norm_out", h)), self.event_dim)
+
+    def _time(self, c_noise: Array) -> Array:
+        frequencies = jax.lax.stop_gradient(self.param("frequencies", nn.initializers.normal(1.0), (_FREQUENCIES,)))
+        angle = 2.0 * jnp.pi * c_noise[..., None] * frequencies
+        features = jnp.concatenate([c_noise[..., None], jnp.sin(angle), jnp.cos(angle)], axis=-1)
+        return self._dense("time2", jax.nn.silu(self._dense("time1", features, self.dim_t)), self.dim_t)
+
+    def _label_table(self) -> Array:
+        rows = self.param("labels", nn.initializers.normal(1.0), (self.labels, self.dim_t))
+        return self._dense("label2", jax.nn.silu(self._dense("label1", rows, self.dim_t)), self.dim_t)
+
+    def _dense(self, name: str, x: Array, features: int) -> Array:
+        bound = x.shape[-1] ** -0.5
+        uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+        precision = _PRECISIONS[self.precision]
+        return nn.Dense(features, kernel_init=uniform, bias_init=uniform, precision=precision, name=name)(x)
+
+    def _norm(self, name: str, x: Array) -> Array:
+        return nn.LayerNorm(epsilon=1e-5, name=name)(x) if self.layer_norm else x
+
+
+def _join(x: Array, condition: Array) -> Array:
+    lead = jnp.broadcast_shapes(x.shape[:-1], condition.shape[:-1])
+    widen = lambda part: jnp.broadcast_to(part, (*lead, part.shape[-1]))
+    return jnp.concatenate([widen(x), widen(condition)], axis=-1)

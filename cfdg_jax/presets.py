@@ -1,0 +1,130 @@
+"""Presets per (agent, augmenter, task family): every value that differs from a config's default, with its source.
+
+``paper``    the protocol of CFDG's Table 1 (arXiv 2508.06806, section 5; reference for what it leaves open).
+``reduced``  the same method at a size that shows its behaviour in minutes to an hour on a few CPU cores.
+``smoke``    seconds; only proves that everything runs.
+
+A preset is a function of the choices alone, so that ``--preset paper`` and a config.yaml of it agree for ever.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from cfdg_jax.config import TrainConfig, choice, nearest, override
+from cfdg_jax.types import require
+
+PRESETS = ("paper", "reduced", "smoke")
+
+
+def task_family(task: str) -> str:
+    """``antmaze``, ``toy``, ``locomotion`` or ``other``, from an environment id such as ``hopper``."""
+    if task.startswith("antmaze"):
+        return "antmaze"
+    if task.startswith("toy"):
+        return "toy"
+    return "locomotion" if task in ("hopper", "halfcheetah", "walker2d", "ant") else "other"
+
+
+def apply_preset(config: TrainConfig, preset: str, task: str) -> TrainConfig:
+    """`config` (its choices made, its values default) with the preset's values for `task`."""
+    require(preset in PRESETS, "preset", f"'{preset}' is unknown", nearest(preset, PRESETS))
+    agent, augment = choice(config, "agent"), choice(config, "augment")
+    family = task_family(task)
+    values: dict[str, Any] = _paper(agent, augment, family)
+    if config.dataset == "":
+        values |= {"offline.steps": 0, "online.random_steps": 5_000}  # SAC, REDQ and RLPD start with random actions
+    if preset != "paper":
+        values |= _reduced(agent, augment, family, config.dataset == "")
+    if preset == "smoke":
+        values |= _smoke(agent, augment, config.dataset == "")
+    return dataclasses.replace(override(config, values), preset=preset)
+
+
+def _paper(agent: str, augment: str, family: str) -> dict[str, Any]:
+    antmaze = family == "antmaze"
+    values: dict[str, Any] = {
+        "transform.reward": "minus_one" if antmaze else "raw",  # reference 1.3: PEX repository, CFDG's base agents
+        "evaluate.episodes": 100 if antmaze else 10,  # reference 1.5
+        "evaluate.online_every": 50_000 if antmaze else 10_000,  # reference 1.5
+        "evaluate.offline_every": 100_000 if antmaze else 50_000,  # IQL: 100K AntMaze; locomotion thinned from 5K
+    }
+    if agent == "iql":  # reference 5.6 and D11: the PEX repository's IQL
+        values |= {
+            "agent.expectile": 0.9,
+            "agent.temperature": 10.0,
+            "agent.order": "torch",
+            "agent.q_loss": "mean",
+        }
+    if agent == "sac":
+        values |= {"transform.reward": "raw" if not antmaze else "minus_one"}  # RLPD
+    if family == "toy":
+        values |= {"transform.reward": "raw", "evaluate.episodes": 20}
+    return values
+
+
+def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "offline.steps": 20_000,
+        "online.steps": 20_000,
+        "online.start_steps": 1_000,
+        "online.capacity": 100_000,
+        "refresh.every": 5_000,
+        "refresh.min_online": 1_000,
+        "refresh.rows": 20_000,
+        "refresh.chunk": 5_000,
+        "evaluate.offline_every": 5_000,
+        "evaluate.online_every": 2_500,
+        "seeds": 3,
+    }
+    if scratch:
+        values |= {"offline.steps": 0, "online.steps": 100_000, "online.random_steps": 1_000}
+        values |= {"evaluate.online_every": 5_000}
+    if agent == "iql":  # IQL paper, locomotion and AntMaze (reference 3.1)
+        antmaze = family == "antmaze"
+        values |= {"agent.expectile": 0.9 if antmaze else 0.7, "agent.temperature": 10.0 if antmaze else 3.0}
+        values |= {"agent.order": "jax", "agent.q_loss": "sum"}
+        if not antmaze and family != "toy":
+            values |= {"transform.reward": "return_range"}
+    if augment == "cfdg":  # reference 5.4: CPU preset (width 256, 5K steps, 16 to 32 sampling steps)
+        values |= {
+            "augment.width": 256,
+            "augment.dim_t": 64,
+            "augment.steps": 3_000,
+            "augment.sampler_steps": 16,
+            "augment.churn": 0.0,
+        }
+    if family == "toy":
+        values |= {"offline.steps": 4_000, "online.steps": 4_000, "online.start_steps": 500, "online.capacity": 10_000}
+        values |= {"refresh.every": 2_000, "refresh.min_online": 500, "refresh.rows": 5_000}
+        values |= {"evaluate.offline_every": 1_000, "evaluate.online_every": 1_000}
+    return values
+
+
+def _smoke(agent: str, augment: str, scratch: bool) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "offline.steps": 0 if scratch else 400,
+        "offline.updates_per_call": 50,
+        "mix.batch_size": 64,
+        "online.steps": 400,
+        "online.start_steps": 100,
+        "online.capacity": 1_000,
+        "refresh.every": 200,
+        "refresh.min_online": 100,
+        "refresh.rows": 500,
+        "refresh.chunk": 250,
+        "refresh.fit_steps_per_call": 50,
+        "evaluate.offline_every": 200,
+        "evaluate.online_every": 200,
+        "evaluate.episodes": 2,
+        "log.every": 100,
+        "seeds": 2,
+    }
+    if agent in ("iql", "sac"):
+        values |= {"agent.hidden": (32, 32)}
+    if augment == "cfdg":
+        values |= {"augment.width": 32, "augment.dim_t": 16, "augment.steps": 100, "augment.sampler_steps": 8}
+    if scratch:
+        values |= {"online.random_steps": 100}
+    return values

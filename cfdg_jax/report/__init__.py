@@ -1,0 +1,1 @@
+"""Statistics, tables, pictures and the HTML page; reads run folders only."""

@@ -1,0 +1,1 @@
+"""Who is treated conservatively: fills `Batch.conserve`; `registry` names the rules."""

@@ -1,0 +1,40 @@
+"""APL's binary weight: the regulariser acts on offline rows and not on online ones (APL, Eq. 4; CFDG, Eq. 4).
+
+A synthetic row follows the batch it is in: its weight is the mean weight of the batch's real rows, which under OORB,
+where a batch's real rows have one origin, is exactly APL's scalar. With ``synthetic="label"`` it follows its own label.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+
+from cfdg_jax.types import Source, Spec, Stratifier
+
+
+@dataclasses.dataclass(frozen=True)
+class BySourceConfig:
+    """How synthetic rows are weighted."""
+
+    synthetic: Literal["batch", "label"] = "batch"  # batch: reference DECISION D9, lambda follows the real branch
+
+
+def by_source(config: BySourceConfig, spec: Spec) -> Stratifier:
+    """A `Stratifier` without state that reads ``Batch.source`` alone."""
+    del spec
+
+    def mark(state, batch, key):
+        del state, key
+        source = batch.source
+        offline = (source == Source.OFFLINE).astype(jnp.float32)
+        real = (source <= Source.ONLINE).astype(jnp.float32)
+        if config.synthetic == "label":
+            conserve = offline + (source == Source.SYNTHETIC_OFFLINE)
+        else:
+            share = (offline * real).sum() / jnp.maximum(real.sum(), 1.0)
+            conserve = jnp.where(real > 0, offline, share)
+        return conserve.astype(jnp.float32), {"conserve": conserve.mean()}
+
+    return Stratifier(init=lambda key: (), fit=lambda state, batches, value, key: (state, {}), mark=mark)

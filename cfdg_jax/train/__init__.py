@@ -1,0 +1,1 @@
+"""The loops of a run: offline, online, refresh, evaluation, checkpoints and logs."""

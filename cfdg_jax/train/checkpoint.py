@@ -1,0 +1,159 @@
+"""Checkpoints through orbax: complete or absent, and enough to continue bit for bit.
+
+What is saved            where
+agent, optimisers,       ``train``: the `TrainState`, buffers cut to the rows they hold
+generator, buffers
+simulators, pending      ``loop``: arrays of the host loop, meters included
+actions, episode sums
+phase, step, log         ``meta``: JSON
+lengths, config hash
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from cfdg_jax.train.program import Program
+from cfdg_jax.types import Buffer, TrainState, UserError
+
+
+@dataclasses.dataclass
+class Saved:
+    """A restored checkpoint: the state, the loop's arrays ``{name: array}`` and the JSON values."""
+
+    state: TrainState
+    loop: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+
+class Checkpointer:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, folder: pathlib.Path, keep: int = 2):
+        self._folder = folder.resolve()
+        self._manager = ocp.CheckpointManager(
+            self._folder / "checkpoints",
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False),
+        )
+
+    def save(self, state: TrainState, loop: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        """Writes a checkpoint and returns once it is complete on disk.
+
+        It is synchronous on purpose: the next dispatch donates the very buffers being written.
+        """
+        latest = self._manager.latest_step()
+        number = 0 if latest is None else latest + 1
+        meta = dict(meta) | {"buffers": {name: int(b.size) for name, b in _buffers(state).items()}}
+        args = ocp.args.Composite(
+            train=ocp.args.StandardSave(_cut(state)),
+            loop=ocp.args.StandardSave({name: np.asarray(value) for name, value in loop.items()}),
+            meta=ocp.args.JsonSave(meta),
+        )
+        self._manager.save(number, args=args)
+        self._manager.wait_until_finished()
+
+    def numbers(self) -> list[int]:
+        """The complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def meta(self, number: int) -> dict[str, Any]:
+        """The JSON values of a checkpoint."""
+        return dict(self._manager.restore(number, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"])
+
+    def restore(self, program: Program, number: int | None = None) -> Saved:
+        """Checkpoint `number`, by default the newest, of a run of `program`'s config.
+
+        Raises:
+          UserError: if there is none, or if its arrays do not fit the config.
+        """
+        known = self.numbers()
+        if not known or number not in (None, *known):
+            raise UserError(str(self._folder), "holds no such complete checkpoint", f"complete ones: {known or 'none'}")
+        number = known[-1] if number is None else number
+        meta = self.meta(number)
+        template = _template(program, meta)
+        try:
+            items = self._manager.restore(
+                number,
+                args=ocp.args.Composite(train=ocp.args.StandardRestore(template), loop=ocp.args.StandardRestore()),
+            )
+        except (ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                str(self._folder), f"its checkpoint does not fit its config.yaml ({reason})", "restore the original file"
+            ) from error
+        loop = {name: np.asarray(value) for name, value in items["loop"].items()}
+        return Saved(_uncut(items["train"], program, meta), loop, meta)
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def save_offline_agent(folder: pathlib.Path, state: TrainState) -> None:
+    """Keeps the agent as it was at the end of pre-training, for runs that start from it."""
+    with ocp.StandardCheckpointer() as saver:
+        saver.save(folder.resolve() / "checkpoints" / "offline_agent", (state.agent, state.stratifier), force=True)
+
+
+def load_offline_agent(folder: pathlib.Path, program: Program) -> tuple[Any, Any]:
+    """The agent and stratifier states `save_offline_agent` kept; the config must build the same arrays.
+
+    Raises:
+      UserError: if the folder has no such agent or it has other shapes.
+    """
+    path = folder.resolve() / "checkpoints" / "offline_agent"
+    if not path.is_dir():
+        raise UserError(str(folder), "holds no finished pre-training", "name a run whose offline phase is complete")
+    shapes = jax.eval_shape(lambda: program.init("offline"))
+    with ocp.StandardCheckpointer() as loader:
+        try:
+            return loader.restore(path, (shapes.agent, shapes.stratifier))
+        except ValueError as error:
+            raise UserError(
+                str(folder), "its pre-trained agent does not fit this config", "use the same agent, dataset and seeds"
+            ) from error
+
+
+def _buffers(state: TrainState) -> dict[str, Buffer]:
+    return {"online": state.online} | {f"synthetic{source}": b for source, b in state.synthetic.items()}
+
+
+def _cut(state: TrainState) -> TrainState:
+    cut = lambda b: b._replace(rows=b.rows[:, : max(int(b.size), 1)])
+    return state._replace(
+        online=cut(state.online), synthetic={str(source): cut(b) for source, b in state.synthetic.items()}
+    )
+
+
+def _uncut(state: TrainState, program: Program, meta: Mapping[str, Any]) -> TrainState:
+    def uncut(buffer: Buffer, capacity: int) -> Buffer:
+        missing = capacity - buffer.rows.shape[1]
+        return buffer._replace(rows=jnp.pad(buffer.rows, ((0, 0), (0, missing), (0, 0))))
+
+    capacity = 1 if meta["phase"] == "offline" else program.config.online.capacity
+    synthetic = {int(source): buffer for source, buffer in state.synthetic.items()}
+    return state._replace(online=uncut(state.online, capacity), synthetic=synthetic)
+
+
+def _template(program: Program, meta: Mapping[str, Any]) -> TrainState:
+    """The shapes of the saved state, from the config and the recorded buffer sizes."""
+    shapes = jax.eval_shape(lambda: program.init(meta["phase"]))
+    seeds, width = program.config.seeds, program.spec.layout.width
+    counter = jax.ShapeDtypeStruct((), np.int32)
+    rows = lambda size: Buffer(jax.ShapeDtypeStruct((seeds, max(size, 1), width), np.float32), counter, counter)
+    sizes = dict(meta["buffers"])
+    online = rows(sizes.pop("online"))
+    synthetic = {name.removeprefix("synthetic"): rows(size) for name, size in sizes.items()}
+    shapes = shapes._replace(online=online, synthetic=synthetic)
+    if synthetic:
+        generator = jax.eval_shape(program.init_generator, shapes, shapes.key, program.offline_rows)
+        shapes = shapes._replace(generator=generator)
+    return shapes

@@ -1,0 +1,294 @@
+"""A run's static half: algorithms, transforms, device data and the jitted programs the loops dispatch.
+
+    offline_chunk    draw K.B rows, mark, K updates                              (one dispatch per K updates, all seeds)
+    online_step      insert S rows; draw, mark, UTD updates; next actions         (one dispatch per environment step)
+    learn            draw, mark, K updates                                        (blocks of updates, APL's rhythm)
+    act, evaluate    actions alone
+
+Arrays enter as arguments, never as closure constants; state and buffers are donated; offline rows are shared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfdg_jax.agents.registry import make_agent
+from cfdg_jax.augment.registry import make_augmenter
+from cfdg_jax.config import TrainConfig
+from cfdg_jax.core.seeds import over_seeds, purpose_key, purpose_keys, seed_keys
+from cfdg_jax.data import buffer as ring
+from cfdg_jax.data.mix import Counts, Pool, draw
+from cfdg_jax.data.transforms import Transforms, apply_observation, apply_reward
+from cfdg_jax.stratify.registry import make_stratifier
+from cfdg_jax.types import Agent, Array, Augmenter, Batch, Buffer, Metrics, Source, Spec, Stratifier, TrainState
+
+
+class Meters(NamedTuple):
+    """Running sums of metrics on the device, fetched and cleared once per log interval.
+
+    Attributes:
+      sums: ``{name: [S]}``, each update call's mean weighted by its updates.
+      count: `[]` float32, updates summed.
+    """
+
+    sums: Metrics
+    count: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Everything about a run that is not state. Build with `build_program`."""
+
+    config: TrainConfig
+    spec: Spec
+    transforms: Transforms
+    offline_rows: Array
+    offline_agent: Agent
+    online_agent: Agent
+    augmenter: Augmenter
+    stratifier: Stratifier
+
+    @property
+    def keys(self) -> Array:
+        """`[S]` keys of the run's seeds."""
+        return seed_keys(self.config.run_key, self.config.seeds, self.config.first_seed)
+
+    def each_seed(self, fn, in_axes):
+        """`fn` over the seed axis, the way this run compiles it."""
+        return over_seeds(fn, in_axes, self.config.seed_axis)
+
+    def agent(self, phase: str) -> Agent:
+        return self.offline_agent if phase == "offline" else self.online_agent
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def init(self, phase: str) -> TrainState:
+        """Fresh state of `phase`; buffers are allocated for the online phase only."""
+        keys = self.keys
+        agent_state = jax.jit(jax.vmap(self.agent(phase).init))(purpose_keys(keys, "agent_init"))
+        stratifier_state = jax.jit(jax.vmap(self.stratifier.init))(purpose_keys(keys, "stratifier_init"))
+        capacity = 1 if phase == "offline" else self.config.online.capacity
+        online = ring.empty(capacity, self.spec.layout.width, self.config.seeds)
+        return TrainState(agent_state, (), stratifier_state, online, {}, keys, jnp.zeros((), jnp.int32))
+
+    @functools.cached_property
+    def _go_online(self):
+        return jax.jit(lambda agent, keys: jax.vmap(self.offline_agent.go_online)(agent, keys))
+
+    def go_online(self, state: TrainState) -> TrainState:
+        """The hand-over: the agent's own rule, fresh rings, the update count at zero."""
+        agent_state = self._go_online(state.agent, purpose_keys(state.key, "go_online"))
+        online = ring.empty(self.config.online.capacity, self.spec.layout.width, self.config.seeds)
+        return state._replace(agent=agent_state, online=online, step=jnp.zeros((), jnp.int32))
+
+    # -- generating --------------------------------------------------------------------------------------------------
+
+    def _over_online(self, fn, state: TrainState, *seeded):
+        """``fn(online Buffer, *seeded)`` for every seed."""
+        online = state.online
+        one = lambda rows, *args: fn(Buffer(rows, online.position, online.size), *args)
+        return self.each_seed(one, (0,) * (1 + len(seeded)))(online.rows, *seeded)
+
+    def init_generator(self, state: TrainState, keys: Array, offline_rows: Array):
+        """Fresh generator states for all seeds, normalisers fitted."""
+        return self._over_online(lambda online, key: self.augmenter.init(key, offline_rows, online), state, keys)
+
+    @functools.cached_property
+    def start_generator(self):
+        """`init_generator`, jitted."""
+        return jax.jit(self.init_generator)
+
+    @functools.cached_property
+    def fit_generator(self):
+        """``(generator, state, offline_rows, keys, steps) -> (generator, metrics)``; `steps` is static."""
+
+        def fit(generator, state, offline_rows, keys, steps: int):
+            one = lambda online, gen, key: self.augmenter.fit(gen, offline_rows, online, key, steps)
+            return self._over_online(one, state, generator, keys)
+
+        return jax.jit(fit, static_argnames="steps", donate_argnums=0)
+
+    @functools.cached_property
+    def generate(self):
+        """``(generator, keys, source, rows) -> (rows [S, rows, D], metrics)``; the last two are static."""
+
+        def generate(generator, keys, source: int, rows: int):
+            one = lambda gen, key: self.augmenter.generate(gen, key, source, rows)
+            return self.each_seed(one, (0, 0))(generator, keys)
+
+        return jax.jit(generate, static_argnames=("source", "rows"))
+
+    # -- learning ----------------------------------------------------------------------------------------------------
+
+    def _marked_update(self, phase: str, agent_state, stratifier_state, key, rows, step):
+        """One seed: marks rows `[K, B, D]` and makes K updates."""
+        mark_key, update_key = jax.random.split(key)
+        batch = self.spec.layout.unpack(rows)
+        mark_keys = jax.random.split(mark_key, rows.shape[0])
+        conserve, marks = jax.vmap(self.stratifier.mark, (None, 0, 0))(stratifier_state, batch, mark_keys)
+        batch = Batch(*batch[:-1], conserve=conserve)
+        agent_state, metrics = self.agent(phase).update(agent_state, batch, update_key, step)
+        return agent_state, metrics | jax.tree.map(jnp.mean, marks)
+
+    def _update_all(self, phase: str, state: TrainState, keys, rows) -> tuple[TrainState, Metrics]:
+        """All seeds: rows `[S, K, B, D]`."""
+        update = functools.partial(self._marked_update, phase)
+        agent_state, metrics = self.each_seed(update, (0, 0, 0, 0, None))(
+            state.agent, state.stratifier, keys, rows, state.step
+        )
+        return state._replace(agent=agent_state, step=state.step + rows.shape[1]), metrics
+
+    @functools.cached_property
+    def offline_chunk(self):
+        """``(state, meters, offline_rows, updates) -> (state, meters)``; `updates` is static."""
+
+        def chunk(state: TrainState, meters: Meters, offline_rows: Array, updates: int):
+            batch, width = self.config.mix.batch_size, offline_rows.shape[1]
+
+            def draw_offline(key):
+                index = jax.random.randint(key, (updates * batch,), 0, offline_rows.shape[0])
+                return offline_rows[index].reshape(updates, batch, width)
+
+            draw_keys = purpose_keys(state.key, "offline_draw", state.step)
+            update_keys = purpose_keys(state.key, "offline_update", state.step)
+            state, metrics = self._update_all("offline", state, update_keys, jax.vmap(draw_offline)(draw_keys))
+            return state, _accumulate(meters, metrics, updates)
+
+        return jax.jit(chunk, static_argnames="updates", donate_argnums=(0, 1))
+
+    def _learn(self, state: TrainState, meters: Meters, offline_rows: Array, counts: Counts, updates: int):
+        online, synthetic = state.online, state.synthetic
+
+        def draw_one(key, online_rows, synthetic_rows):
+            pool = Pool(
+                offline_rows,
+                Buffer(online_rows, online.position, online.size),
+                {source: Buffer(rows, *synthetic[source][1:]) for source, rows in synthetic_rows.items()},
+            )
+            return draw(self.config.mix, counts, pool, key, updates)
+
+        draw_keys = purpose_keys(state.key, "online_draw", state.step)
+        update_keys = purpose_keys(state.key, "online_update", state.step)
+        rows = jax.vmap(draw_one)(draw_keys, online.rows, {source: b.rows for source, b in synthetic.items()})
+        state, metrics = self._update_all("online", state, update_keys, rows)
+        return state, _accumulate(meters, metrics, updates)
+
+    @functools.cached_property
+    def learn(self):
+        """``(state, meters, offline_rows, counts, updates) -> (state, meters)``; the last two are static."""
+        return jax.jit(self._learn, static_argnames=("counts", "updates"), donate_argnums=(0, 1))
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    def _act(self, phase: str, agent_state, obs, keys, explore: bool):
+        """Actions `[S, ..., A]` at raw observations `[S, ..., O]`; a seed that went non-finite acts with zeros."""
+        act = functools.partial(self.agent(phase).act, explore=explore)
+        action = jax.vmap(act)(agent_state, apply_observation(self.transforms.observation, obs), keys)
+        return jnp.where(jnp.isfinite(action), action, 0.0)
+
+    def explore(self, state: TrainState, obs: Array, t: Array, random: bool) -> Array:
+        """Exploring actions `[S, A]` for environment step `t` at raw observations `[S, O]`."""
+        keys = purpose_keys(state.key, "act", t)
+        if random:
+            uniform = lambda key: jax.random.uniform(key, (self.spec.act_dim,), minval=-1.0, maxval=1.0)
+            return jax.vmap(uniform)(keys)
+        return self._act("online", state.agent, obs, keys, True)
+
+    @functools.cached_property
+    def act(self):
+        """``(state, obs [S, O], t, random) -> action [S, A]``."""
+        return jax.jit(self.explore, static_argnames="random")
+
+    @functools.cached_property
+    def evaluate_act(self):
+        """``(agent_state, obs [S, E, O], keys [S], t, phase) -> action [S, E, A]`` of the evaluation policy."""
+
+        def evaluate_act(agent_state, obs, keys, t, phase: str):
+            return self._act(phase, agent_state, obs, purpose_keys(keys, "evaluate", t), False)
+
+        return jax.jit(evaluate_act, static_argnames="phase")
+
+    def to_rows(self, obs, action, reward, next_obs, terminal) -> Array:
+        """Raw transitions with any leading axes as transformed rows `[..., D]` of source ONLINE."""
+        return self.spec.layout.pack(
+            apply_observation(self.transforms.observation, obs),
+            action,
+            apply_reward(self.transforms.reward, reward),
+            apply_observation(self.transforms.observation, next_obs),
+            terminal,
+            -jnp.inf,
+            float(Source.ONLINE),
+        )
+
+    def insert_learn_act(self, state, meters, packet: Array, t, offline_rows, counts: Counts | None, random: bool):
+        """Inserts one raw step of all seeds, makes ``utd`` updates unless `counts` is None, returns the next actions.
+
+        Args:
+          packet: `[S, 3 O + A + 2]` raw ``[obs | action | reward | next_obs | terminal | current obs]``, the last
+            being what the next action is chosen for (after a reset, if there was one).
+          t: `[]` int32, environment steps made including this one.
+        """
+        size, dim = self.spec.obs_dim, self.spec.act_dim
+        widths = np.cumsum([size, dim, 1, size, 1])
+        obs, action, reward, next_obs, terminal, current = jnp.split(packet, widths, axis=-1)
+        rows = self.to_rows(obs, action, reward[:, 0], next_obs, terminal[:, 0])
+        state = state._replace(online=ring.insert(state.online, rows[:, None, :]))
+        if counts is not None:
+            state, meters = self._learn(state, meters, offline_rows, counts, self.config.online.utd)
+        return state, meters, self.explore(state, current, t, random)
+
+    @functools.cached_property
+    def online_step(self):
+        """`insert_learn_act`, jitted; ``counts`` and ``random`` are static, state and meters are donated."""
+        return jax.jit(self.insert_learn_act, static_argnames=("counts", "random"), donate_argnums=(0, 1))
+
+    def no_meters(self, phase: str) -> Meters:
+        """Zeroed meters with the metric names of `phase`, found without running anything."""
+        state = jax.eval_shape(lambda: self.init(phase))
+        rows = jax.ShapeDtypeStruct((self.config.seeds, 1, self.config.mix.batch_size, self.spec.layout.width), np.float32)
+        update = lambda state, rows: self._update_all(phase, state, state.key, rows)[1]
+        metrics = jax.eval_shape(update, state, rows)
+        return Meters(jax.tree.map(lambda m: jnp.zeros(m.shape, jnp.float32), metrics), jnp.zeros((), jnp.float32))
+
+    @functools.cached_property
+    def finite(self):
+        """``(tree with leading S) -> [S]`` bool: every floating leaf of a seed is finite."""
+
+        def finite(tree: Any) -> Array:
+            leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+            checks = [jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1) for leaf in leaves]
+            return jnp.stack(checks).all(axis=0)
+
+        return jax.jit(finite)
+
+
+def _accumulate(meters: Meters, metrics: Metrics, updates: int) -> Meters:
+    return Meters({name: meters.sums[name] + updates * value for name, value in metrics.items()}, meters.count + updates)
+
+
+def build_program(config: TrainConfig, spec: Spec, transforms: Transforms, rows: np.ndarray) -> Program:
+    """Makes the algorithms of `config` and puts the offline rows `[N, D]` (N may be 0) on the device, once."""
+    schedule = max(config.offline.steps, 1)
+    return Program(
+        config=config,
+        spec=spec,
+        transforms=jax.tree.map(jnp.asarray, transforms),
+        offline_rows=jnp.asarray(rows),
+        offline_agent=make_agent(config.agent, spec, "offline", schedule),
+        online_agent=make_agent(config.agent, spec, "online", schedule),
+        augmenter=make_augmenter(config.augment, spec, with_terminal=spec.terminates),
+        stratifier=make_stratifier(config.stratify, spec),
+    )
+
+
+def env_seed(config: TrainConfig, seed: int, purpose: str, *numbers: int) -> int:
+    """An integer seed for a simulator, a function of the run, the seed and the purpose alone."""
+    key = purpose_key(jax.random.fold_in(jax.random.key(config.run_key), config.first_seed + seed), purpose)
+    entropy = [int(word) for word in np.asarray(jax.random.key_data(key)).ravel()] + list(numbers)
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])

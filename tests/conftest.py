@@ -1,0 +1,38 @@
+"""Fixtures of the whole suite: compile cache, strict numerics where asked for, and the optional reference files.
+
+`golden_dir` and `data_dir` hold numbers of released implementations and small real recordings. They are not part of the
+project: tests that need them look in ``CFDG_REFERENCE_DIR`` or in ``../shared`` beside the repository, and skip, saying
+so, where neither exists.
+"""
+
+import os
+import pathlib
+
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _reference(folder: str) -> pathlib.Path:
+    base = pathlib.Path(os.environ.get("CFDG_REFERENCE_DIR", ROOT.parent / "shared"))
+    if not (base / folder).is_dir():
+        pytest.skip(f"reference files not present: {base / folder} (set CFDG_REFERENCE_DIR)")
+    return base / folder
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> pathlib.Path:
+    """Numbers of released implementations on fixed weights, batches and noise."""
+    return _reference("golden")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> pathlib.Path:
+    """Small real MuJoCo recordings in D4RL's layout."""
+    return _reference("data")

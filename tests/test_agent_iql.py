@@ -1,0 +1,410 @@
+"""IQL against the released code's numbers, an independent re-statement, and its own promises."""
+
+import dataclasses
+import functools
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import restatement
+
+from cfdg_jax.agents import iql as module
+from cfdg_jax.agents.iql import IQLConfig, IQLState, iql, parts, policy_loss, update_once, value_loss
+from cfdg_jax.core.losses import awr_weight, expectile, td_target
+from cfdg_jax.core.seeds import over_seeds
+from cfdg_jax.types import Batch, Spec, UserError
+
+SPEC = Spec(obs_dim=5, act_dim=3, horizon=1000)
+EXACT = 5e-7  # float64: the released code rounds the expectile's weights to float32
+CORL = IQLConfig(hidden=(32, 32), order="torch", q_loss="mean", log_std_min=-20.0)
+VARIANTS = {
+    "small": CORL,
+    "small_antmaze": dataclasses.replace(CORL, expectile=0.9, temperature=10.0),
+    "small_det": dataclasses.replace(CORL, policy="deterministic"),
+    "full": dataclasses.replace(CORL, hidden=(256, 256)),
+}
+NAMES = {"q1": ("critic", 0), "q2": ("critic", 1), "tq1": ("target", 0), "tq2": ("target", 1)}
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Both precisions; the released code's reference run is the float64 one."""
+    with jax.enable_x64(request.param == "float64"):
+        yield np.dtype(request.param)
+
+
+def golden_state(z, p, variant, dtype):
+    init = f"{variant}/init" if f"{variant}/init/q1/l0/W" in z.files else "small/init"
+    critic, target = (golden.stacked(z, [f"{init}/{q}1", f"{init}/{q}2"], dtype) for q in ("q", "tq"))
+    value, policy = golden.params(z, f"{init}/v", dtype), golden.params(z, f"{init}/pi", dtype)
+    if p.config.policy == "deterministic":
+        policy.pop("log_std", None)
+    state = IQLState(critic, target, value, policy, *module.init_optimisers(p, critic, value, policy))
+    return jax.tree.map(jnp.asarray, state)
+
+
+def golden_network(state, name):
+    if name in NAMES:
+        field, index = NAMES[name]
+        return golden.member(getattr(state, field), index)
+    return {"v": state.value, "pi": state.policy}[name]
+
+
+def terms(p, state, batch):
+    """The released code's per-sample quantities, from this package's functions."""
+    target_q = p.critic.apply(state.target, batch.obs, batch.action)
+    q = p.critic.apply(state.critic, batch.obs, batch.action)
+    v, next_v = p.value.apply(state.value, jnp.stack([batch.obs, batch.next_obs]))
+    advantage = target_q.min(axis=0) - v
+    weight, _ = awr_weight(advantage, p.config.temperature)
+    target = td_target(batch.reward, batch.terminal, next_v, 0.99)
+    squares = jnp.square(q - target)
+    values = {
+        "target_q1": target_q[0], "target_q2": target_q[1], "v": v, "next_v": next_v, "adv": advantage,
+        "v_loss": expectile(advantage, p.config.expectile), "target": target, "q1": q[0], "q2": q[1],
+        "q1_sq_err": squares[0], "q2_sq_err": squares[1], "exp_adv": weight,
+    }  # fmt: skip
+    policy = p.policy.apply(state.policy, batch.obs)
+    if p.config.policy == "deterministic":
+        return values | {"pi": policy, "pi_loss": weight * jnp.sum(jnp.square(policy - batch.action), axis=-1)}
+    log_prob = policy.log_prob(batch.action)
+    return values | {"mu": policy.mean, "log_prob": log_prob, "pi_loss": -weight * log_prob}
+
+
+def gradients(p, state, batch):
+    """Gradients of the three losses, by the golden files' network names."""
+    target_q = p.critic.apply(state.target, batch.obs, batch.action)
+    v, next_v = p.value.apply(state.value, jnp.stack([batch.obs, batch.next_obs]))
+    weight, _ = awr_weight(target_q.min(axis=0) - v, p.config.temperature)
+    target = td_target(batch.reward, batch.terminal, next_v, 0.99)
+    critic = jax.grad(lambda x: module.critic_loss(p, x, batch, target)[0])(state.critic)
+    return {
+        "v": jax.grad(lambda x: value_loss(p, x, batch, target_q)[0])(state.value),
+        "pi": jax.grad(lambda x: policy_loss(p, x, batch, weight))(state.policy),
+        "q1": golden.member(critic, 0),
+        "q2": golden.member(critic, 1),
+    }
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_terms_and_losses_equal_the_released_code(golden_dir, variant, dtype):
+    z = golden.load(golden_dir, "iql_corl.npz")
+    p = parts(VARIANTS[variant], SPEC, "offline", 1_000_000)
+    state, batch = golden_state(z, p, variant, dtype), golden.batch(z, dtype)
+    ref = lambda name: z[f"{variant}/f64/step1/term/{name}"]
+    ours = jax.jit(functools.partial(terms, p))(state, batch)
+    rtol = EXACT if dtype == np.float64 else 1e-5
+    for name, value in ours.items():
+        assert value.dtype == dtype
+        np.testing.assert_allclose(value, ref(name), rtol=rtol, atol=rtol * np.abs(ref(name)).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_equal_the_released_code(golden_dir, variant, dtype):
+    z = golden.load(golden_dir, "iql_corl.npz")
+    p = parts(VARIANTS[variant], SPEC, "offline", 1_000_000)
+    state, batch = golden_state(z, p, variant, dtype), golden.batch(z, dtype)
+    grads = jax.jit(functools.partial(gradients, p))(state, batch)
+    compared = 0
+    for net, network in grads.items():
+        for name, value in golden.flatten(network).items():
+            atol = (EXACT if dtype == np.float64 else 2e-5) * np.abs(value).max()
+            golden.compare(z, f"{variant}/f64/step1/grad/{net}/{name}", value, atol + 1e-12)
+            compared += 1
+    assert compared == 24 + (p.config.policy == "gaussian")
+    if p.config.policy == "gaussian" and variant == "small":
+        assert grads["pi"]["log_std"][2] == 0.0  # above the clip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_three_updates_equal_the_released_code(golden_dir, variant, dtype):
+    z = golden.load(golden_dir, "iql_corl.npz")
+    p = parts(VARIANTS[variant], SPEC, "offline", 1_000_000)
+    state, batch = golden_state(z, p, variant, dtype), golden.batch(z, dtype)
+    exact = dtype == np.float64
+    once = jax.jit(functools.partial(update_once, p))
+    for step in range(3):
+        state, metrics = once(state, batch, step)
+        for name, metric in (("v", "value_loss"), ("q", "critic_loss"), ("pi", "policy_loss")):
+            reference = z[f"{variant}/f64/step{step + 1}/loss/{name}"]
+            np.testing.assert_allclose(
+                metrics[metric], reference, rtol=EXACT if exact else 1e-5, atol=1e-6, err_msg=name
+            )
+        if step in (0, 2):
+            for net in ("q1", "q2", "tq1", "tq2", "v", "pi"):
+                for name, value in golden.flatten(golden_network(state, net)).items():
+                    compare_parameters(z, variant, step + 1, f"{net}/{name}", value, exact)
+
+
+def compare_parameters(z, variant, step, name, value, exact):
+    """Within 1e-7 in float64; in float32 within 2e-6 but where Adam turns a vanishing gradient into a whole step."""
+    full = f"{variant}/f64/after{step}/{name}"
+    if exact:
+        return golden.compare(z, full, value, 1e-7)
+    gradient = f"{variant}/f64/step1/grad/{name.removeprefix('t')}"
+    whole = full in z.files and gradient in z.files
+    vanishing = np.abs(z[gradient]) < 1e-5 * np.abs(z[gradient]).max() if whole else np.zeros((), bool)
+    for suffix, reference in golden.expected(z, full).items():
+        ours = golden.summaries(value)[suffix] if suffix else value
+        if suffix in ("", "@s"):
+            error = np.abs(ours - reference)
+            assert error[~np.broadcast_to(vanishing, error.shape)].max() < (2e-6 if whole else 5e-5), name
+            assert error.max() < 1e-3, name
+        else:
+            np.testing.assert_allclose(ours, reference, rtol=2e-5, atol=2e-3, err_msg=name + suffix)
+
+
+def test_cosine_schedule_of_the_released_code(golden_dir, dtype):
+    z = golden.load(golden_dir, "iql_corl.npz")
+    p = parts(CORL, SPEC, "offline", schedule_steps=4)
+    state, batch = golden_state(z, p, "small_sched", dtype), golden.batch(z, dtype)
+    once = jax.jit(functools.partial(update_once, p))
+    for step in range(3):
+        state, _ = once(state, batch, step)
+    for name, value in golden.flatten(state.policy).items():
+        if dtype == np.float64:
+            golden.compare(z, f"small_sched/f64/after3/pi/{name}", value, 1e-7)
+        else:
+            compare_parameters(z, "small_sched", 3, f"pi/{name}", value, False)
+
+
+# -- an independent re-statement ------------------------------------------------------------------------------------
+
+
+def restated_step(nets, batch, adams, step, order, config):
+    """One IQL step in NumPy; `nets` holds q1, q2, tq1, tq2, v, pi and is replaced."""
+    s, a, r, s2, d = batch
+    q = restatement.smaller(restatement.critic(nets["tq1"], s, a), restatement.critic(nets["tq2"], s, a))
+
+    def loss_v(v):
+        u = q - restatement.forward(v, s)[:, 0]
+        return np.mean(np.where(u.real > 0, config.expectile, 1 - config.expectile) * u * u)
+
+    old_v = nets["v"]
+    new_v = adams["v"].step(old_v, restatement.gradient(loss_v, old_v))
+    used_v = new_v if order == "jax" else old_v
+    advantage = q - restatement.forward(used_v, s)[:, 0]
+    weight = np.minimum(np.exp(config.temperature * advantage), 100.0)
+    y = r + 0.99 * (1 - d) * restatement.forward(used_v, s2)[:, 0]
+
+    def loss_q(name):
+        scale = 1.0 if config.q_loss == "sum" else 0.5
+        return lambda q_net: scale * np.mean((restatement.critic(q_net, s, a) - y) ** 2)
+
+    def loss_pi(pi):
+        mean, log_std = np.tanh(restatement.forward(pi, s)), pi["log_std"]
+        log_std = np.where(log_std.real > 2, 2, np.where(log_std.real < -5, -5, log_std))
+        log_prob = -0.5 * ((a - mean) / np.exp(log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi)
+        return -np.mean(weight * log_prob.sum(axis=1))
+
+    losses = {"v": loss_v(old_v), "pi": loss_pi(nets["pi"]), "q": loss_q("q1")(nets["q1"]) + loss_q("q2")(nets["q2"])}
+    new = {"v": new_v, "pi": adams["pi"].step(nets["pi"], restatement.gradient(loss_pi, nets["pi"]))}
+    for name in ("q1", "q2"):
+        new[name] = adams[name].step(nets[name], restatement.gradient(loss_q(name), nets[name]))
+        new["t" + name] = restatement.average(nets["t" + name], new[name])
+    return new, losses
+
+
+@pytest.mark.parametrize("order, q_loss", [("jax", "sum"), ("torch", "mean")])
+def test_three_updates_equal_an_independent_restatement(order, q_loss):
+    config = IQLConfig(hidden=(6, 5), order=order, q_loss=q_loss, init="pytorch")
+    with jax.enable_x64(True):
+        spec = Spec(4, 2, 100)
+        p = parts(config, spec, "offline", schedule_steps=5)
+        state = jax.jit(functools.partial(module.init_state, p))(jax.random.key(0))
+        state = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
+        state = state._replace(policy={**state.policy, "log_std": jnp.array([-0.5, 2.5])})
+        arrays = jax.tree.map(np.asarray, state)
+        nets = {name: golden.member(getattr(arrays, field), i) for name, (field, i) in NAMES.items()}
+        nets |= {"v": arrays.value, "pi": arrays.policy}
+        cosine = lambda step: 3e-4 * 0.5 * (1 + np.cos(np.pi * step / 5))
+        adams = {"v": restatement.Adam(), "q1": restatement.Adam(), "q2": restatement.Adam()}
+        adams["pi"] = restatement.Adam(cosine)
+        once = jax.jit(functools.partial(update_once, p))
+        for step in range(3):
+            rng = np.random.default_rng(step)
+            s, a, r, s2 = (rng.normal(size=shape) for shape in ((16, 4), (16, 2), (16,), (16, 4)))
+            a, d = np.tanh(a), (rng.random(16) < 0.2).astype(float)
+            ones = np.ones(16)
+            batch = Batch(*map(jnp.asarray, (s, a, r, s2, d, -np.inf * ones, np.zeros(16, np.int32), ones)))
+            state, metrics = once(state, batch, step)
+            nets, losses = restated_step(nets, (s, a, r, s2, d), adams, step, order, config)
+            for name, metric in (("v", "value_loss"), ("q", "critic_loss"), ("pi", "policy_loss")):
+                np.testing.assert_allclose(metrics[metric], losses[name], rtol=1e-10)
+        for net, reference in nets.items():
+            ours = golden.flatten(golden_network(state, net))
+            for name, value in golden.flatten(reference).items():
+                np.testing.assert_allclose(ours[name], value, rtol=0, atol=1e-9, err_msg=f"{net}/{name}")
+
+
+# -- promises --------------------------------------------------------------------------------------------------------
+
+SMALL = IQLConfig(hidden=(16, 16), init="pytorch")
+
+
+@functools.cache
+def started(p):
+    """A fresh state and `update_once`, compiled."""
+    return jax.jit(functools.partial(module.init_state, p))(jax.random.key(1)), jax.jit(
+        functools.partial(update_once, p)
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("updates", "rows", "conserve"))
+def random_batches(key, updates=3, rows=32, conserve=1.0):
+    layout = SPEC.layout
+    packed = jax.random.normal(key, (updates, rows, layout.width)).at[..., layout.terminal].set(0.0)
+    return layout.unpack(packed, jnp.full((updates, rows), conserve))
+
+
+def test_actor_weight_uses_the_value_after_its_step_in_jax_order_and_before_in_torch_order():
+    """Reference check 35: with a large rate the two advantages are far apart."""
+    batch = jax.tree.map(lambda x: x[0], random_batches(jax.random.key(0)))
+    advantages = {}
+    for order in ("jax", "torch"):
+        p = parts(dataclasses.replace(SMALL, order=order, learning_rate=0.1), SPEC, "offline", 100)
+        state, once = started(p)
+        new, metrics = once(state, batch, 0)
+        q = p.critic.apply(state.target, batch.obs, batch.action).min(axis=0)
+        used = new.value if order == "jax" else state.value
+        advantages[order] = float(metrics["advantage"])
+        np.testing.assert_allclose(metrics["advantage"], (q - p.value.apply(used, batch.obs)).mean(), rtol=1e-4)
+    assert abs(advantages["jax"] - advantages["torch"]) > 0.05
+
+
+def test_a_terminal_row_does_not_bootstrap_and_a_timeout_row_does():
+    """Reference check 33, through the critic's loss at a known value."""
+    p = parts(dataclasses.replace(SMALL, order="torch"), SPEC, "offline", 100)
+    state, once = started(p)
+    batch = jax.tree.map(lambda x: x[0], random_batches(jax.random.key(0)))
+    last = {**state.value["l2"], "bias": jnp.array([1000.0])}
+    state = state._replace(value={**state.value, "l2": last})
+    loss = lambda terminal: once(state, batch._replace(terminal=terminal), 0)[1]["critic_loss"]
+    assert loss(jnp.ones(32)) < 20.0 and loss(jnp.zeros(32)) > 1e6
+
+
+def test_conserve_one_is_plain_iql_and_zero_is_the_free_expectile():
+    p = parts(SMALL, SPEC, "offline", 100)
+    state, _ = started(p)
+    batch = jax.tree.map(lambda x: x[0], random_batches(jax.random.key(0)))
+    target_q = jax.random.normal(jax.random.key(3), (2, 32))
+    v = p.value.apply(state.value, batch.obs)
+    of = lambda conserve, config: value_loss(
+        p._replace(config=config), state.value, batch._replace(conserve=conserve), target_q
+    )[0]
+    compiled = jax.jit(of, static_argnums=1)
+    loss = lambda conserve, config=SMALL: compiled(conserve, config)
+    plain = expectile(target_q.min(axis=0) - v, 0.7)
+    free = expectile(target_q.max(axis=0) - v, 0.99)
+    np.testing.assert_allclose(loss(jnp.ones(32)), plain.mean(), rtol=1e-6)
+    np.testing.assert_allclose(loss(jnp.zeros(32)), free.mean(), rtol=1e-6)
+    half = (jnp.arange(32) < 16).astype(jnp.float32)
+    np.testing.assert_allclose(loss(half), (plain[:16].sum() + free[16:].sum()) / 32, rtol=1e-6)
+    same = dataclasses.replace(SMALL, free_expectile=0.7, free_target="min")
+    np.testing.assert_allclose(loss(half, same), plain.mean(), rtol=1e-6)
+
+
+def test_conserve_one_leaves_no_trace_of_the_free_settings():
+    batches = random_batches(jax.random.key(0))
+    results = []
+    for changes in ({}, {"free_expectile": 0.6, "free_target": "min"}):
+        agent = iql(dataclasses.replace(SMALL, **changes), SPEC, "online")
+        state, _ = jax.jit(agent.update)(
+            jax.jit(agent.init)(jax.random.key(1)), batches, jax.random.key(2), jnp.int32(0)
+        )
+        results.append(state)
+    jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def test_jit_equals_no_jit_and_does_not_retrace():
+    agent, traces = iql(SMALL, SPEC, "offline", 100), []
+
+    def counted(*args):
+        traces.append(1)
+        return agent.update(*args)
+
+    state, jitted = jax.jit(agent.init)(jax.random.key(1)), jax.jit(counted)
+    compiled = state
+    for step in range(2):
+        batches = random_batches(jax.random.key(step), updates=2)
+        compiled, _ = jitted(compiled, batches, jax.random.key(2), jnp.int32(2 * step))
+        with jax.disable_jit():
+            state, _ = agent.update(state, batches, jax.random.key(2), jnp.int32(2 * step))
+    assert len(traces) == 1
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), compiled, state)
+
+
+@pytest.mark.parametrize("how", ["vmap", "scan"])
+def test_seed_i_of_many_equals_seed_i_alone(how):
+    agent = iql(SMALL, SPEC, "offline", 100)
+    keys = jax.random.split(jax.random.key(0), 3)
+    states = jax.jit(jax.vmap(agent.init))(keys)
+    alone_update = jax.jit(agent.update)
+    batches = jax.vmap(random_batches)(keys)
+    many, metrics = jax.jit(over_seeds(agent.update, (0, 0, 0, None), how))(states, batches, keys, jnp.int32(5))
+    assert metrics["q"].shape == (3,)
+    for i in range(3):
+        pick = lambda tree, i=i: jax.tree.map(lambda x: x[i], tree)
+        alone, _ = alone_update(pick(states), pick(batches), keys[i], jnp.int32(5))
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-6), pick(many), alone)
+    assert not np.allclose(many.policy["l0"]["kernel"][0], many.policy["l0"]["kernel"][1])
+
+
+def test_schedule_acts_offline_and_not_online():
+    """At the end of the schedule the policy stands still offline and moves online; the critics always move."""
+    for phase, moves in (("offline", False), ("online", True)):
+        agent = iql(SMALL, SPEC, phase, schedule_steps=50)
+        state = jax.jit(agent.init)(jax.random.key(1))
+        new, _ = jax.jit(agent.update)(state, random_batches(jax.random.key(0)), jax.random.key(2), jnp.int32(50))
+        moved = lambda field, a=state, b=new: (
+            not np.array_equal(getattr(a, field)["l1"]["kernel"], getattr(b, field)["l1"]["kernel"])
+        )
+        assert moved("policy") == moves and moved("critic") and moved("value") and moved("target")
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_going_online_carries_the_optimiser_or_resets_it(reset):
+    config = dataclasses.replace(SMALL, reset_optimiser_online=reset)
+    agent = iql(config, SPEC, "offline", 50)
+    state = jax.jit(agent.init)(jax.random.key(1))
+    state, _ = jax.jit(agent.update)(state, random_batches(jax.random.key(0)), jax.random.key(2), jnp.int32(0))
+    online = agent.go_online(state, jax.random.key(3))
+    jax.tree.map(np.testing.assert_array_equal, state[:4], online[:4])
+    assert int(online.critic_opt.count) == (0 if reset else 3)
+    fresh = jax.eval_shape(iql(config, SPEC, "online").init, jax.random.key(1))
+    assert jax.tree.structure(online) == jax.tree.structure(fresh)
+
+
+@pytest.mark.parametrize("policy", ["gaussian", "deterministic"])
+def test_acting_is_bounded_deterministic_in_evaluation_and_noisy_in_exploration(policy):
+    agent = iql(dataclasses.replace(SMALL, policy=policy), SPEC, "online")
+    state = jax.jit(agent.init)(jax.random.key(1))
+    obs = jax.random.normal(jax.random.key(2), (7, 5))
+    act = lambda key, explore: agent.act(state, obs, jax.random.key(key), explore)
+    np.testing.assert_array_equal(act(0, False), act(1, False))
+    assert act(0, False).shape == (7, 3) and not np.array_equal(act(0, True), act(1, True))
+    assert np.abs(act(0, True)).max() <= 1.0
+    spread = np.std(act(0, True) - act(0, False))
+    assert spread < 0.1 if policy == "deterministic" else spread > 0.3
+
+
+def test_value_is_the_smaller_target_critic():
+    agent = iql(SMALL, SPEC, "online")
+    state = jax.jit(agent.init)(jax.random.key(1))
+    obs, action = jnp.ones((4, 5)), jnp.ones((4, 3))
+    both = parts(SMALL, SPEC, "online", 1).critic.apply(state.target, obs, action)
+    np.testing.assert_array_equal(agent.value(state, obs, action), both.min(axis=0))
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("expectile", 1.2), ("free_expectile", 0.0), ("temperature", -1.0), ("tau", 0.0), ("discount", 1.5),
+        ("learning_rate", 0.0), ("hidden", (0,)), ("critics", 0), ("clip_norm", 0.0), ("log_std_min", 3.0),
+    ],
+)  # fmt: skip
+def test_a_bad_value_names_its_field(field, value):
+    with pytest.raises(UserError, match=f"^agent.{field}: "):
+        IQLConfig(**{field: value})

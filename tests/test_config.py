@@ -1,0 +1,106 @@
+"""Configs: round trips, a stable hash, refusals that name the field, presets for every choice."""
+
+import dataclasses
+
+import pytest
+
+from cfdg_jax.config import (
+    REGISTRIES,
+    TrainConfig,
+    choice,
+    config_hash,
+    from_dict,
+    from_yaml,
+    leaf_paths,
+    named_choice,
+    override,
+    to_dict,
+    to_yaml,
+)
+from cfdg_jax.presets import PRESETS, apply_preset, task_family
+from cfdg_jax.types import UserError
+
+CHOICES = [
+    {"agent": agent, "augment": augment, "stratify": stratify}
+    for agent in REGISTRIES["agent"]
+    for augment in REGISTRIES["augment"]
+    for stratify in REGISTRIES["stratify"]
+]
+
+
+def chosen(names):
+    return dataclasses.replace(TrainConfig(), **{field: named_choice(field, name) for field, name in names.items()})
+
+
+@pytest.mark.parametrize("names", CHOICES, ids=lambda names: "-".join(names.values()))
+@pytest.mark.parametrize("task", ["hopper", "toy-sparse", "antmaze-medium-play"])
+def test_every_preset_of_every_choice_survives_yaml(names, task):
+    for preset in PRESETS:
+        config = apply_preset(chosen(names), preset, task)
+        assert from_yaml(to_yaml(config)) == config
+        assert from_dict(to_dict(config)) == config
+        assert {field: choice(config, field) for field in names} == names
+
+
+def test_hash_depends_on_values_alone():
+    assert config_hash(TrainConfig()) == config_hash(TrainConfig())
+    assert config_hash(TrainConfig()) != config_hash(TrainConfig(seeds=4))
+    assert config_hash(from_yaml(to_yaml(TrainConfig()))) == config_hash(TrainConfig())
+
+
+def test_strings_become_the_fields_types():
+    values = {"agent.expectile": "0.8", "agent.hidden": "64,32", "refresh.last": "true", "offline.steps": "1e4"}
+    config = override(TrainConfig(), values)
+    assert config.agent.expectile == 0.8 and config.agent.hidden == (64, 32)
+    assert config.refresh.last is True and config.offline.steps == 10_000
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"agent.expectil": "0.8"}, r"agent.expectil: is no config field; did you mean agent.expectile"),
+        ({"agent.expectile": "1.2"}, r"agent.expectile"),
+        ({"seeds": "0"}, "seeds: is 0; must be at least 1"),
+        ({"seeds": "2.5"}, "seeds: is '2.5'; must be a whole number"),
+        ({"online.utd": "many"}, "online.utd: is 'many'; must be a whole number"),
+        ({"refresh.last": "perhaps"}, "refresh.last: is 'perhaps'; must be true or false"),
+        ({"mix.kind": "balancd"}, "mix.kind: is 'balancd'; did you mean balanced"),
+        ({"dataset": ""}, "offline.steps: is 1000000 but there is no dataset"),
+    ],
+)
+def test_bad_values_are_refused_by_name(values, message):
+    with pytest.raises(UserError, match=message) as caught:
+        override(TrainConfig(), values)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_choices_name_the_nearest():
+    with pytest.raises(UserError, match="augment: 'cfgd' is unknown; did you mean cfdg"):
+        named_choice("augment", "cfgd")
+    with pytest.raises(UserError, match="preset: 'papr' is unknown; did you mean paper"):
+        apply_preset(TrainConfig(), "papr", "hopper")
+
+
+def test_yaml_that_is_no_config_is_refused():
+    for text in ("[1, 2", "- a\n- b", "nonsense: 3"):
+        with pytest.raises(UserError):
+            from_yaml(text, "some.yaml")
+
+
+def test_leaf_paths_cover_the_nested_fields():
+    paths = leaf_paths(TrainConfig())
+    assert {"dataset", "agent.expectile", "mix.synthetic_share", "refresh.every"} <= set(paths)
+
+
+def test_paper_preset_is_the_protocol_of_cfdg_table_1():
+    config = apply_preset(chosen({"agent": "iql", "augment": "cfdg"}), "paper", "hopper")
+    assert (config.offline.steps, config.online.steps, config.refresh.every) == (1_000_000, 1_000_000, 100_000)
+    assert (config.refresh.rows, config.seeds, config.online.utd, config.online.start_steps) == (1_000_000, 5, 1, 5_000)
+    assert (config.agent.expectile, config.agent.temperature) == (0.9, 10.0)
+    assert (config.mix.kind, config.mix.batch_size, round(config.mix.synthetic_share, 3)) == ("balanced", 256, 0.333)
+
+
+def test_families():
+    assert [task_family(t) for t in ("hopper", "toy-dense", "antmaze-umaze", "gym:Pendulum-v1")] == [
+        "locomotion", "toy", "antmaze", "other",
+    ]  # fmt: skip

@@ -1,0 +1,128 @@
+"""Mixing: the reference's row counts (checks 25, 26, 28), the origin of every row, and refused values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cfdg_jax.data import buffer as ring
+from cfdg_jax.data.mix import Counts, MixConfig, Pool, draw, row_counts
+from cfdg_jax.types import Source, UserError
+
+SHARES = {Source.SYNTHETIC_ONLINE: 0.8, Source.SYNTHETIC_OFFLINE: 0.2}
+
+
+def pool(online_rows=50, offline_rows=40):
+    """Rows of width 2: a serial number and the source."""
+
+    def rows(source, count, start):
+        return jnp.stack([start + jnp.arange(count, dtype=jnp.float32), jnp.full(count, float(source))], axis=1)
+
+    online = ring.insert(ring.empty(60, 2), rows(Source.ONLINE, online_rows, 1_000))
+    synthetic = {int(source): ring.full(rows(source, 30, 10_000 * source)) for source in SHARES}
+    return Pool(rows(Source.OFFLINE, offline_rows, 0), online, synthetic)
+
+
+def origins(rows):
+    source = np.asarray(rows[..., 1]).astype(int)
+    return [np.bincount(batch, minlength=4).tolist() for batch in source.reshape(-1, source.shape[-1])]
+
+
+def test_fixed_composition_is_86_85_68_17():
+    counts = row_counts(MixConfig(), SHARES, offline_rows=100)
+    assert (counts.online, counts.offline) == (86, 85)
+    assert dict(counts.synthetic) == {Source.SYNTHETIC_ONLINE: 68, Source.SYNTHETIC_OFFLINE: 17}
+    assert counts.total == 256
+
+
+def test_append_composition_is_128_128_102_26():
+    counts = row_counts(MixConfig(composition="append"), SHARES, offline_rows=100)
+    assert (counts.online, counts.offline) == (128, 128)
+    assert dict(counts.synthetic) == {Source.SYNTHETIC_ONLINE: 102, Source.SYNTHETIC_OFFLINE: 26}
+
+
+def test_before_the_first_refresh_the_base_mix_at_full_size():
+    assert row_counts(MixConfig(), {}, offline_rows=100) == Counts(128, 128, 0, ())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(4, 600),
+    ratio=st.floats(0, 0.9),
+    offline_share=st.floats(0, 1),
+    online=st.floats(0, 1),
+    kind=st.sampled_from(["uniform", "balanced", "oorb"]),
+)
+def test_counts_sum_to_the_batch(batch, ratio, offline_share, online, kind):
+    config = MixConfig(kind=kind, batch_size=batch, synthetic_share=ratio, offline_share=offline_share)
+    shares = {Source.SYNTHETIC_ONLINE: online, Source.SYNTHETIC_OFFLINE: 1 - online}
+    counts = row_counts(config, shares, offline_rows=10)
+    assert counts.total == batch
+    assert min(counts.offline, counts.online, counts.pooled, *(rows for _, rows in counts.synthetic), 0) == 0
+
+
+def test_balanced_rows_come_from_where_they_should():
+    config = MixConfig(batch_size=30)
+    counts = row_counts(config, SHARES, 40)
+    rows = draw(config, counts, pool(), jax.random.key(0), updates=5)
+    assert rows.shape == (5, 30, 2)
+    assert origins(rows) == [[10, 10, 2, 8]] * 5
+
+
+def test_uniform_follows_the_sizes():
+    config = MixConfig(kind="uniform", batch_size=2_000)
+    rows = draw(config, row_counts(config, {}, 40), pool(online_rows=10), jax.random.key(1), updates=1)
+    offline, online, *_ = origins(rows)[0]
+    assert abs(offline / 2_000 - 0.8) < 0.03
+    assert online == 2_000 - offline
+    serials = np.asarray(rows[..., 0]).ravel()
+    assert set(serials.tolist()) == set(range(40)) | set(range(1_000, 1_010))
+
+
+def test_oorb_batches_have_one_origin_and_obey_p_and_gate():
+    config = MixConfig(kind="oorb", batch_size=8, p_online=0.3, gate=20, recent=5)
+    counts = row_counts(config, {}, 40)
+    rows = draw(config, counts, pool(online_rows=50), jax.random.key(2), updates=10_000)
+    per_batch = np.asarray(origins(rows))
+    assert set(per_batch[:, 1].tolist()) == {0, 8}
+    assert abs((per_batch[:, 1] == 8).mean() - 0.3) < 0.015
+    online_serials = np.asarray(rows[..., 0])[per_batch[:, 1] == 8]
+    assert set(online_serials.ravel().tolist()) == set(range(1_045, 1_050)), "online batches are the newest rows"
+    offline_serials = np.asarray(rows[..., 0])[per_batch[:, 1] == 0]
+    assert (offline_serials >= 1_000).any(), "APL's offline buffer also holds the online rows"
+    closed = draw(config, counts, pool(online_rows=20), jax.random.key(2), updates=500)
+    assert np.asarray(origins(closed))[:, 1].max() == 0, "the gate needs strictly more rows"
+
+
+def test_label_matched_synthetic_rows_follow_the_branch():
+    config = MixConfig(kind="oorb", batch_size=12, gate=0, label_matched=True)
+    rows = draw(config, row_counts(config, SHARES, 40), pool(), jax.random.key(3), updates=50)
+    kinds = {tuple(origin) for origin in origins(rows)}
+    assert kinds == {(0, 8, 0, 4), (8, 0, 4, 0)}
+
+
+def test_bernoulli_split_has_the_right_mean():
+    config = MixConfig(batch_size=300, split="bernoulli")
+    rows = draw(config, row_counts(config, SHARES, 40), pool(), jax.random.key(4), updates=40)
+    share = np.asarray(origins(rows))[:, 3] / 100
+    assert abs(share.mean() - 0.8) < 0.02 and share.std() > 0.01
+
+
+def test_without_offline_data_everything_real_is_online():
+    config = MixConfig(batch_size=16)
+    assert row_counts(config, {}, offline_rows=0) == Counts(0, 16, 0, ())
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"batch_size": 0}, "mix.batch_size: is 0; must be at least 1"),
+        ({"synthetic_share": 1.0}, r"mix.synthetic_share: is 1.0; must lie in \[0, 1\)"),
+        ({"label_matched": True}, "mix.label_matched: needs batches of one origin"),
+    ],
+)
+def test_refused_values(values, message):
+    with pytest.raises(UserError, match=message):
+        MixConfig(**values)

@@ -1,0 +1,178 @@
+"""Reading run folders: what is tolerated, and what is refused with the file's name."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from fake_runs import write_run
+
+from cfdg_jax.report.runs import read_run, read_runs
+from cfdg_jax.types import UserError
+
+
+def edit_lines(path, change):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    change(lines)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_curve_averages_episodes_and_keeps_seeds(tmp_path):
+    run = read_run(write_run(tmp_path / "run", seeds=4, episodes=6))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    online = [line for line in lines if line["phase"] == "online"]
+    steps, scores = run.curve("online")
+    assert steps.tolist() == [line["step"] for line in online]
+    np.testing.assert_allclose(scores, np.mean([line["normalized_score"] for line in online], axis=-1))
+    assert (run.seeds, run.evaluations[-1].episodes) == (4, 6)
+
+
+def test_scores_may_be_means_over_episodes(tmp_path):
+    run = read_run(write_run(tmp_path / "run", episodes=None))
+    assert run.evaluations[0].returns.shape == (3, 1) and run.evaluations[0].episodes is None
+
+
+def test_raw_returns_are_the_scores_without_a_reference(tmp_path):
+    run = read_run(write_run(tmp_path / "run", normalized=False))
+    assert not run.normalized
+    np.testing.assert_array_equal(run.evaluations[0].scores, run.evaluations[0].returns)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "origin"),
+    [
+        ("d4rl:hopper-medium-v2", "d4rl"),
+        ("minari:D4RL/door/human-v2", "minari"),
+        ("local:hopper-random-v0", "local"),
+        ("/data/my:odd.hdf5", "file"),
+        ("mine.hdf5", "file"),
+    ],
+)
+def test_origin(tmp_path, dataset, origin):
+    assert read_run(write_run(tmp_path / "run", dataset=dataset)).origin == origin
+
+
+def test_equal_labels_are_told_apart_by_folder(tmp_path):
+    runs = read_runs([write_run(tmp_path / name) for name in ("a", "b")] + [write_run(tmp_path / "c", label="PEX")])
+    assert [run.label for run in runs] == ["IQL (a)", "IQL (b)", "PEX"]
+
+
+def test_a_cut_last_line_is_left_out_with_a_warning(tmp_path):
+    path = write_run(tmp_path / "run") / "evaluations.jsonl"
+    whole = len(read_run(tmp_path / "run").evaluations)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.warns(UserWarning, match=r"evaluations\.jsonl: the last line is cut short"):
+        run = read_run(tmp_path / "run")
+    assert len(run.evaluations) == whole - 1
+    assert run.notes == ("evaluations.jsonl: the last line is cut short and left out",)
+
+
+def test_a_diverged_seed_is_named_and_leaves_the_statistics(tmp_path):
+    path = write_run(tmp_path / "run", seeds=4) / "evaluations.jsonl"
+    edit_lines(path, lambda lines: lines[3]["normalized_score"][2].__setitem__(0, None))
+    run = read_run(tmp_path / "run")
+    assert run.finite.tolist() == [True, True, False, True]
+    assert run.curve("online")[1].shape[1] == 3 and run.curve("online", finite_only=False)[1].shape[1] == 4
+    assert run.notes == ("seed 2 diverged: its score at offline step 8,000 is not finite; it is left out of all statistics",)  # fmt: skip # noqa: E501
+
+
+def test_a_seed_that_failed_in_training_is_named(tmp_path):
+    path = write_run(tmp_path / "run") / "summary.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"failed_seeds": {"8": ["online", 4000]}, "seeds": [7, 8, 9]})
+    )
+    assert read_run(tmp_path / "run").notes == (
+        "seed 8 was no longer finite at online step 4,000; its last scores mean little",
+    )
+
+
+def test_a_run_without_a_dataset_is_named_by_its_task(tmp_path):
+    path = write_run(tmp_path / "run", dataset="") / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"task": "Hopper-v4"}))
+    run = read_run(tmp_path / "run")
+    assert (run.dataset, run.origin) == ("scratch:Hopper-v4", "scratch")
+
+
+def test_an_interrupted_run_says_so(tmp_path):
+    run = read_run(write_run(tmp_path / "run", status="interrupted"))
+    assert run.notes == ("the run was interrupted: its numbers are not final",)
+
+
+def test_refreshes_come_from_the_metrics(tmp_path):
+    assert read_run(write_run(tmp_path / "run", refreshes=(0, 5000))).refreshes().tolist() == [0, 5000]
+
+
+def test_generated_rows_that_are_not_finite_are_noted(tmp_path):
+    path = write_run(tmp_path / "run", samples=8) / "samples.npz"
+    rows = dict(np.load(path))
+    rows["synthetic_online"][3, 2] = np.nan
+    np.savez(path, **rows)
+    run = read_run(tmp_path / "run")
+    assert len(run.samples["synthetic_online"]) == 7 and len(run.samples["offline"]) == 8
+    assert run.notes == ("1 of 8 synthetic_online rows are not finite and not drawn",)
+
+
+def drop(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def overwrite(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def status(value):
+    def change(folder):
+        summary = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps(summary | {"status": value}))
+
+    return change
+
+
+def changed_line(change):
+    return lambda folder: edit_lines(folder / "evaluations.jsonl", change)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (drop("summary.json"), "summary.json: is missing: not a finished run folder; finish the run with"),
+        (drop("evaluations.jsonl"), "evaluations.jsonl: is missing"),
+        (overwrite("summary.json", b'{"status": '), "summary.json: is not JSON"),
+        (overwrite("summary.json", b"[1]"), "summary.json: holds no JSON object"),
+        (overwrite("summary.json", b'{"label": "IQL"}'), "summary.json: `dataset` is None, not a text"),
+        (status("running"), "summary.json: status is 'running': not finished; finish the run with"),
+        (overwrite("config.yaml", b"a: [1"), "config.yaml: is not YAML"),
+        (overwrite("config.yaml", b"- 1"), "config.yaml: holds no mapping"),
+        (overwrite("evaluations.jsonl", b""), "evaluations.jsonl: holds no evaluation"),
+        (overwrite("evaluations.jsonl", b"{\n{}\n"), "evaluations.jsonl, line 1: is not JSON"),
+        (overwrite("evaluations.jsonl", b"3\n"), "evaluations.jsonl, line 1: is not a JSON object"),
+        (overwrite("metrics.jsonl", b'{"phase": "offline"}\n'), "metrics.jsonl, line 1: has no step"),
+        (changed_line(lambda lines: lines[1].update(phase="warmup")), "line 2: phase is 'warmup'; must be one of"),
+        (changed_line(lambda lines: lines[1].update({"return": "high"})), "line 2: `return` is not a list"),
+        (changed_line(lambda lines: lines[1].update({"return": [1.0, 2.0]})), "line 2: has other seeds"),
+        (changed_line(lambda lines: lines[1].update(normalized_score=None)), "line 2: has other seeds or another kind"),
+        (overwrite("samples.npz", b"PK\x03\x04 not a zip"), "samples.npz: cannot be read"),
+    ],
+)
+def test_damage_is_refused_with_the_file_named(tmp_path, damage, message):
+    folder = write_run(tmp_path / "run")
+    damage(folder)
+    with pytest.raises(UserError) as caught:
+        read_run(folder)
+    assert message in str(caught.value) and str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_folder_and_empty_list_are_refused(tmp_path):
+    with pytest.raises(UserError, match="nowhere: is not a folder"):
+        read_run(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="no run folder was given"):
+        read_runs([])
+
+
+def test_fake_runs_are_like_real_ones(tmp_path):
+    """The helper must write what the documented run folder holds, or these tests test nothing."""
+    folder = write_run(tmp_path / "run", samples=4)
+    assert set(yaml.safe_load((folder / "config.yaml").read_text())) >= {"hash"}
+    assert set(json.loads((folder / "summary.json").read_text())) >= {"status", "dataset", "label", "seconds"}
+    with np.load(folder / "samples.npz") as file:
+        assert file["offline"].shape[1] == 2 * file["obs_dim"] + file["act_dim"] + 2

@@ -1,0 +1,165 @@
+"""Stopping and continuing: SIGKILL, SIGINT, SIGTERM, half-written checkpoints, changed configs, full disks."""
+
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from train_helpers import assert_same_run, final_leaves, hopper_config, toy_config
+
+import cfdg_jax
+from cfdg_jax import cli
+from cfdg_jax.train import session
+from cfdg_jax.train.progress import Interrupted
+from cfdg_jax.types import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import conftest, train_helpers, cfdg_jax
+from cfdg_jax.train.progress import Interrupted
+try:
+    if {resume}:
+        cfdg_jax.train(resume={out!r}, progress=False)
+    else:
+        cfdg_jax.train(train_helpers.{kind}_config(), {out!r}, progress=False)
+except Interrupted:
+    sys.exit(130)
+"""
+
+
+def start(kind, out, resume=False):
+    code = SCRIPT.format(tests=str(ROOT / "tests"), kind=kind, out=str(out), resume=resume)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+
+
+def wait_for_checkpoint(out, process, number=0):
+    deadline = time.time() + 240
+    while not (out / "checkpoints" / str(number)).is_dir():
+        assert process.poll() is None and time.time() < deadline, "no checkpoint in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module", params=["toy", "hopper"])
+def uninterrupted(request, tmp_path_factory):
+    config = {"toy": toy_config, "hopper": hopper_config}[request.param]()
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    return request.param, cfdg_jax.train(config, folder, progress=False)
+
+
+def test_killed_anywhere_and_resumed_is_bit_identical(uninterrupted, tmp_path):
+    kind, whole = uninterrupted
+    out, luck = tmp_path / "killed", random.Random(7)
+    process = start(kind, out)
+    wait_for_checkpoint(out, process, 1)
+    time.sleep(luck.uniform(0.0, 0.5))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = cfdg_jax.train(resume=out, progress=False)
+    assert_same_run(whole, resumed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_write_a_checkpoint_and_exit_130(tmp_path, number):
+    out = tmp_path / "stopped"
+    process = start("toy", out)
+    wait_for_checkpoint(out, process)
+    process.send_signal(number)
+    assert process.wait(timeout=240) in (130, 0)
+    if cfdg_jax.load_run(out).summary["status"] == "interrupted":
+        assert cfdg_jax.train(resume=out, progress=False).summary["status"] == "done"
+
+
+def test_interrupted_between_events_resumes_bit_identically(uninterrupted, tmp_path, monkeypatch):
+    kind, whole = uninterrupted
+    checks = {"left": 4 if kind == "toy" else 3}
+
+    def interrupt(self):
+        checks["left"] -= 1
+        if checks["left"] == 0:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.Interrupts, "check", interrupt)
+        with pytest.raises(Interrupted):
+            cfdg_jax.train(whole.config, tmp_path / "run", progress=False)
+    run = cfdg_jax.load_run(tmp_path / "run")
+    assert run.summary["status"] == "interrupted"
+    assert_same_run(whole, cfdg_jax.train(resume=run.folder, progress=False))
+
+
+def test_interrupted_inside_a_refresh_resumes_bit_identically(tmp_path, monkeypatch):
+    whole = cfdg_jax.train(toy_config(), tmp_path / "whole", progress=False)
+    original = session.refresh
+
+    def interrupt(*args):
+        monkeypatch.setattr(session, "refresh", original)
+        raise Interrupted
+
+    monkeypatch.setattr(session, "refresh", interrupt)
+    with pytest.raises(Interrupted):
+        cfdg_jax.train(toy_config(), tmp_path / "run", progress=False)
+    assert_same_run(whole, cfdg_jax.train(resume=tmp_path / "run", progress=False))
+
+
+def test_a_half_written_checkpoint_is_never_picked_up(uninterrupted, tmp_path):
+    kind, whole = uninterrupted
+    out = tmp_path / "copy"
+    shutil.copytree(whole.folder, out)
+    newest = max(int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdigit())
+    half = out / "checkpoints" / f"{newest + 1}.orbax-checkpoint-tmp"
+    shutil.copytree(out / "checkpoints" / str(newest), half)
+    (half / "train").rename(half / "elsewhere")
+    run = cfdg_jax.load_run(out)
+    for a, b in zip(final_leaves(whole), final_leaves(run), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_resuming_a_finished_run_changes_nothing(uninterrupted, tmp_path):
+    _, whole = uninterrupted
+    out = tmp_path / "copy"
+    shutil.copytree(whole.folder, out)
+    assert_same_run(whole, cfdg_jax.train(resume=out, progress=False))
+
+
+def test_a_changed_config_is_refused(uninterrupted, tmp_path):
+    _, whole = uninterrupted
+    out = tmp_path / "copy"
+    shutil.copytree(whole.folder, out)
+    text = (out / "config.yaml").read_text()
+    (out / "config.yaml").write_text(text.replace("run_key: 0", "run_key: 1"))
+    with pytest.raises(UserError, match=r"config.yaml: was changed since the run began"):
+        cfdg_jax.train(resume=out, progress=False)
+
+
+def test_used_folders_and_missing_runs_are_refused(uninterrupted, tmp_path, capsys):
+    _, whole = uninterrupted
+    with pytest.raises(UserError, match="is not empty; continue it with --resume"):
+        cfdg_jax.train(whole.config, whole.folder, progress=False)
+    assert cli.main(["train", "--resume", str(tmp_path)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.count("\n") == 0 and "is no run folder" in error
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_complete(tmp_path):
+    out = tmp_path / "full"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+    code = (
+        f"import sys, signal; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest, jax, train_helpers;"
+        f"from cfdg_jax.config import to_yaml; from cfdg_jax import cli; import cfdg_jax.cli as c;"
+        f"c._setup = lambda *a: None; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"jax.config.update('jax_enable_compilation_cache', False); {limit}"
+        f"c.resolve = lambda a: train_helpers.toy_config();"
+        f"sys.exit(cli.main(['train', '--quiet', '--out', {str(out)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 1, done.stderr
+    assert "disk full" in done.stderr.strip().splitlines()[-1], done.stderr
+    assert (out / "config.yaml").is_file()

@@ -1,0 +1,196 @@
+"""Whole runs: what they write, that seeds are what they would be alone, that a broken seed stays alone."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from train_helpers import assert_same_run, final_leaves, hopper_config, lines, seed_alone, toy_config
+
+import cfdg_jax
+from cfdg_jax.report.build import build_report
+from cfdg_jax.train import online
+from cfdg_jax.train.program import Program
+from cfdg_jax.types import Source, UserError
+
+
+@pytest.fixture(scope="module")
+def toy_run(tmp_path_factory):
+    return cfdg_jax.train(toy_config(), tmp_path_factory.mktemp("toy") / "run", progress=False)
+
+
+@pytest.fixture(scope="module")
+def hopper_run(tmp_path_factory):
+    return cfdg_jax.train(hopper_config(), tmp_path_factory.mktemp("hopper") / "run", progress=False)
+
+
+def test_run_folder_is_the_public_surface(toy_run):
+    names = {path.name for path in toy_run.folder.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "evaluations.jsonl", "summary.json", "samples.npz", "checkpoints"} <= names
+    metrics = lines(toy_run.folder, "metrics.jsonl")
+    assert [m["step"] for m in metrics if m["phase"] == "offline"] == [20, 40, 60]
+    assert [m["step"] for m in metrics if m["phase"] == "online"] == [20, 40, 60, 80, 100, 120]
+    assert [m["step"] for m in metrics if m["phase"] == "refresh"] == [60]
+    assert all(len(m["q"]) == 2 for m in metrics if m["phase"] == "offline")
+    evaluations = lines(toy_run.folder, "evaluations.jsonl")
+    assert [(e["phase"], e["step"]) for e in evaluations] == [
+        *(("offline", step) for step in (0, 30, 60)),
+        *(("online", step) for step in (0, 30, 60, 90, 120)),
+    ]
+    assert np.shape(evaluations[0]["return"]) == (2, 2) and evaluations[0]["normalized_score"] is None
+    assert toy_run.summary["status"] == "done" and toy_run.summary["label"] == "IQL + CFDG"
+
+
+def test_evaluation_right_before_and_after_the_hand_over_is_of_the_same_policy(toy_run):
+    _, saved = toy_run.restore()
+    program, _ = toy_run.restore()
+    offline = jax.tree.leaves(program.init("offline").agent)
+    online_state = jax.tree.leaves(program.go_online(program.init("offline")).agent)
+    for before, after in zip(offline, online_state, strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert saved.meta["phase"] == "online"
+
+
+def test_synthetic_rows_are_replaced_labelled_and_used(toy_run):
+    _, saved = toy_run.restore()
+    sizes = {source: int(buffer.size) for source, buffer in saved.state.synthetic.items()}
+    assert sizes == {Source.SYNTHETIC_ONLINE: 48, Source.SYNTHETIC_OFFLINE: 12}
+    for source, buffer in saved.state.synthetic.items():
+        rows = np.asarray(buffer.rows)
+        assert (rows[..., -1] == source).all() and np.isneginf(rows[..., -2]).all()
+        assert set(np.unique(rows[..., -3]).tolist()) <= {0.0, 1.0}
+        assert np.abs(rows[..., 4:6]).max() <= 1.0
+
+
+def test_online_ring_wrapped_around_and_holds_transitions(toy_run):
+    program, saved = toy_run.restore()
+    assert int(saved.state.online.size) == 100 and int(saved.state.online.position) == 20
+    batch = program.spec.layout.unpack(saved.state.online.rows)
+    assert (np.asarray(batch.source) == Source.ONLINE).all()
+    order = (20 + np.arange(100)) % 100
+    obs, next_obs = np.asarray(batch.obs)[:, order], np.asarray(batch.next_obs)[:, order]
+    follows = np.isclose(obs[:, 1:], next_obs[:, :-1]).all(axis=-1)
+    assert follows.mean() > 0.95, "inside an episode a row continues the row before it"
+
+
+def test_seed_i_of_a_run_equals_the_single_run_of_seed_i(toy_run, tmp_path):
+    alone = cfdg_jax.train(seed_alone(toy_run.config, 1), tmp_path / "alone", progress=False)
+    for many, one in zip(
+        lines(toy_run.folder, "metrics.jsonl"), lines(alone.folder, "metrics.jsonl"), strict=True
+    ):
+        for name in set(many) - {"phase", "step"}:
+            a, b = many[name][1], one[name][0]
+            assert (a is None) == (b is None)
+            if a is not None:
+                assert a == pytest.approx(b, rel=2e-3, abs=2e-4), (name, many["phase"], many["step"])
+
+
+def test_seeds_differ_from_step_zero(toy_run):
+    first = lines(toy_run.folder, "evaluations.jsonl")[0]["return"]
+    assert first[0] != first[1]
+
+
+def test_mujoco_seed_alone_and_many_agree(hopper_run, tmp_path):
+    alone = cfdg_jax.train(seed_alone(hopper_run.config, 1), tmp_path / "alone", progress=False)
+    many, one = lines(hopper_run.folder, "metrics.jsonl"), lines(alone.folder, "metrics.jsonl")
+    assert [m["episodes"][1] for m in many[:2]] == [m["episodes"][0] for m in one[:2]]
+    assert many[0]["episode_return"][1] == pytest.approx(one[0]["episode_return"][0], rel=1e-6)
+
+
+def test_the_seed_axis_may_be_scanned_instead(toy_run, tmp_path):
+    scanned = cfdg_jax.train(toy_config(seed_axis="scan"), tmp_path / "scan", progress=False)
+    many, other = lines(toy_run.folder, "metrics.jsonl"), lines(scanned.folder, "metrics.jsonl")
+    np.testing.assert_allclose(many[0]["q"], other[0]["q"], rtol=1e-3, atol=1e-5)
+
+
+def test_nan_in_one_seed_leaves_the_others_untouched_and_is_reported(toy_run, tmp_path, monkeypatch, capsys):
+    go_online = Program.go_online
+
+    def poisoned(self, state):
+        state = go_online(self, state)
+        break_first = lambda x: x.at[0].set(jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        return state._replace(agent=jax.tree.map(break_first, state.agent))
+
+    monkeypatch.setattr(Program, "go_online", poisoned)
+    broken = cfdg_jax.train(toy_config(), tmp_path / "nan", progress=True)
+    assert broken.summary["failed_seeds"] == {"0": ["online", 20]}
+    assert "seed 0: parameters are not finite (online, step 20)" in capsys.readouterr().err
+    for healthy, other in zip(final_leaves(toy_run), final_leaves(broken), strict=True):
+        if healthy.ndim and healthy.shape[0] == 2:
+            np.testing.assert_array_equal(healthy[1], other[1])
+
+
+def test_a_run_may_start_from_another_runs_pre_training(toy_run, tmp_path):
+    again = cfdg_jax.train(toy_config(), tmp_path / "again", offline_from=toy_run.folder, progress=False)
+    offline = lambda folder: [e for e in lines(folder, "evaluations.jsonl") if e["phase"] == "offline"]
+    assert offline(again.folder) == offline(toy_run.folder)
+    for a, b in zip(final_leaves(toy_run), final_leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(UserError, match="holds no finished pre-training"):
+        cfdg_jax.train(toy_config(), tmp_path / "none", offline_from=tmp_path, progress=False)
+
+
+def test_load_run_evaluate_policy_and_report(toy_run):
+    run = cfdg_jax.load_run(toy_run.folder)
+    assert run.config == toy_run.config
+    result = cfdg_jax.evaluate(run, episodes=3)
+    assert result["return"].shape == (2, 3)
+    action = run.policy()(np.zeros((2, 4, 4), np.float32))
+    assert action.shape == (2, 4, 2) and np.abs(action).max() <= 1
+    page = build_report([toy_run.folder], toy_run.folder / "report")
+    assert "IQL + CFDG" in page.read_text(encoding="utf-8")
+
+
+def test_two_equal_configs_give_the_same_numbers(hopper_run, tmp_path):
+    assert_same_run(hopper_run, cfdg_jax.train(hopper_config(), tmp_path / "again", progress=False))
+
+
+def test_update_blocks_make_the_same_number_of_updates(tmp_path):
+    config = toy_config(augment="none", online__update_every=30, online__utd=2, offline__steps=20)
+    run = cfdg_jax.train(config, tmp_path / "blocks", progress=False)
+    _, saved = run.restore()
+    blocks = [t for t in range(30, 121, 30) if t >= 40]
+    assert int(saved.state.step) == len(blocks) * 60
+    assert online.BLOCK_UPDATES >= 60
+
+
+def test_no_retrace_after_the_second_step_and_no_copy_of_the_ring():
+    from cfdg_jax.bench import program_of
+    from cfdg_jax.data.mix import row_counts
+
+    program = program_of("hopper", 5, 1_000, {"online.capacity": 1_000_000, "agent.hidden": (32, 32)})
+    counts = row_counts(program.config.mix, {}, 1_000)
+    packet = np.zeros((5, 3 * 11 + 3 + 2), np.float32)
+    shapes = jax.eval_shape(lambda: program.init("online"))
+    arguments = (shapes, program.no_meters("online"), packet, np.int32(1), program.offline_rows, counts, False)
+    compiled = program.online_step.lower(*arguments).compile()
+    ring = 5 * 1_000_000 * 29 * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < 64e6 < ring
+
+    small = program_of("hopper", 2, 1_000, {"online.capacity": 500, "agent.hidden": (32, 32)})
+    state, meters = small.init("online"), small.no_meters("online")
+    for t in range(1, 5):
+        state, meters, action = small.online_step(
+            state, meters, packet[:2], np.int32(t), small.offline_rows, counts, False
+        )
+    assert small.online_step._cache_size() == 1
+    assert action.shape == (2, 3)
+
+
+def test_offline_rows_are_held_once_whatever_the_seeds():
+    from cfdg_jax.bench import program_of
+
+    sizes = {}
+    for seeds in (1, 5):
+        program = program_of("hopper", seeds, 50_000, {"agent.hidden": (32, 32), "offline.updates_per_call": 10})
+        shapes = jax.eval_shape(lambda program=program: program.init("offline"))
+        lowered = program.offline_chunk.lower(shapes, program.no_meters("offline"), program.offline_rows, updates=10)
+        memory = lowered.compile().memory_analysis()
+        sizes[seeds] = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    assert sizes[5] - sizes[1] < 50_000 * 29 * 4
+
+
+def test_summary_is_valid_json_with_versions(toy_run):
+    summary = json.loads((toy_run.folder / "summary.json").read_text())
+    assert summary["versions"]["jax"] == jax.__version__ and "offline" in summary["seconds"]

@@ -1,0 +1,82 @@
+"""Small runs for the tests of the loops."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+
+from cfdg_jax.config import EnvConfig, OfflineConfig, TrainConfig, named_choice, override
+from cfdg_jax.presets import apply_preset
+
+WALL_CLOCK = {"seconds", "steps_per_second", "refresh_seconds"}
+
+TINY = {
+    "mix.batch_size": 32,
+    "offline.steps": 60,
+    "offline.updates_per_call": 20,
+    "online.steps": 120,
+    "online.start_steps": 40,
+    "online.capacity": 100,  # smaller than the run: the ring wraps around
+    "refresh.every": 60,
+    "refresh.min_online": 40,
+    "refresh.rows": 60,
+    "refresh.chunk": 30,
+    "refresh.fit_steps_per_call": 10,
+    "evaluate.offline_every": 30,
+    "evaluate.online_every": 30,
+    "evaluate.episodes": 2,
+    "log.every": 20,
+}
+
+
+def toy_config(augment: str = "cfdg", agent: str = "iql", stratify: str = "none", **values) -> TrainConfig:
+    """Offline to online on the pure-JAX toy, two seeds, a second or two of work."""
+    config = TrainConfig(
+        dataset="local:toy-dense-medium-replay-v0",
+        agent=named_choice("agent", agent),
+        augment=named_choice("augment", augment),
+        stratify=named_choice("stratify", stratify),
+    )
+    config = override(apply_preset(config, "smoke", "toy-dense"), TINY)
+    if augment == "cfdg":
+        config = override(config, {"augment.steps": 20, "augment.batch": 16, "augment.sampler_steps": 3})
+    return override(config, {key.replace("__", "."): value for key, value in values.items()})
+
+
+def hopper_config(**values) -> TrainConfig:
+    """SAC from scratch on MuJoCo, two seeds."""
+    config = TrainConfig(
+        dataset="", agent=named_choice("agent", "sac"), env=EnvConfig(task="hopper"), offline=OfflineConfig(steps=0)
+    )
+    config = override(apply_preset(config, "smoke", "hopper"), TINY | {"offline.steps": 0, "online.random_steps": 40})
+    return override(config, {key.replace("__", "."): value for key, value in values.items()})
+
+
+def seed_alone(config: TrainConfig, seed: int) -> TrainConfig:
+    """The single run of one seed."""
+    return dataclasses.replace(config, seeds=1, first_seed=config.first_seed + seed)
+
+
+def lines(folder: pathlib.Path, name: str) -> list[dict]:
+    """A jsonl file without its wall-clock fields."""
+    text = (folder / name).read_text(encoding="utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in WALL_CLOCK} for line in text]
+
+
+def final_leaves(run) -> list[np.ndarray]:
+    """All arrays of a run's newest checkpoint."""
+    _, saved = run.restore()
+    leaves = jax.tree.leaves(saved.state)
+    return [np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x) for x in leaves]
+
+
+def assert_same_run(one, other) -> None:
+    """Bit-identical logs and final state."""
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert lines(one.folder, name) == lines(other.folder, name)
+    for a, b in zip(final_leaves(one), final_leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
