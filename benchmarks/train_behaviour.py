@@ -2,10 +2,10 @@
 
     python benchmarks/train_behaviour.py hopper
 
-A SAC agent learns from scratch through the project's own online loop, under D4RL's dynamics, with a checkpoint at every
-evaluation. Following D4RL's recipe: ``random`` is the untrained policy, ``medium`` the first snapshot whose evaluation
-reaches a third of D4RL's reference maximum, ``expert`` the best one; the snapshots up to medium stand for the
-experience that medium-replay holds. Weights are float16: acting is unaffected and the file stays small.
+A CrossQ agent (or SAC with ``--agent sac``) learns from scratch through the project's own online loop, under D4RL's
+dynamics, with a checkpoint at every evaluation. Following D4RL's recipe: ``random`` is the untrained policy, ``medium``
+the first snapshot whose evaluation reaches a third of D4RL's reference maximum, ``expert`` the best one; the snapshots
+up to medium stand for the experience that medium-replay holds. Weights are stored as float16.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import dataclasses
 import json
 import pathlib
 
+import jax
 import numpy as np
 
 from cfdg_jax.config import EnvConfig, OfflineConfig, TrainConfig, named_choice, override
@@ -27,17 +28,18 @@ SNAPSHOTS = 8
 """Snapshots of medium-replay, the untrained and the medium policy included."""
 
 
-def behaviour_config(task: str, steps: int, seed: int) -> TrainConfig:
-    """SAC with layer-normalised critics from scratch under D4RL's dynamics, one seed."""
+def behaviour_config(task: str, agent: str, steps: int, seed: int) -> TrainConfig:
+    """Learning from scratch under D4RL's dynamics, one seed, networks of 2 x 128."""
     config = TrainConfig(
-        dataset="", agent=named_choice("agent", "sac"), env=EnvConfig(task=task), offline=OfflineConfig(steps=0)
+        dataset="", agent=named_choice("agent", agent), env=EnvConfig(task=task), offline=OfflineConfig(steps=0)
     )
     config = apply_preset(config, "reduced", task)
-    values = {
+    values: dict[str, object] = {"agent.critic_hidden": (128, 128)} if agent == "crossq" else {}
+    values |= {
         "env.dynamics": "d4rl", "seeds": 1, "first_seed": seed, "online.steps": steps, "online.capacity": steps,
-        "checkpoint.keep": 1_000, "evaluate.episodes": 10, "agent.layer_norm": True,
+        "checkpoint.keep": 1_000, "evaluate.episodes": 10, "agent.hidden": (128, 128),
     }  # fmt: skip
-    return dataclasses.replace(override(config, values), label=f"SAC {task}")
+    return dataclasses.replace(override(config, values), label=f"{agent} {task}")
 
 
 def returns_by_checkpoint(run: Run) -> dict[int, float]:
@@ -49,17 +51,18 @@ def returns_by_checkpoint(run: Run) -> dict[int, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("hopper", "halfcheetah", "walker2d"))
+    parser.add_argument("--agent", choices=("crossq", "sac"), default="crossq")
     parser.add_argument("--steps", type=int, default=150_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/behaviour"))
     arguments = parser.parse_args()
-    folder = arguments.out / f"{arguments.task}-{arguments.seed}"
+    folder = arguments.out / f"{arguments.task}-{arguments.agent}-{arguments.seed}"
     if (folder / "config.yaml").is_file():
         run = load_run(folder)
         if run.summary.get("status") != "done":
             run = train(resume=folder)
     else:
-        run = train(behaviour_config(arguments.task, arguments.steps, arguments.seed), folder)
+        run = train(behaviour_config(arguments.task, arguments.agent, arguments.steps, arguments.seed), folder)
     write_asset(run, arguments.task)
 
 
@@ -70,7 +73,9 @@ def write_asset(run: Run, task: str) -> None:
     score = lambda step: float(normalized_score(task, returns[step]))  # type: ignore[arg-type]
     medium = next((step for step in steps if score(step) >= 100 / 3), None)
     if medium is None:
-        raise SystemExit(f"no snapshot reached a third of the reference; best {max(map(score, steps)):.1f}: train longer")
+        raise SystemExit(
+            f"no snapshot reached a third of the reference; best {max(map(score, steps)):.1f}: train longer"
+        )
     expert = max(steps, key=score)
     until = [step for step in steps if step <= medium]
     chosen = sorted({until[round(i)] for i in np.linspace(0, len(until) - 1, min(SNAPSHOTS, len(until)))})
@@ -79,7 +84,7 @@ def write_asset(run: Run, task: str) -> None:
     snapshots = [(step, returns[step], actors[step]) for step in chosen]
     save_policies(path, snapshots, (expert, returns[expert], actors[expert]))
     print(f"written: {path} ({path.stat().st_size / 1e3:.0f} kB)")
-    for step in chosen + [expert]:
+    for step in [*chosen, expert]:
         print(f"step {step:>8}  return {returns[step]:8.1f}  score {score(step):6.1f}")
 
 
@@ -90,7 +95,7 @@ def actor_weights(run: Run, steps: set[int]) -> dict[int, dict]:
     for number in checkpoints:
         _, saved = run.restore(number)
         if saved.meta["phase"] == "online" and saved.meta["step"] in steps:
-            found[saved.meta["step"]] = saved.state.agent
+            found[saved.meta["step"]] = jax.tree.map(lambda leaf: np.asarray(leaf[0]), saved.state.agent.policy)
     return found
 
 

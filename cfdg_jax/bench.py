@@ -67,7 +67,7 @@ def noise_rows(spec: Spec, rows: int) -> np.ndarray:
     return spec.layout.pack(obs, action, reward, next_obs, 0.0, -np.inf, float(Source.OFFLINE), xp=np)
 
 
-def flop_of(jitted: Callable, *args: Any, **static: Any) -> float:
+def flop_of(jitted: Any, *args: Any, **static: Any) -> float:
     """FLOP of one call as XLA counts them (a scan's body counts once)."""
     analysis = jitted.lower(*args, **static).compile().cost_analysis()
     analysis = analysis[0] if isinstance(analysis, list) else analysis
@@ -108,7 +108,7 @@ def online_rates(quick: bool) -> dict[str, Any]:
     env = make_env("hopper", list(range(seeds)), "gymnasium")
     state, meters = program.init("online"), program.no_meters("online")
     obs, action = env.reset(), np.zeros((seeds, program.spec.act_dim), np.float32)
-    seconds = {"step": [], "environment": []}
+    seconds: dict[str, list[float]] = {"step": [], "environment": []}
     for t in range(steps + 10):
         start = time.perf_counter()
         result = env.step(action)

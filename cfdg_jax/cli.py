@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in DISK_ERRORS:
             raise
         place = f" while writing {error.filename}" if error.filename else ""
-        print(f"error: disk full{place} ({error.strerror}); free some space, what was complete is kept", file=sys.stderr)
+        print(
+            f"error: disk full{place} ({error.strerror}); free some space, what was complete is kept", file=sys.stderr
+        )
         return 1
 
 
@@ -57,7 +59,12 @@ def parse_fields(rest: Sequence[str]) -> dict[str, str]:
     fields, items = {}, list(rest)
     while items:
         flag = items.pop(0)
-        require(flag.startswith("--") and len(flag) > 2, flag, "is no option", "config fields look like --agent.discount 0.99")
+        require(
+            flag.startswith("--") and len(flag) > 2,
+            flag,
+            "is no option",
+            "config fields look like --agent.discount 0.99",
+        )
         name, has_value, value = flag[2:].partition("=")
         if not has_value:
             require(bool(items), flag, "has no value", f"write {flag} VALUE")
@@ -79,7 +86,9 @@ def _parser() -> Parser:
     demo = add("demo", _demo, "Pre-train IQL, improve it with and without CFDG, write a report.", takes_fields=True)
     demo.add_argument("--out", help="folder for the runs and the report (default runs/demo)")
     demo.add_argument("--preset", default="reduced", help="reduced (minutes) or smoke (seconds)")
-    train = add("train", _train, "Train many seeds at once; any config field is --dotted.path VALUE.", takes_fields=True)
+    train = add(
+        "train", _train, "Train many seeds at once; any config field is --dotted.path VALUE.", takes_fields=True
+    )
     _train_arguments(train)
     report = add("report", _report, "Write curves, tables and pictures of runs as one HTML page.")
     report.add_argument("runs", nargs="+", metavar="RUN_DIR")
@@ -141,7 +150,11 @@ def _train(arguments: argparse.Namespace) -> int:
     from cfdg_jax.train.run import default_folder, train
 
     if arguments.resume:
-        given = [name for name in ("dataset", "agent", "augment", "stratify", "mix", "seeds", "out") if getattr(arguments, name)]
+        given = [
+            name
+            for name in ("dataset", "agent", "augment", "stratify", "mix", "seeds", "out")
+            if getattr(arguments, name)
+        ]
         extra = given + list(arguments.fields)
         require(not extra, f"--{extra[0] if extra else ''}", "cannot change on --resume", "start a new run instead")
         folder, config = pathlib.Path(arguments.resume), None

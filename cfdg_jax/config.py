@@ -200,6 +200,13 @@ def leaf_paths(config: Any, prefix: str = "") -> dict[str, Any]:
     return paths
 
 
+def non_default(config: TrainConfig) -> dict[str, Any]:
+    """The values that differ from the defaults of the choices made, by dotted path."""
+    chosen = {field: named_choice(field, choice(config, field)) for field in REGISTRIES}
+    base = leaf_paths(TrainConfig(**chosen))
+    return {path: value for path, value in leaf_paths(config).items() if base[path] != value}
+
+
 def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     """`config` with the values at dotted paths replaced; strings are read as the field's type.
 
@@ -272,7 +279,7 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             entries = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(value).items()}
             name = {"name": choice(config, field.name)} if field.name in REGISTRIES else {}
             plain[field.name] = name | entries
@@ -283,7 +290,8 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
 
 def from_dict(plain: Mapping[str, Any]) -> TrainConfig:
     """The inverse of `to_dict`; fields left out keep their defaults."""
-    config, values = TrainConfig(), {}
+    config = TrainConfig()
+    values: dict[str, Any] = {}
     names = {field: plain[field]["name"] for field in REGISTRIES if isinstance(plain.get(field), Mapping)}
     config = dataclasses.replace(config, **{field: named_choice(field, name) for field, name in names.items()})
     for name, value in plain.items():

@@ -121,8 +121,9 @@ def _smoke(agent: str, augment: str, scratch: bool) -> dict[str, Any]:
         "log.every": 100,
         "seeds": 2,
     }
-    if agent in ("iql", "sac"):
-        values |= {"agent.hidden": (32, 32)}
+    values |= {"agent.hidden": (32, 32)}
+    if agent == "crossq":
+        values |= {"agent.critic_hidden": (32, 32)}
     if augment == "cfdg":
         values |= {"augment.width": 32, "augment.dim_t": 16, "augment.steps": 100, "augment.sampler_steps": 8}
     if scratch:

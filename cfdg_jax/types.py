@@ -323,7 +323,7 @@ class Env(Protocol):
         ...
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """The full simulator state: positions, warm starts, clocks, random generators; enough to continue bit for bit."""
+        """The full simulator state, warm starts, clocks and random generators included, to continue bit for bit."""
         ...
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:

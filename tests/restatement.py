@@ -4,6 +4,8 @@ Nothing of the package is imported. A loss written for complex numbers (comparis
 derivative as ``Im loss(x + i h) / h`` with h = 1e-30, so no backward pass is re-stated and none can be wrong twice.
 """
 
+import itertools
+
 import numpy as np
 
 
@@ -81,3 +83,18 @@ def average(target, online, tau=0.005):
     """Polyak."""
     online = dict(leaves(online))
     return rebuild([(path, tau * online[path] + (1 - tau) * value) for path, value in leaves(target)])
+
+
+def network(rng, sizes):
+    """Random parameters of a network with the given layer sizes, within 1/sqrt(fan in)."""
+    uniform = lambda fan_in, *shape: rng.uniform(-(fan_in**-0.5), fan_in**-0.5, shape).astype(np.float32)
+    return {
+        f"l{i}": {"kernel": uniform(a, a, b), "bias": uniform(a, b)}
+        for i, (a, b) in enumerate(itertools.pairwise(sizes))
+    }
+
+
+def ensemble(rng, sizes, count):
+    """`count` random networks stacked on a leading axis."""
+    networks = [dict(leaves(network(rng, sizes))) for _ in range(count)]
+    return rebuild([(path, np.stack([net[path] for net in networks])) for path in networks[0]])

@@ -252,7 +252,9 @@ def test_width_1024(golden):
     theirs = {"in": "proj", "up": "in"}
     for layer in set(gradient) - {"frequencies"}:
         for kind, leaf in (("W", "kernel"), ("b", "bias")):
-            check_summary(golden, f"w1024/f64/grad/{theirs.get(layer, layer)}/{kind}", np.asarray(gradient[layer][leaf]))
+            check_summary(
+                golden, f"w1024/f64/grad/{theirs.get(layer, layer)}/{kind}", np.asarray(gradient[layer][leaf])
+            )
     churn = jnp.asarray(golden["w1024/noise/sample/churn"])
     start = jnp.asarray(golden["w1024/noise/sample/init"])
     drawn = jax.jit(lambda start: integrate(denoise, Solver(steps=8), start, lambda step: churn[step]))(start)

@@ -110,7 +110,7 @@ def test_interrupted_inside_a_refresh_resumes_bit_identically(tmp_path, monkeypa
 
 
 def test_a_half_written_checkpoint_is_never_picked_up(uninterrupted, tmp_path):
-    kind, whole = uninterrupted
+    _, whole = uninterrupted
     out = tmp_path / "copy"
     shutil.copytree(whole.folder, out)
     newest = max(int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdigit())

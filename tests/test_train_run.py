@@ -76,9 +76,7 @@ def test_online_ring_wrapped_around_and_holds_transitions(toy_run):
 
 def test_seed_i_of_a_run_equals_the_single_run_of_seed_i(toy_run, tmp_path):
     alone = cfdg_jax.train(seed_alone(toy_run.config, 1), tmp_path / "alone", progress=False)
-    for many, one in zip(
-        lines(toy_run.folder, "metrics.jsonl"), lines(alone.folder, "metrics.jsonl"), strict=True
-    ):
+    for many, one in zip(lines(toy_run.folder, "metrics.jsonl"), lines(alone.folder, "metrics.jsonl"), strict=True):
         for name in set(many) - {"phase", "step"}:
             a, b = many[name][1], one[name][0]
             assert (a is None) == (b is None)

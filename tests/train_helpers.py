@@ -71,7 +71,9 @@ def final_leaves(run) -> list[np.ndarray]:
     """All arrays of a run's newest checkpoint."""
     _, saved = run.restore()
     leaves = jax.tree.leaves(saved.state)
-    return [np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x) for x in leaves]
+    return [
+        np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x) for x in leaves
+    ]
 
 
 def assert_same_run(one, other) -> None:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+from cfdg_jax.agents.crossq import CrossQConfig, crossq
 from cfdg_jax.agents.iql import IQLConfig, iql
 from cfdg_jax.agents.sac import SACConfig, sac
 from cfdg_jax.types import Agent, Spec, UserError
@@ -27,6 +28,7 @@ class AgentEntry(NamedTuple):
 
 AGENTS: dict[str, AgentEntry] = {
     "iql": AgentEntry(IQLConfig, iql, offline=True),
+    "crossq": AgentEntry(CrossQConfig, crossq, offline=False),
     "sac": AgentEntry(SACConfig, sac, offline=False),
 }
 

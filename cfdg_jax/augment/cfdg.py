@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cfdg_jax.data import buffer as ring
 from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import (
     Averaging,
@@ -113,7 +114,6 @@ def cfdg(config: CFDGConfig, spec: Spec, with_terminal: bool) -> Augmenter:
     tx = optimiser(config.lr, None if config.warm_start else config.steps)
     averaging = Averaging(decay=config.ema_decay, every=config.ema_every)
     solver = Solver(steps=config.sampler_steps, churn=config.churn)
-    half = config.batch // 2
 
     def fit_moments(offline_rows: Array, online: Buffer) -> Normaliser:
         require(
@@ -129,15 +129,12 @@ def cfdg(config: CFDGConfig, spec: Spec, with_terminal: bool) -> Augmenter:
             state = state._replace(normaliser=fit_moments(offline_rows, online))
 
         def loss(params: Params, key: Key) -> Array:
-            offline_key, online_key, label_key, sigma_key, noise_key = jax.random.split(key, 5)
-            offline_index = jax.random.randint(offline_key, (half,), 0, offline_rows.shape[0])
-            online_index = jax.random.randint(online_key, (half,), 0, online.size)
-            rows = jnp.concatenate([offline_rows[offline_index], online.rows[online_index]])[:, :columns]
-            labels = jnp.repeat(jnp.array([OFFLINE, ONLINE]), half)
+            row_key, label_key, sigma_key, noise_key = jax.random.split(key, 4)
+            rows, labels = draw_balanced(offline_rows, online, row_key, config.batch // 2)
+            clean = normalise(state.normaliser, rows[:, :columns])
             labels = drop_labels(label_key, labels, config.p_uncond, NULL)
-            sigma = edm.draw_sigma(sigma_key, (config.batch,))
-            noise = jax.random.normal(noise_key, rows.shape)
-            return edm.loss(network, params, normalise(state.normaliser, rows), sigma, noise, labels).mean()
+            sigma, noise = edm.draw_sigma(sigma_key, labels.shape), jax.random.normal(noise_key, clean.shape)
+            return edm.loss(network, params, clean, sigma, noise, labels).mean()
 
         return fit_scan(state, loss, tx, averaging, key, steps)
 
@@ -151,6 +148,18 @@ def cfdg(config: CFDGConfig, spec: Spec, with_terminal: bool) -> Augmenter:
     shares = {int(Source.SYNTHETIC_ONLINE): config.online_share, int(Source.SYNTHETIC_OFFLINE): 1 - config.online_share}
     shares = {source: share for source, share in shares.items() if share > 0}
     return Augmenter(init, fit, generate, shares, config.steps, config.warm_start)
+
+
+def draw_balanced(offline_rows: Array, online: Buffer, key: Key, half: int) -> tuple[Array, Array]:
+    """`half` offline rows and as many online rows `[2 half, D]`, with their labels `[2 half]`.
+
+    Drawing in proportion to the data would shift the null label's density, and with it what one w means, at every
+    refresh (reference 5.3).
+    """
+    offline_key, online_key = jax.random.split(key)
+    index = jax.random.randint(offline_key, (half,), 0, offline_rows.shape[0])
+    rows = jnp.concatenate([offline_rows[index], ring.sample(online, online_key, half)])
+    return rows, jnp.repeat(jnp.array([OFFLINE, ONLINE]), half)
 
 
 def screen(z: Array) -> tuple[Array, Array]:

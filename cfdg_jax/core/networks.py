@@ -10,7 +10,7 @@ and Q is then a plain number.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -158,3 +158,61 @@ def tanh_gaussian_policy(
         return TanhNormal(mean, jnp.clip(raw, *log_std_range))
 
     return Network(init_params, apply)
+
+
+class BatchNormNetwork(NamedTuple):
+    """A network whose layers are normalised over the batch, as pure functions.
+
+    Attributes:
+      init: ``(key) -> (params, averages)``; the averages are running means and variances.
+      train: ``(params, averages, *inputs) -> (output, averages)`` with the batch's own moments.
+      apply: ``(params, averages, *inputs) -> output`` with the running ones.
+    """
+
+    init: Callable[[Key], tuple[Params, Params]]
+    train: Callable
+    apply: Callable
+
+
+class _BatchNormMLP(nn.Module):
+    hidden: tuple[int, ...]
+    out: int
+    momentum: float
+    kind: Init
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        for i, width in enumerate((*self.hidden, self.out)):
+            output = i == len(self.hidden)
+            x = nn.BatchNorm(not train, momentum=self.momentum, epsilon=1e-5, name=f"bn{i}")(x)
+            kernel_init, bias_init = _initialisers(self.kind, x.shape[-1], output)
+            x = nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init, name=f"l{i}")(x)
+            x = x if output else nn.relu(x)
+        return x
+
+
+def batch_norm_critics(
+    spec: Spec, hidden: tuple[int, ...], count: int, momentum: float, init: Init = "orthogonal"
+) -> BatchNormNetwork:
+    """`count` action values with batch normalisation before every layer (CrossQ); outputs `[Q, ...]`."""
+    module = _BatchNormMLP(tuple(hidden), 1, momentum, init)
+
+    def init_one(key: Key) -> tuple[Params, Params]:
+        variables = module.init(key, jnp.zeros((2, spec.obs_dim + spec.act_dim), jnp.float32), True)
+        return variables["params"], variables["batch_stats"]
+
+    def train_one(params: Params, averages: Params, x):
+        variables = {"params": params, "batch_stats": averages}
+        output, updated = module.apply(variables, x, True, mutable=["batch_stats"])
+        return output[..., 0], updated["batch_stats"]
+
+    def apply_one(params: Params, averages: Params, x):
+        output: Any = module.apply({"params": params, "batch_stats": averages}, x, False)
+        return output[..., 0]
+
+    join = lambda obs, action: jnp.concatenate([obs, action], axis=-1)
+    return BatchNormNetwork(
+        init=lambda key: jax.vmap(init_one)(jax.random.split(key, count)),
+        train=lambda params, averages, obs, act: jax.vmap(train_one, (0, 0, None))(params, averages, join(obs, act)),
+        apply=lambda params, averages, obs, act: jax.vmap(apply_one, (0, 0, None))(params, averages, join(obs, act)),
+    )

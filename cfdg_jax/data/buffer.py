@@ -29,7 +29,7 @@ def insert(buffer: Buffer, rows: Array) -> Buffer:
     if count > capacity:
         raise ValueError(f"cannot insert {count} rows at once into a buffer of capacity {capacity}")
     if count == 1:
-        start = (0,) * (buffer.rows.ndim - 2) + (buffer.position, 0)
+        start: list[Array | int] = [*(0 for _ in buffer.rows.shape[:-2]), buffer.position, 0]
         data = jax.lax.dynamic_update_slice(buffer.rows, rows, start)
     else:
         index = (buffer.position + jnp.arange(count)) % capacity

@@ -1,12 +1,14 @@
-"""Rolling a policy out in many environments at once, into rows in D4RL's layout."""
+"""Behaviour policies in NumPy, their file, and rolling one out in many environments into rows in D4RL's layout."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
+from cfdg_jax.data.files import PathLike
 from cfdg_jax.types import Env, require
 
 
@@ -14,6 +16,72 @@ class Policy(Protocol):
     """Behaviour to log: ``(obs [n, O], rng) -> action [n, A]`` in [-1, 1], all randomness from `rng`."""
 
     def __call__(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianPolicy:
+    """A tanh-Gaussian actor: ReLU layers, then ``[mean (A), raw log std (A)]``.
+
+    The action is ``tanh(mean + exp(clip(raw, -5, 2)) * eps)``, the convention of this package's SAC.
+
+    Attributes:
+      layers: ``(W [in, out], b [out])`` float32, in order.
+      step: Environment steps of training.
+      mean_return: Its evaluation return when it was saved.
+    """
+
+    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+    step: int = 0
+    mean_return: float = float("nan")
+
+    def __call__(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        x = np.asarray(obs, np.float32)
+        for weight, bias in self.layers[:-1]:
+            x = np.maximum(x @ weight + bias, 0.0)
+        mean, raw = np.split(x @ self.layers[-1][0] + self.layers[-1][1], 2, axis=-1)
+        noise = rng.standard_normal(mean.shape, np.float32)
+        return np.tanh(mean + np.exp(np.clip(raw, -5.0, 2.0)) * noise)
+
+
+Trained = tuple[int, float, Mapping[str, Any]]
+"""``(training step, evaluation return, {"l0": {"kernel": [in, out], "bias": [out]}, ...})``: one seed's actor."""
+
+
+def save_policies(
+    path: PathLike, snapshots: Sequence[Trained], expert: Trained | None = None, dtype: type = np.float16
+) -> None:
+    """Writes one compressed npz with keys ``<name>/l<i>/W``, ``<name>/l<i>/b``, ``<name>/step``, ``<name>/return``.
+
+    Args:
+      path: The file, ending in ``.npz``.
+      snapshots: In the order of training, the first untrained, the last the medium policy: ``snapshot0``, ...
+      expert: Named ``expert``.
+      dtype: Of the weights.
+    """
+    named = {f"snapshot{k}": trained for k, trained in enumerate(snapshots)} | ({"expert": expert} if expert else {})
+    arrays: dict[str, Any] = {}
+    for name, (step, mean_return, params) in named.items():
+        for i in range(sum(f"l{k}" in params for k in range(len(params)))):
+            weight, bias = np.asarray(params[f"l{i}"]["kernel"]), np.asarray(params[f"l{i}"]["bias"])
+            require(weight.ndim == 2, f"{name}/l{i}", f"has shape {weight.shape}", "pass one seed's parameters")
+            arrays |= {f"{name}/l{i}/W": weight.astype(dtype), f"{name}/l{i}/b": bias.astype(dtype)}
+        arrays |= {f"{name}/step": np.asarray(step), f"{name}/return": np.asarray(mean_return)}
+    np.savez_compressed(path, **arrays)
+
+
+def load_policies(path: PathLike) -> dict[str, GaussianPolicy]:
+    """What `save_policies` wrote, by name, in float32, snapshots in order."""
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    names = sorted({key.split("/")[0] for key in arrays}, key=lambda name: (name == "expert", len(name), name))
+
+    def layers(name: str) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        count = sum(key.startswith(f"{name}/l") and key.endswith("/W") for key in arrays)
+        entry = lambda i, which: arrays[f"{name}/l{i}/{which}"].astype(np.float32)
+        return tuple((entry(i, "W"), entry(i, "b")) for i in range(count))
+
+    describe = lambda name: (int(arrays[f"{name}/step"]), float(arrays[f"{name}/return"]))
+    return {name: GaussianPolicy(layers(name), *describe(name)) for name in names}
 
 
 class _Log:

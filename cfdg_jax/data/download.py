@@ -103,8 +103,8 @@ def _accept(target: pathlib.Path, check: Callable[[pathlib.Path], None], sha256:
     except _Failed:
         _discard(target)
         raise
-    record_sha256(target, digest)
     os.replace(part, target)
+    record_sha256(target, digest)
     _discard(target)
 
 

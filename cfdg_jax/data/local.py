@@ -17,14 +17,13 @@ import dataclasses
 import hashlib
 import pathlib
 import zlib
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from cfdg_jax.data.collect import Policy, collect
+from cfdg_jax.data.collect import Policy, collect, load_policies
 from cfdg_jax.data.d4rl import write_hdf5
 from cfdg_jax.data.files import PathLike, cache_dir, locked, record_sha256
 from cfdg_jax.envs.registry import make_env
@@ -63,60 +62,6 @@ DATASETS: dict[str, Recipe] = {
 """Recipes by the name that follows ``local:``."""
 
 
-@dataclasses.dataclass(frozen=True)
-class GaussianPolicy:
-    """A tanh-Gaussian actor in NumPy: ReLU layers, then ``[mean (A), raw log std (A)]``.
-
-    The action is ``tanh(mean + exp(clip(raw, -5, 2)) * eps)``, the convention of this package's SAC.
-
-    Attributes:
-      layers: ``(W [in, out], b [out])`` float32, in order.
-      step: Environment steps of training.
-      mean_return: Its own return when it was saved.
-    """
-
-    layers: tuple[tuple[np.ndarray, np.ndarray], ...]
-    step: int = 0
-    mean_return: float = float("nan")
-
-    def __call__(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        x = np.asarray(obs, np.float32)
-        for weight, bias in self.layers[:-1]:
-            x = np.maximum(x @ weight + bias, 0.0)
-        mean, raw = np.split(x @ self.layers[-1][0] + self.layers[-1][1], 2, axis=-1)
-        noise = rng.standard_normal(mean.shape, np.float32)
-        return np.tanh(mean + np.exp(np.clip(raw, -5.0, 2.0)) * noise)
-
-
-def save_policies(path: PathLike, policies: Mapping[str, GaussianPolicy], dtype: type = np.float16) -> None:
-    """Writes policies named ``snapshot0``, ``snapshot1``, ..., ``expert`` as one compressed npz.
-
-    Keys are ``<name>/l<i>/W``, ``<name>/l<i>/b``, ``<name>/step`` and ``<name>/return``; snapshots are in the order of
-    training, the first untrained, the last the medium policy.
-    """
-    arrays: dict[str, Any] = {}
-    for name, policy in policies.items():
-        for i, (weight, bias) in enumerate(policy.layers):
-            arrays |= {f"{name}/l{i}/W": np.asarray(weight, dtype), f"{name}/l{i}/b": np.asarray(bias, dtype)}
-        arrays |= {f"{name}/step": np.asarray(policy.step), f"{name}/return": np.asarray(policy.mean_return)}
-    np.savez_compressed(path, **arrays)
-
-
-def load_policies(path: PathLike) -> dict[str, GaussianPolicy]:
-    """What `save_policies` wrote, in float32, snapshots in order."""
-    with np.load(path) as file:
-        arrays = {key: file[key] for key in file.files}
-    names = sorted({key.split("/")[0] for key in arrays}, key=lambda name: (len(name), name))
-
-    def layers(name: str) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        count = sum(key.startswith(f"{name}/l") and key.endswith("/W") for key in arrays)
-        entry = lambda i, which: arrays[f"{name}/l{i}/{which}"].astype(np.float32)
-        return tuple((entry(i, "W"), entry(i, "b")) for i in range(count))
-
-    describe = lambda name: (int(arrays[f"{name}/step"]), float(arrays[f"{name}/return"]))
-    return {name: GaussianPolicy(layers(name), *describe(name)) for name in names}
-
-
 def build(
     name: str,
     *,
@@ -151,6 +96,8 @@ def build(
     parts, digest = _behaviour(recipe)
     key = hashlib.sha256(repr((_RECIPE, ENVIRONMENTS, name, rows, seed, dynamics, digest)).encode()).hexdigest()[:10]
     path = cache_dir(data_dir) / "local" / f"{name}-{rows}-{key}.hdf5"
+    if path.exists():  # before the lock, which a read-only folder would refuse
+        return path
     with locked(path):
         if path.exists():
             return path

@@ -30,6 +30,8 @@ def convert(dataset_id: str, *, data_dir: PathLike | None = None, allowed: bool 
       UserError: if minari is not installed, the dataset cannot be had, or its spaces are not flat numbers.
     """
     path = cache_dir(data_dir) / "minari" / f"{dataset_id.replace('/', '--')}.hdf5"
+    if path.exists():  # before the lock, which a read-only folder would refuse
+        return path
     with locked(path):
         if not path.exists():
             dataset = _load(dataset_id, allowed and not is_offline())

@@ -52,7 +52,9 @@ def integrate(denoise: Denoise, solver: Solver, start: Array, churn_noise: Calla
     sigmas = schedule(solver.steps, solver.sigma_min, solver.sigma_max, solver.rho)
     gammas = churn_factors(sigmas, solver.churn, solver.s_tmin, solver.s_tmax)
     raised = sigmas[:-1] * (1.0 + gammas)
-    added = solver.s_noise * sigmas[:-1] * np.sqrt(gammas * (2.0 + gammas))  # sqrt(raised^2 - sigma^2) without cancelling
+    added = (
+        solver.s_noise * sigmas[:-1] * np.sqrt(gammas * (2.0 + gammas))
+    )  # sqrt(raised^2 - sigma^2) without cancelling
     float32 = lambda values: jnp.asarray(values, jnp.float32)
 
     def raise_noise(x: Array, step: Array, added: Array) -> Array:

@@ -213,7 +213,7 @@ def _provenance(runs: Sequence[Run]) -> str:
     values = []
     for run in runs:
         rest = {name: value for name, value in run.summary.items() if name not in shown}
-        values.append(flatten({"folder": run.path.name, "config hash": run.config.get("hash", tables.MISSING)} | rest))
+        values.append(flatten({"folder": run.path.name, "config_hash": run.config.get("hash", tables.MISSING)} | rest))
     names = list(dict.fromkeys(name for of_run in values for name in of_run))
     return "<h2>Provenance</h2>" + _field_table(runs, values, names)
 

@@ -29,6 +29,7 @@ PHASE_COLORS = {
     "online": "#D55E00",
     "refresh": "#009E73",
     "evaluate": "#E69F00",
+    "checkpoint": "#56B4E9",
 }
 OTHER_PHASE = "#CC79A7"
 ROW_COLORS = {
@@ -171,6 +172,7 @@ def row_map(samples: Mapping[str, np.ndarray], points: int = 2000, seed: int = 0
       Positions `[m, 2]` by kind.
     """
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng(seed)
     count = min(points // len(samples), *(len(rows) for rows in samples.values()))
@@ -178,7 +180,9 @@ def row_map(samples: Mapping[str, np.ndarray], points: int = 2000, seed: int = 0
     rows = np.concatenate(chosen)
     rows = (rows - rows.mean(axis=0)) / np.maximum(rows.std(axis=0), 1e-6)
     tsne = TSNE(perplexity=min(30.0, (len(rows) - 1) / 3), init="pca", max_iter=500, random_state=seed)
-    return dict(zip(samples, np.split(tsne.fit_transform(rows), len(samples)), strict=True))
+    with threadpool_limits(1):  # its threads busy-wait for each other: on a machine in use, two are far slower than one
+        positions = tsne.fit_transform(rows)
+    return dict(zip(samples, np.split(positions, len(samples)), strict=True))
 
 
 def tsne(run: Run, points: int = 2000, seed: int = 0) -> Figure:

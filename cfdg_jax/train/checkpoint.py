@@ -88,7 +88,9 @@ class Checkpointer:
         except (ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                str(self._folder), f"its checkpoint does not fit its config.yaml ({reason})", "restore the original file"
+                str(self._folder),
+                f"its checkpoint does not fit its config.yaml ({reason})",
+                "restore the original file",
             ) from error
         loop = {name: np.asarray(value) for name, value in items["loop"].items()}
         return Saved(_uncut(items["train"], program, meta), loop, meta)
@@ -127,10 +129,10 @@ def _buffers(state: TrainState) -> dict[str, Buffer]:
 
 
 def _cut(state: TrainState) -> TrainState:
+    """Rings cut to the rows they hold; orbax wants string keys."""
     cut = lambda b: b._replace(rows=b.rows[:, : max(int(b.size), 1)])
-    return state._replace(
-        online=cut(state.online), synthetic={str(source): cut(b) for source, b in state.synthetic.items()}
-    )
+    synthetic: Any = {str(source): cut(b) for source, b in state.synthetic.items()}
+    return state._replace(online=cut(state.online), synthetic=synthetic)
 
 
 def _uncut(state: TrainState, program: Program, meta: Mapping[str, Any]) -> TrainState:
@@ -147,11 +149,15 @@ def _template(program: Program, meta: Mapping[str, Any]) -> TrainState:
     """The shapes of the saved state, from the config and the recorded buffer sizes."""
     shapes = jax.eval_shape(lambda: program.init(meta["phase"]))
     seeds, width = program.config.seeds, program.spec.layout.width
-    counter = jax.ShapeDtypeStruct((), np.int32)
-    rows = lambda size: Buffer(jax.ShapeDtypeStruct((seeds, max(size, 1), width), np.float32), counter, counter)
+    counter: Any = jax.ShapeDtypeStruct((), np.int32)
+
+    def rows(size: int) -> Buffer:
+        matrix: Any = jax.ShapeDtypeStruct((seeds, max(size, 1), width), np.float32)
+        return Buffer(matrix, counter, counter)
+
     sizes = dict(meta["buffers"])
     online = rows(sizes.pop("online"))
-    synthetic = {name.removeprefix("synthetic"): rows(size) for name, size in sizes.items()}
+    synthetic: Any = {name.removeprefix("synthetic"): rows(size) for name, size in sizes.items()}
     shapes = shapes._replace(online=online, synthetic=synthetic)
     if synthetic:
         generator = jax.eval_shape(program.init_generator, shapes, shapes.key, program.offline_rows)

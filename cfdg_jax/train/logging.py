@@ -55,7 +55,9 @@ class RunLogger:
         self._write("evaluations.jsonl", phase, step, values)
 
     def _write(self, name: str, phase: str, step: int, values: Mapping[str, Any]) -> None:
-        line = {"phase": phase, "step": step, "seconds": round(self.elapsed, 3)} | {k: plain(v) for k, v in values.items()}
+        line = {"phase": phase, "step": step, "seconds": round(self.elapsed, 3)} | {
+            k: plain(v) for k, v in values.items()
+        }
         self._files[name].write(json.dumps(line, allow_nan=False) + "\n")
         self._files[name].flush()
         if self._sink is not None:
@@ -88,6 +90,8 @@ def plain(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
     array = np.asarray(value)
     if array.dtype == bool or np.issubdtype(array.dtype, np.integer):
         return array.tolist()

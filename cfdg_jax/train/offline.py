@@ -1,8 +1,8 @@
 """Pre-training: K fused updates of all seeds per dispatch.
 
-    while step < offline.steps:
-        events due at step                      log, evaluate, checkpoint
-        state <- offline_chunk(state, rows, K)  draw K.B rows, mark, scan K updates
+while step < offline.steps:
+    events due at step                      log, evaluate, checkpoint
+    state <- offline_chunk(state, rows, K)  draw K.B rows, mark, scan K updates
 """
 
 from __future__ import annotations

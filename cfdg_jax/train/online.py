@@ -47,7 +47,7 @@ def improve(session: Session) -> None:
     Raises:
       Interrupted: between two environment steps, if a signal arrived.
     """
-    program, config = session.program, session.program.config.online
+    config = session.program.config.online
     driver = make_driver(session)
     session.loop_arrays = driver.arrays
     try:
@@ -151,7 +151,9 @@ class HostDriver:
             )
             current = self.env.reset(done)
         reward, terminal = result.reward[:, None], result.terminal[:, None]
-        packet = np.concatenate([self.obs, action, reward, result.next_obs, terminal, current], axis=1, dtype=np.float32)
+        packet = np.concatenate(
+            [self.obs, action, reward, result.next_obs, terminal, current], axis=1, dtype=np.float32
+        )
         self.obs = current
         return packet
 
@@ -159,10 +161,14 @@ class HostDriver:
         """What a checkpoint needs to continue the simulators bit for bit."""
         simulator = {f"env/{name}": np.asarray(value) for name, value in self.env.get_state().items()}
         loop = {"obs": self.obs, "action": self.action, "returns": self.returns}
-        return simulator | {k: np.asarray(v) for k, v in loop.items()} | {
-            "lengths": self.lengths,
-            "success": self.success,
-        }
+        return (
+            simulator
+            | {k: np.asarray(v) for k, v in loop.items()}
+            | {
+                "lengths": self.lengths,
+                "success": self.success,
+            }
+        )
 
     def close(self) -> None:
         self.env.close()

@@ -34,11 +34,11 @@ class Meters(NamedTuple):
 
     Attributes:
       sums: ``{name: [S]}``, each update call's mean weighted by its updates.
-      count: `[]` float32, updates summed.
+      updates: `[]` float32, updates summed.
     """
 
     sums: Metrics
-    count: Array
+    updates: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,8 +188,10 @@ class Program:
 
     def _act(self, phase: str, agent_state, obs, keys, explore: bool):
         """Actions `[S, ..., A]` at raw observations `[S, ..., O]`; a seed that went non-finite acts with zeros."""
-        act = functools.partial(self.agent(phase).act, explore=explore)
-        action = jax.vmap(act)(agent_state, apply_observation(self.transforms.observation, obs), keys)
+        act = self.agent(phase).act
+        action = jax.vmap(lambda state, obs, key: act(state, obs, key, explore))(
+            agent_state, apply_observation(self.transforms.observation, obs), keys
+        )
         return jnp.where(jnp.isfinite(action), action, 0.0)
 
     def explore(self, state: TrainState, obs: Array, t: Array, random: bool) -> Array:
@@ -249,12 +251,20 @@ class Program:
         return jax.jit(self.insert_learn_act, static_argnames=("counts", "random"), donate_argnums=(0, 1))
 
     def no_meters(self, phase: str) -> Meters:
-        """Zeroed meters with the metric names of `phase`, found without running anything."""
-        state = jax.eval_shape(lambda: self.init(phase))
-        rows = jax.ShapeDtypeStruct((self.config.seeds, 1, self.config.mix.batch_size, self.spec.layout.width), np.float32)
-        update = lambda state, rows: self._update_all(phase, state, state.key, rows)[1]
-        metrics = jax.eval_shape(update, state, rows)
-        return Meters(jax.tree.map(lambda m: jnp.zeros(m.shape, jnp.float32), metrics), jnp.zeros((), jnp.float32))
+        """Zeroed meters with the metric names of `phase`."""
+        names = self._metric_names[phase]
+        return Meters({name: jnp.zeros(self.config.seeds, jnp.float32) for name in names}, jnp.zeros((), jnp.float32))
+
+    @functools.cached_property
+    def _metric_names(self) -> dict[str, list[str]]:
+        """Names of the metrics of each phase, found by tracing an update without running it."""
+        shape = (self.config.seeds, 1, self.config.mix.batch_size, self.spec.layout.width)
+        names = {}
+        for phase in ("offline", "online"):
+            state = jax.eval_shape(lambda phase=phase: self.init(phase))
+            update = lambda state, rows, phase=phase: self._update_all(phase, state, state.key, rows)[1]
+            names[phase] = list(jax.eval_shape(update, state, jax.ShapeDtypeStruct(shape, np.float32)))
+        return names
 
     @functools.cached_property
     def finite(self):
@@ -269,7 +279,9 @@ class Program:
 
 
 def _accumulate(meters: Meters, metrics: Metrics, updates: int) -> Meters:
-    return Meters({name: meters.sums[name] + updates * value for name, value in metrics.items()}, meters.count + updates)
+    return Meters(
+        {name: meters.sums[name] + updates * value for name, value in metrics.items()}, meters.updates + updates
+    )
 
 
 def build_program(config: TrainConfig, spec: Spec, transforms: Transforms, rows: np.ndarray) -> Program:

@@ -27,7 +27,7 @@ from cfdg_jax.types import Array, TrainState
 def synthetic_rows(program: Program) -> dict[int, int]:
     """Rows per synthetic source of one refresh; the parts sum to ``refresh.rows``."""
     total, shares = program.config.refresh.rows, program.augmenter.shares
-    counts = {source: int(round(total * share)) for source, share in shares.items()}
+    counts = {source: round(total * share) for source, share in shares.items()}
     if counts:
         largest = max(counts, key=lambda source: counts[source])
         counts[largest] += total - sum(counts.values())

@@ -1,10 +1,10 @@
 """A whole run: data, pre-training, hand-over, improvement, summary; and reading one back.
 
-    rows, spec, transforms <- dataset                     checked, fitted, packed, put on the device once
-    offline:  pretrain                                    or the agent of another run's pre-training
-    agent.go_online, rings allocated after a printed memory plan
-    online:   improve
-    summary.json, samples.npz
+rows, spec, transforms <- dataset                     checked, fitted, packed, put on the device once
+offline:  pretrain                                    or the agent of another run's pre-training
+agent.go_online, rings allocated after a printed memory plan
+online:   improve
+summary.json, samples.npz
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfdg_jax.config import TrainConfig, choice, config_hash, from_yaml, to_yaml
+from cfdg_jax.config import REGISTRIES, TrainConfig, choice, config_hash, from_yaml, non_default, to_yaml
 from cfdg_jax.data.check import check_fits
 from cfdg_jax.data.dataset import load_dataset
 from cfdg_jax.data.transforms import fit_transforms, identity_transforms, pack
@@ -112,7 +112,7 @@ def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[
         return build_program(config, spec, transforms, rows), config
 
 
-def _with_env(config: TrainConfig, task: str, dynamics: str) -> TrainConfig:
+def _with_env(config: TrainConfig, task: str, dynamics: Any) -> TrainConfig:
     return dataclasses.replace(config, env=dataclasses.replace(config.env, task=task, dynamics=dynamics))
 
 
@@ -231,7 +231,8 @@ def summarise(session: Session, status: str) -> None:
         "dataset": config.dataset,
         "task": config.env.task,
         "dynamics": config.env.dynamics,
-        "choices": {field: choice(config, field) for field in ("agent", "augment", "stratify")} | {"mix": config.mix.kind},
+        "choices": {field: choice(config, field) for field in REGISTRIES} | {"mix": config.mix.kind},
+        "non_default": non_default(config),
         "seeds": [config.first_seed + i for i in range(config.seeds)],
         "phase": session.phase,
         "step": session.step,
@@ -261,7 +262,8 @@ def save_samples(session: Session) -> None:
     for source, buffer in state.synthetic.items():
         samples[Source(source).name.lower()] = thin(buffer.rows[0], int(buffer.size))
     dims = {"obs_dim": np.asarray(layout.obs_dim), "act_dim": np.asarray(layout.act_dim)}
-    np.savez_compressed(session.folder / "samples.npz", **samples, **dims)
+    arrays: dict[str, Any] = samples | dims
+    np.savez_compressed(session.folder / "samples.npz", **arrays)
 
 
 def memory_plan(program: Program, progress: Progress) -> dict[str, float]:

@@ -159,11 +159,11 @@ class Session:
 
     def log(self) -> None:
         """Writes the interval's mean metrics, clears the meters and looks for non-finite seeds."""
-        count = max(float(self.meters.count), 1.0)
+        count = max(float(self.meters.updates), 1.0)
         values: dict[str, Any] = {name: np.asarray(total) / count for name, total in self.meters.sums.items()}
         if self.phase == "online":
             values |= self.episodes.flush()
-        if float(self.meters.count) == 0:
+        if float(self.meters.updates) == 0:
             values = {name: value for name, value in values.items() if name not in self.meters.sums}
         now = time.perf_counter()
         values["steps_per_second"] = (self.step - self._rate[1]) / max(now - self._rate[0], 1e-9)
@@ -206,7 +206,7 @@ class Session:
         """Writes a checkpoint of everything, the log's lengths included."""
         with self.clock("checkpoint"):
             meters = {f"meters/{name}": np.asarray(value) for name, value in self.meters.sums.items()}
-            loop = meters | {"meters_count": np.asarray(self.meters.count), "episodes": self.episodes.sums}
+            loop = meters | {"meters_updates": np.asarray(self.meters.updates), "episodes": self.episodes.sums}
             meta = {
                 "phase": self.phase,
                 "step": self.step,
@@ -222,10 +222,10 @@ class Session:
 
 
 def _restore_meters(meters: Meters, loop: Mapping[str, np.ndarray]) -> Meters:
-    if "meters_count" not in loop:
+    if "meters_updates" not in loop:
         return meters
     sums = {name: jnp.asarray(loop[f"meters/{name}"]) for name in meters.sums}
-    return Meters(sums, jnp.asarray(loop["meters_count"]))
+    return Meters(sums, jnp.asarray(loop["meters_updates"]))
 
 
 def block(tree: Any) -> None:

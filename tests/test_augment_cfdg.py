@@ -1,0 +1,302 @@
+"""CFDG's generator: balance, conditioning, guidance, screening, packing, and its contract."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfdg_jax.augment import cfdg as module
+from cfdg_jax.augment.cfdg import CFDGConfig, cfdg, draw_balanced, screen, to_rows
+from cfdg_jax.data import buffer as ring
+from cfdg_jax.diffusion.fit import Normaliser, unnormalise
+from cfdg_jax.diffusion.samplers import Solver, sample
+from cfdg_jax.types import Source, Spec, UserError
+
+SPEC = Spec(obs_dim=2, act_dim=1, horizon=100)
+LAYOUT = SPEC.layout
+SMALL = CFDGConfig(width=16, blocks=1, dim_t=8, steps=20, batch=32, sampler_steps=4)
+ONLINE, OFFLINE = int(Source.SYNTHETIC_ONLINE), int(Source.SYNTHETIC_OFFLINE)
+
+
+def rows_around(centre, count, source, seed=0, spread=0.3, layout=LAYOUT):
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: (centre + spread * rng.normal(size=(count, *shape))).astype(np.float32)
+    action = np.clip(normal(layout.act_dim), -1, 1)
+    terminal = rng.random(count) < 0.2
+    return jnp.asarray(
+        layout.pack(normal(layout.obs_dim), action, normal(), normal(layout.obs_dim), terminal, -np.inf, source, xp=np)
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Offline rows around -1 and a partly filled ring of online rows around +1."""
+    online = ring.insert(ring.empty(500, LAYOUT.width), rows_around(1.0, 120, Source.ONLINE, seed=1))
+    return rows_around(-1.0, 2_000, Source.OFFLINE), online
+
+
+def jitted(augmenter):
+    return (
+        jax.jit(augmenter.init),
+        jax.jit(augmenter.fit, static_argnums=4),
+        jax.jit(augmenter.generate, static_argnums=(2, 3)),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(data):
+    """A generator that has learnt the two clusters, with its config."""
+    config = CFDGConfig(width=64, blocks=2, dim_t=32, steps=600, lr=3e-3, sampler_steps=16, churn=0.0)
+    init, fit, _ = jitted(cfdg(config, SPEC, True))
+    state = init(jax.random.key(0), *data)
+    state, metrics = fit(state, *data, jax.random.key(1), 600)
+    assert metrics["loss"] < 1.0
+    return config, state
+
+
+# -- training set --------------------------------------------------------------------------------------------------------
+
+
+def test_batches_are_balanced_by_label(data):
+    offline, online = data
+    rows, labels = draw_balanced(offline, online, jax.random.key(0), 128)
+    sources = np.asarray(rows[:, LAYOUT.source])
+    assert np.bincount(np.asarray(labels)).tolist() == [128, 128]
+    np.testing.assert_array_equal(sources[np.asarray(labels) == 0], Source.OFFLINE)
+    np.testing.assert_array_equal(sources[np.asarray(labels) == 1], Source.ONLINE)
+    assert np.all(np.abs(rows[:, 0]) > 1e-6), "an empty place of the ring was drawn"
+    assert len(np.unique(np.asarray(rows[:128, 0]))) > 100 and len(np.unique(np.asarray(rows[128:, 0]))) > 50
+
+
+def test_normaliser_is_the_balanced_mixtures(data):
+    state = jax.jit(cfdg(SMALL, SPEC, True).init)(jax.random.key(0), *data)
+    offline, online = (np.asarray(rows, np.float64)[:, 0] for rows in (data[0], data[1].rows[:120]))
+    mean = 0.5 * (offline.mean() + online.mean())
+    variance = 0.5 * (offline.var(ddof=1) + online.var(ddof=1)) + 0.25 * (offline.mean() - online.mean()) ** 2
+    assert state.normaliser.mean[0] == pytest.approx(mean, abs=1e-5)
+    assert state.normaliser.std[0] == pytest.approx(np.sqrt(variance) + 1e-5, rel=1e-5)
+    assert state.normaliser.mean[-1] == 0 and state.normaliser.std[-1] == 1  # the terminal flag
+    assert state.normaliser.mean.shape == (7,)
+
+
+def test_training_moves_everything_but_the_frequencies(data):
+    augmenter = cfdg(SMALL, SPEC, True)
+    init, fit, _ = jitted(augmenter)
+    before = init(jax.random.key(0), *data)
+    after, _ = fit(before, *data, jax.random.key(1), 10)
+    assert int(after.step) == 10
+    np.testing.assert_array_equal(before.params.pop("frequencies"), after.params.pop("frequencies"))
+    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before.params, after.params)
+    assert all(jax.tree.leaves(changed))
+
+
+# -- generating ----------------------------------------------------------------------------------------------------------
+
+
+def test_labels_choose_the_cluster_and_guidance_moves_beyond_it(data, trained):
+    config, state = trained
+    means = {}
+    for w in (0.0, 1.0):
+        _, _, generate = jitted(cfdg(dataclasses.replace(config, w=w), SPEC, True))
+        for source in (ONLINE, OFFLINE):
+            rows, metrics = generate(state, jax.random.key(2), source, 1_000)
+            assert metrics["rejected"] < 5
+            means[w, source] = float(rows[:, LAYOUT.next_obs].mean())
+    assert means[0.0, ONLINE] == pytest.approx(1.0, abs=0.2)
+    assert means[0.0, OFFLINE] == pytest.approx(-1.0, abs=0.2)
+    assert means[1.0, ONLINE] > means[0.0, ONLINE] + 0.01
+    assert means[1.0, OFFLINE] < means[0.0, OFFLINE] - 0.01
+
+
+@pytest.mark.parametrize("with_terminal", [True, False])
+def test_generated_rows_are_whole_rows(data, with_terminal):
+    init, _, generate = jitted(cfdg(SMALL, SPEC, with_terminal))
+    rows, metrics = generate(init(jax.random.key(0), *data), jax.random.key(1), ONLINE, 50)
+    batch = LAYOUT.unpack(rows)
+    assert rows.shape == (50, LAYOUT.width) and rows.dtype == jnp.float32
+    assert np.all(np.isfinite(np.delete(np.asarray(rows), LAYOUT.mc_return, axis=1)))
+    assert np.all(np.abs(batch.action) <= 1 - 1e-5)
+    assert set(np.unique(batch.terminal)) <= ({0.0, 1.0} if with_terminal else {0.0})
+    assert np.all(batch.mc_return == -jnp.inf) and np.all(batch.source == ONLINE)
+    assert metrics["rejected"].dtype == jnp.float32
+
+
+def test_screen_replaces_by_accepted_rows_of_the_chunk():
+    z = jnp.arange(24.0).reshape(8, 3) / 10
+    bad = z.at[1, 0].set(jnp.nan).at[3, 2].set(jnp.inf).at[4, 1].set(-jnp.inf).at[6, 1].set(-10.01).at[7, 0].set(10.0)
+    screened, rejected = jax.jit(screen)(bad)
+    assert rejected == 4
+    kept = np.array([0, 2, 5, 7])
+    np.testing.assert_array_equal(screened[kept], bad[kept])
+    for row in np.asarray(screened)[[1, 3, 4, 6]]:
+        assert any(np.array_equal(row, np.asarray(bad[i])) for i in kept)
+    assert len(np.unique(np.asarray(screened)[[1, 3, 4, 6]], axis=0)) == 4, "one accepted row stands in for all"
+    untouched, none = screen(z)
+    np.testing.assert_array_equal(untouched, z)
+    assert none == 0
+
+
+def test_screen_with_more_rejected_than_accepted_rows():
+    z = jnp.full((5, 2), jnp.nan).at[3].set(1.0)
+    screened, rejected = screen(z)
+    np.testing.assert_array_equal(screened, 1.0)
+    assert rejected == 4
+
+
+def test_nothing_accepted_gives_nan_rows_that_stop_a_run(data):
+    init, _, generate = jitted(cfdg(SMALL, SPEC, True))
+    state = init(jax.random.key(0), *data)
+    broken = state._replace(ema=jax.tree.map(lambda leaf: leaf * jnp.nan, state.ema))
+    rows, metrics = generate(broken, jax.random.key(1), ONLINE, 20)
+    assert metrics["rejected"] == 20
+    batch = LAYOUT.unpack(rows)
+    for field in (batch.obs, batch.action, batch.reward, batch.next_obs, batch.terminal):
+        assert np.all(np.isnan(field))
+
+
+def test_terminal_threshold_is_strict():
+    x = jnp.zeros((4, 7)).at[:, -1].set(jnp.array([0.49, 0.5, 0.51, 7.0]))
+    rows = to_rows(x, LAYOUT, ONLINE, True, 0.5)
+    np.testing.assert_array_equal(rows[:, LAYOUT.terminal], [0, 0, 1, 1])
+    np.testing.assert_array_equal(to_rows(x[:, :-1], LAYOUT, ONLINE, False, 0.5)[:, LAYOUT.terminal], 0)
+
+
+def test_columns_keep_their_places():
+    x = jnp.array([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.9], [1, 2, -3, 4, 5, 6, 0.1]])
+    batch = LAYOUT.unpack(to_rows(x, LAYOUT, OFFLINE, True, 0.5))
+    np.testing.assert_allclose(batch.obs, [[0.1, 0.2], [1, 2]])
+    np.testing.assert_allclose(batch.action, [[0.3], [-1 + 1e-5]], rtol=1e-7)
+    np.testing.assert_allclose(batch.reward, [0.4, 4])
+    np.testing.assert_allclose(batch.next_obs, [[0.5, 0.6], [5, 6]])
+    np.testing.assert_allclose(batch.terminal, [1, 0])
+    assert np.all(batch.source == OFFLINE)
+
+
+def test_rewards_of_an_ideal_generator_agree_with_the_data():
+    """Rows through normalised space and back: real and generated reward means within 3 standard errors."""
+    mean, std = jnp.array([0.0, 1.0, 0.2, 350.0, 0.0, 1.0]), jnp.array([1.0, 2.0, 0.1, 25.0, 1.0, 2.0])
+    ideal = lambda x, sigma: x / (1 + sigma**2)  # standardised data
+    z = jax.jit(lambda key: sample(ideal, Solver(steps=64, churn=0.0), key, (40_000, 6)))(jax.random.key(0))
+    screened, rejected = screen(z)
+    rows = to_rows(unnormalise(Normaliser(mean, std), screened), LAYOUT, ONLINE, False, 0.5)
+    assert rejected == 0
+    reward = np.asarray(rows[:, LAYOUT.reward], np.float64)
+    assert abs(reward.mean() - 350.0) < 3 * 25.0 / np.sqrt(40_000)
+    assert reward.std() == pytest.approx(25.0, rel=0.02)
+
+
+# -- contract ------------------------------------------------------------------------------------------------------------
+
+
+def test_shares_split_a_refresh_eight_to_two():
+    augmenter = cfdg(CFDGConfig(), SPEC, True)
+    counts = {source: round(1_000_000 * share) for source, share in augmenter.shares.items()}
+    assert counts == {ONLINE: 800_000, OFFLINE: 200_000}
+    assert augmenter.fit_steps == 100_000
+    assert cfdg(CFDGConfig(online_share=1.0), SPEC, True).shares == {ONLINE: 1.0}
+
+
+def test_seeds_are_independent_copies(data):
+    offline, online = data
+    augmenter = cfdg(SMALL, SPEC, True)
+
+    def one(key, online_rows):
+        init_key, fit_key, generate_key = jax.random.split(key, 3)
+        mine = online._replace(rows=online_rows)
+        state, _ = augmenter.fit(augmenter.init(init_key, offline, mine), offline, mine, fit_key, 11)
+        return state, augmenter.generate(state, generate_key, ONLINE, 8)[0]
+
+    keys = jax.random.split(jax.random.key(3), 3)
+    rings = jnp.stack([online.rows, 2 * online.rows, online.rows])
+    states, rows = jax.jit(jax.vmap(one))(keys, rings)
+    state, alone = jax.jit(one)(keys[1], rings[1])
+    jax.tree.map(lambda many, single: np.testing.assert_allclose(many[1], single, rtol=1e-3, atol=2e-5), states, state)
+    assert np.abs(rows[0] - rows[2])[:, 0].min() > 0
+    finite = np.isfinite(np.asarray(alone))
+    np.testing.assert_allclose(np.asarray(rows[1])[finite], np.asarray(alone)[finite], rtol=2e-3, atol=2e-3)
+
+
+def test_jit_changes_nothing(data):
+    config = dataclasses.replace(SMALL, width=8, sampler_steps=3)
+    augmenter = cfdg(config, SPEC, True)
+    init, fit, generate = jitted(augmenter)
+    state = init(jax.random.key(0), *data)
+    fast, _ = fit(state, *data, jax.random.key(1), 2)
+    rows, _ = generate(fast, jax.random.key(2), ONLINE, 4)
+    with jax.disable_jit():
+        slow, _ = augmenter.fit(state, *data, jax.random.key(1), 2)
+        plain, _ = augmenter.generate(fast, jax.random.key(2), ONLINE, 4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), fast, slow)
+    finite = np.isfinite(np.asarray(rows))
+    np.testing.assert_allclose(np.asarray(rows)[finite], np.asarray(plain)[finite], rtol=1e-4, atol=1e-4)
+
+
+def test_state_is_float32_and_donatable(data):
+    init, _, _ = jitted(cfdg(SMALL, SPEC, True))
+    augmenter = cfdg(SMALL, SPEC, True)
+    fit = jax.jit(augmenter.fit, static_argnums=4, donate_argnums=0)
+    for state in (init(jax.random.key(0), *data), augmenter.init(jax.random.key(0), *data)):
+        state, _ = fit(state, *data, jax.random.key(1), 5)
+        state, _ = fit(state, *data, jax.random.key(2), 5)
+        assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32"), jnp.dtype("int32")}
+        assert int(state.step) == 10
+    assert fit._cache_size() == 1
+
+
+def test_warm_start_follows_the_ring_at_a_constant_rate(data):
+    offline, online = data
+    init, fit, _ = jitted(cfdg(dataclasses.replace(SMALL, warm_start=True), SPEC, True))
+    state = init(jax.random.key(0), offline, online)
+    state, _ = fit(state, offline, online, jax.random.key(1), SMALL.steps)
+    moved = online._replace(rows=online.rows.at[:, 0].add(10.0))
+    after, _ = fit(state, offline, moved, jax.random.key(2), 1)
+    assert after.normaliser.mean[0] == pytest.approx(state.normaliser.mean[0] + 5.0, abs=1e-4)
+    change = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params["out"], after.params["out"])
+    assert max(change.values()) > 1e-5, "the rate has fallen to zero"
+    cold, cold_fit, _ = jitted(cfdg(SMALL, SPEC, True))
+    state, _ = cold_fit(cold(jax.random.key(0), offline, online), offline, online, jax.random.key(1), SMALL.steps)
+    after, _ = cold_fit(state, offline, moved, jax.random.key(2), 1)
+    np.testing.assert_array_equal(after.normaliser.mean, state.normaliser.mean)
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+
+
+@pytest.mark.parametrize("label_embed", ["mlp", "onehot_concat"])
+def test_options_run(data, label_embed):
+    config = dataclasses.replace(SMALL, label_embed=label_embed, layer_norm=True, precision="bfloat16", w=0.0)
+    init, fit, generate = jitted(cfdg(config, SPEC, True))
+    state, metrics = fit(init(jax.random.key(0), *data), *data, jax.random.key(1), 5)
+    rows, _ = generate(state, jax.random.key(2), OFFLINE, 6)
+    assert np.isfinite(metrics["loss"]) and np.all(np.isfinite(rows[:, : LAYOUT.mc_return]))
+
+
+def test_no_offline_rows_are_refused(data):
+    with pytest.raises(UserError, match="needs offline rows"):
+        cfdg(SMALL, SPEC, True).init(jax.random.key(0), data[0][:0], data[1])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch": 255}, "augment.batch: is 255; must be even"),
+        ({"width": 0}, "augment.width: is 0; must be at least 1"),
+        ({"sampler_steps": 1}, "augment.sampler_steps: is 1; must be at least 2"),
+        ({"w": -0.1}, "augment.w: is -0.1; must be at least 0"),
+        ({"churn": -1.0}, "augment.churn: is -1.0; must be at least 0"),
+        ({"p_uncond": 1.5}, "augment.p_uncond: is 1.5; must lie between 0 and 1"),
+        ({"online_share": -0.2}, "augment.online_share: is -0.2; must lie between 0 and 1"),
+        ({"lr": 0.0}, "augment.lr: is 0.0; must be positive"),
+        ({"p_uncond": 0.0}, "augment.p_uncond: is 0 while w is 0.3"),
+    ],
+)
+def test_bad_values_are_refused(fields, message):
+    with pytest.raises(UserError) as error:
+        CFDGConfig(**fields)
+    assert message in str(error.value)
+
+
+def test_labels_name_both_synthetic_sources():
+    assert (
+        module.LABELS == {ONLINE: module.ONLINE, OFFLINE: module.OFFLINE} and module.NULL not in module.LABELS.values()
+    )

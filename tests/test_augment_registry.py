@@ -1,0 +1,34 @@
+"""The registry and the augmenter that does nothing."""
+
+import dataclasses
+
+import pytest
+
+from cfdg_jax.augment.none import NoneConfig, none
+from cfdg_jax.augment.registry import AUGMENTERS, make_augmenter
+from cfdg_jax.types import Augmenter, Source, Spec
+
+SPEC = Spec(obs_dim=3, act_dim=2, horizon=100)
+
+
+@pytest.mark.parametrize("name", list(AUGMENTERS))
+def test_every_entry_makes_an_augmenter_from_its_default_config(name):
+    config_class, _ = AUGMENTERS[name]
+    assert dataclasses.is_dataclass(config_class) and config_class.__dataclass_params__.frozen
+    augmenter = make_augmenter(config_class(), SPEC, with_terminal=True)
+    assert isinstance(augmenter, Augmenter)
+    assert sum(augmenter.shares.values()) == pytest.approx(1.0 if augmenter.shares else 0.0)
+    assert set(augmenter.shares) <= {Source.SYNTHETIC_OFFLINE, Source.SYNTHETIC_ONLINE}
+    assert (augmenter.fit_steps > 0) == bool(augmenter.shares)
+
+
+def test_unregistered_config():
+    with pytest.raises(TypeError, match="str is not the config of a registered augmenter"):
+        make_augmenter("cfdg", SPEC, with_terminal=True)
+
+
+def test_none_has_no_state_and_refuses_to_generate():
+    augmenter = none(NoneConfig(), SPEC, True)
+    assert augmenter.init(None, None, None) == () and augmenter.fit((), None, None, None, 10) == ((), {})
+    with pytest.raises(ValueError, match="generates no rows"):
+        augmenter.generate((), None, int(Source.SYNTHETIC_ONLINE), 10)

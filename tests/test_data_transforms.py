@@ -1,0 +1,163 @@
+"""Transforms, returns-to-go and scores: reference checks 29, 42, 61 and 63, and brute force."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cfdg_jax.data.dataset import from_arrays
+from cfdg_jax.data.reference_scores import normalized_score
+from cfdg_jax.data.transforms import (
+    apply_observation,
+    apply_reward,
+    fit_transforms,
+    identity_transforms,
+    invert_observation,
+    invert_reward,
+    mc_returns,
+    pack,
+)
+from cfdg_jax.types import Source, UserError
+
+
+def dataset(rewards, ends, terminals=None, seed=0):
+    rng, n = np.random.default_rng(seed), len(rewards)
+    terminals = np.zeros(n, bool) if terminals is None else np.asarray(terminals)
+    obs = rng.normal(3.0, 2.0, (n + 1, 4))
+    ends = np.asarray(ends, bool)
+    return from_arrays(
+        {
+            "observations": obs[:-1],
+            "next_observations": obs[1:],
+            "actions": rng.uniform(-1, 1, (n, 2)),
+            "rewards": np.asarray(rewards, float),
+            "terminals": terminals,
+            "timeouts": ends & ~terminals,
+        }
+    )
+
+
+def test_scores_of_the_reference():
+    for task, score in (("hopper", 92.8009), ("halfcheetah", 26.4207), ("walker2d", 65.3144)):
+        assert float(normalized_score(task, 3000.0)) == pytest.approx(score, abs=5e-5)
+    assert normalized_score("antmaze-large", np.full((2, 3), 0.42)) == pytest.approx(np.full((2, 3), 42.0))
+    assert normalized_score("hopper", [-20.272305, 3234.3]) == pytest.approx([0.0, 100.0])
+    assert normalized_score("toy-sparse", 1.0) is None and normalized_score("gym:Hopper-v5", 1.0) is None
+
+
+def test_return_range_uses_whole_trajectories():
+    data = dataset([40.0, 60.0, 300.0, 200.0, 100.0], [0, 1, 0, 0, 1])
+    transform = fit_transforms(data, "return_range").reward
+    assert float(transform.scale) == 2.0 and float(transform.bias) == 0.0
+
+
+@pytest.mark.parametrize("kind,wanted", [("raw", [0, 1]), ("minus_one", [-1, 0]), ("scale_bias", [-5, 5])])
+def test_fixed_reward_transforms(kind, wanted):
+    transform = fit_transforms(dataset([0.0, 1.0], [0, 1]), kind).reward
+    np.testing.assert_array_equal(apply_reward(transform, np.array([0, 1], np.float32)), wanted)
+
+
+def test_return_range_refuses_equal_returns():
+    with pytest.raises(UserError, match=r"all 2 .* return 3;") as caught:
+        fit_transforms(dataset([1.0, 2.0, 3.0], [0, 1, 1]), "return_range")
+    assert caught.value.field == "transform.reward"
+
+
+@pytest.mark.parametrize("kwargs", [{"reward": "log"}, {"observation": "whiten"}])
+def test_unknown_kinds_are_refused(kwargs):
+    with pytest.raises(UserError, match="unknown; valid:"):
+        fit_transforms(dataset([0.0, 1.0], [0, 1]), **kwargs)
+
+
+def test_round_trip_in_numpy_and_under_jit():
+    data = dataset(np.linspace(-3, 5, 50), np.arange(50) % 10 == 9)
+    transforms = fit_transforms(data, "return_range", "standardise")
+    reward, obs = (
+        apply_reward(transforms.reward, data.rewards),
+        apply_observation(transforms.observation, data.observations),
+    )
+    np.testing.assert_allclose(invert_reward(transforms.reward, reward), data.rewards, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(invert_observation(transforms.observation, obs), data.observations, rtol=1e-5, atol=1e-5)
+    device = jax.tree.map(jnp.asarray, transforms)
+    jitted = jax.jit(lambda t, o: apply_observation(t.observation, o))(device, data.observations)
+    np.testing.assert_allclose(jitted, obs, rtol=1e-6, atol=1e-6)
+
+
+def test_standardise_uses_the_floor():
+    data = dataset(np.arange(200.0), np.arange(200) % 10 == 9)
+    transform = fit_transforms(data, observation="standardise").observation
+    np.testing.assert_allclose(transform.scale, data.observations.std(0) + 1e-3, rtol=1e-5)
+    np.testing.assert_allclose(apply_observation(transform, data.observations).mean(0), 0, atol=1e-5)
+
+
+def test_pack_holds_transformed_rows():
+    data = dataset([1.0, 2.0, 3.0], [0, 1, 1], [False, True, False])
+    transforms = fit_transforms(data, "scale_bias", "standardise")
+    rows, layout = pack(data, transforms, discount=0.5), data.layout
+    assert rows.shape == (3, layout.width) and rows.dtype == np.float32
+    batch = layout.unpack(jnp.asarray(rows))
+    np.testing.assert_allclose(batch.reward, [5.0, 15.0, 25.0])
+    np.testing.assert_allclose(batch.terminal, [0, 1, 0])
+    np.testing.assert_allclose(batch.mc_return, [12.5, 15.0, 25.0])
+    np.testing.assert_array_equal(batch.source, [Source.OFFLINE] * 3)
+    np.testing.assert_allclose(batch.next_obs, apply_observation(transforms.observation, data.next_observations))
+    raw = pack(data, identity_transforms(4))
+    np.testing.assert_array_equal(raw[:, layout.obs], data.observations)
+
+
+def test_pack_translates_the_failure_reward():
+    data = dataset([0.0, 0.0, 0.0, 1.0], [0, 1, 0, 1], [False, False, False, True])
+    rows = pack(data, fit_transforms(data, "scale_bias"), 0.99, failure_reward=0.0)
+    np.testing.assert_allclose(rows[:, data.layout.mc_return], [-500, -500, -0.05, 5.0], rtol=1e-5)
+
+
+def test_returns_of_the_reference():
+    ends3, none3 = np.array([0, 0, 1], bool), np.zeros(3, bool)
+    win = mc_returns(np.array([-5.0, -5, 5]), ends3, ends3, 0.99, sparse_failure=-5.0)
+    np.testing.assert_allclose(win, [-5.0495, -0.05, 5.0], atol=1e-5)
+    assert (mc_returns(np.full(3, -5.0), ends3, none3, 0.99, sparse_failure=-5.0) == -500).all()
+    assert mc_returns(np.full(3, -5.0), ends3, none3, 0.99)[0] == pytest.approx(-14.8505, abs=1e-4)
+    long = np.arange(1000) == 999
+    assert mc_returns(np.full(1000, -1.0), long, long, 0.99, sparse_failure=-1.0)[0] == pytest.approx(-100)
+    assert mc_returns(np.full(1000, -1.0), long, long, 0.99)[0] == pytest.approx(-99.9957, abs=1e-4)
+
+
+def test_mean_reward_continues_truncated_trajectories_only():
+    rewards, ends = np.array([1.0, 3.0, 1.0, 3.0]), np.array([0, 1, 0, 1], bool)
+    terminals = np.array([0, 0, 0, 1], bool)
+    returns = mc_returns(rewards, ends, terminals, 0.5, truncation="mean_reward")
+    # The first trajectory is worth its mean reward 2 for ever after its end: 2 / (1 - 0.5) = 4, discounted once.
+    np.testing.assert_allclose(returns, [1 + 0.5 * 5.0, 3 + 0.5 * 4.0, 1 + 0.5 * 3.0, 3.0])
+
+
+def test_discount_one_needs_finite_sums():
+    ends = np.array([True])
+    assert mc_returns(np.ones(1), ends, ends, 1.0) == 1.0
+    for kwargs in ({"sparse_failure": 0.0}, {"truncation": "mean_reward"}):
+        with pytest.raises(UserError, match="discount"):
+            mc_returns(np.ones(1), ends, ends, 1.0, **kwargs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 2.5]), st.booleans(), st.booleans()), min_size=1, max_size=40),
+    discount=st.sampled_from([0.0, 0.5, 0.99]),
+    failure=st.sampled_from([None, -1.0]),
+    truncation=st.sampled_from(["none", "mean_reward"]),
+)
+def test_returns_equal_brute_force(rows, discount, failure, truncation):
+    rewards, ends, terminals = (np.array(x) for x in zip(*rows, strict=True))
+    terminals = terminals & ends
+    ends[-1] = True
+    expected, start = [], 0
+    for last in np.flatnonzero(ends):
+        part = rewards[start : last + 1]
+        tail = 0.0 if terminals[last] or truncation == "none" else part.mean() / (1 - discount)
+        for t in range(len(part)):
+            total = sum(discount**k * r for k, r in enumerate(part[t:])) + discount ** (len(part) - t) * tail
+            expected.append(failure / (1 - discount) if failure is not None and part.max() <= failure else total)
+        start = last + 1
+    found = mc_returns(rewards, ends, terminals, discount, failure, truncation)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
