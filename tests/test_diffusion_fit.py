@@ -29,7 +29,7 @@ def rows_with(mean, std, count, columns=1, seed=0):
     return jnp.asarray(mean + std * z, jnp.float32)
 
 
-# -- normaliser ----------------------------------------------------------------------------------------------------------
+# -- normaliser --------------------------------------------------------------------------------------------------------
 
 
 def test_mixture_weighs_both_parts_the_same_whatever_their_size():
@@ -82,7 +82,7 @@ def test_empty_places_of_a_ring_do_not_count():
     assert filled(ring.full(data)).all() and masked.mean.shape == (3,)
 
 
-# -- labels --------------------------------------------------------------------------------------------------------------
+# -- labels ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5])
@@ -108,7 +108,7 @@ def test_dropped_labels_train_the_null_row_alone(probability, trained):
         assert np.any(gradient[row] != 0) == (row in trained)
 
 
-# -- average, optimiser, scan --------------------------------------------------------------------------------------------
+# -- average, optimiser, scan ------------------------------------------------------------------------------------------
 
 
 def test_average_acts_at_calls_1_11_21_and_copies_up_to_101():
@@ -128,7 +128,7 @@ def test_average_acts_at_calls_1_11_21_and_copies_up_to_101():
 
 @pytest.mark.parametrize(
     ("call", "decay"),
-    [(50, 0), (101, 0), (102, 0.370), (111, 0.798), (201, 0.954), (1001, 0.990), (2931, 0.995), (9001, 0.995)],
+    [(50, 0), (101, 0), (102, 0.370), (111, 0.798), (201, 0.954), (1001, 0.9893), (2931, 0.995), (9001, 0.995)],
 )
 def test_average_decay(call, decay):
     assert Averaging().decay_at(jnp.int32(call)) == pytest.approx(decay, abs=6e-4)

@@ -1,5 +1,7 @@
 """Classifier-free guidance on Gaussians and mixtures, against closed forms and an accurate ODE solution."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,7 +89,7 @@ def test_unlisted_widths_against_the_exact_flow(w, std, null_std):
     ("w", "mean", "std", "prior"), [(0.2, 1.0, 0.4, 0.5), (0.8, 0.6, 0.7, 0.3), (2.0, 1.5, 1.0, 0.9)]
 )
 def test_unlisted_mixtures_against_an_ode_solver(w, mean, std, prior):
-    """The same guided field, restated in float64 NumPy through densities, integrated by an adaptive high-order method."""
+    """The same guided field, restated in float64 through densities, integrated by an adaptive high-order method."""
 
     def field(sigma, x):
         spread = np.hypot(std, sigma)
@@ -112,7 +114,7 @@ def test_unlisted_steps_against_the_affine_recursion(steps):
     """Per step Heun multiplies a zero-mean Gaussian sample by a known number; with guidance the rates add."""
     w, std, null_std, levels, factor = 0.6, 0.5, 0.9, edm.schedule(steps), 80.0
     rate = lambda t: (1 + w) * t / (std**2 + t**2) - w * t / (null_std**2 + t**2)
-    for t, following in zip(levels[:-2], levels[1:-1], strict=True):
+    for t, following in itertools.pairwise(levels[:-1]):
         h = following - t
         factor *= 1 + 0.5 * h * (rate(t) + (1 + h * rate(t)) * rate(following))
     factor *= 1 - levels[-2] * rate(levels[-2])
@@ -120,7 +122,7 @@ def test_unlisted_steps_against_the_affine_recursion(steps):
     assert ours == pytest.approx(abs(factor), rel=1e-4)
 
 
-# -- the wrapper ---------------------------------------------------------------------------------------------------------
+# -- the wrapper -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ def gaussian(mean, std):
 
 
 def moments(denoise, solver):
-    """Exact mean and standard deviation of the sampler on a 1-D affine denoiser: one row per unit noise, one without."""
+    """Exact mean and std of the sampler on a 1-D affine denoiser: one row per unit noise, one without noise."""
     rows = solver.steps + 2
     unit = jnp.eye(rows)[:, :, None]
     start, churn = unit[0], unit[1:-1]
@@ -59,7 +59,7 @@ def test_mean_is_biased_by_the_prior_unless_churned():
 )
 @pytest.mark.parametrize("data", [0.3, 1.5])
 def test_against_algorithm_2_in_numpy(solver, data):
-    """An independent float64 loop over the published pseudo-code, N, churn and standard deviation not listed elsewhere."""
+    """An independent float64 loop over the published pseudo-code, at N, churn and std not listed elsewhere."""
     levels = np.array([(80 ** (1 / 7) + i / (solver.steps - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
                        for i in range(solver.steps)] + [0.0])  # fmt: skip
     denoise, draws = gaussian(0.7, data), np.random.default_rng(0).normal(size=(solver.steps + 1, 5, 1))

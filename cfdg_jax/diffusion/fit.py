@@ -68,6 +68,7 @@ class Averaging:
     def update(self, average: Params, params: Params, call: Array) -> Params:
         """The average after optimiser step `call`."""
         decay = self.decay_at(call)
+        # Batched over seeds the condition becomes a select on every step; its cost is lost in that of the gradient.
         blend = lambda old, new: jax.tree.map(lambda o, n: decay * o + (1.0 - decay) * n, old, new)
         return jax.lax.cond(self.due(call), blend, lambda old, new: old, average, params)
 
@@ -130,7 +131,7 @@ def drop_labels(key: Key, labels: Array, probability: Array | float, null: int) 
 
 
 def optimiser(lr: float, steps: int | None) -> optax.GradientTransformation:
-    """SynthER's: gradient norm clipped to 1, AdamW(.9, .99) without decay, cosine to 0 over `steps` (None: constant)."""
+    """SynthER's: gradient norm clipped to 1, AdamW(.9, .99), no decay, cosine to 0 over `steps` (None: constant)."""
     rate = lr if steps is None else optax.cosine_decay_schedule(lr, steps)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=0.0))
 

@@ -10,7 +10,7 @@ computed once and not once per row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -26,7 +26,7 @@ only."""
 LabelEmbed = Literal["mlp", "onehot_concat"]
 """``mlp``: an embedding row through a two-layer MLP, added to the time embedding. ``onehot_concat``: joined to x."""
 
-_PRECISIONS = {
+_PRECISIONS: dict[str, Any] = {
     "default": None,
     "float32": jax.lax.Precision.HIGHEST,
     "bfloat16": jax.lax.DotAlgorithmPreset.BF16_BF16_F32,
@@ -81,7 +81,7 @@ def resmlp(
         return module.init(key, jnp.zeros(event_dim), jnp.zeros(()), condition)["params"]
 
     def apply(params: Params, x: Array, c_noise: Array, condition: Array | None = None) -> Array:
-        return module.apply({"params": params}, x, c_noise, condition)
+        return cast(Array, module.apply({"params": params}, x, c_noise, condition))
 
     return Network(init, apply)
 

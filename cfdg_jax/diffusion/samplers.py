@@ -1,7 +1,7 @@
 """EDM's samplers (Karras et al. 2022, Algorithms 1 and 2) over any denoise function.
 
     for i in 0 .. N-2:  add noise from sigma_i up to sigma_hat;  Euler step to sigma_{i+1};  trapezoid correction
-    return D(x_hat; sigma_hat)                                   the last Euler step, to sigma = 0, is the denoiser itself
+    add noise;  return D(x_hat; sigma_hat)                     the last Euler step, to sigma = 0, is the denoiser
 
 Guidance is no business of a sampler: it wraps the denoise function.
 """
