@@ -410,6 +410,31 @@ def test_value_is_the_smaller_target_critic():
     np.testing.assert_array_equal(agent.value(state, obs, action), both.min(axis=0))
 
 
+def test_known_values_of_a_two_state_chain():
+    """s0 leads to s1 without reward; at s1 the reward is the action, -1 or 1 equally often, and the episode ends.
+
+    V(s1) is the 0.7 expectile of {-1, 1}, 2 * 0.7 - 1; V(s0) is that, discounted; the policy's mean at s1 is the mean
+    action under weights exp(+-beta), which is tanh(beta).
+    """
+    config = IQLConfig(
+        hidden=(32,), expectile=0.7, temperature=1.0, learning_rate=3e-3, tau=0.05, cosine=False, init="pytorch"
+    )
+    spec = Spec(obs_dim=2, act_dim=1, horizon=2)
+    agent, p = iql(config, spec, "online"), parts(config, spec, "online", 1)
+    obs = np.repeat(np.eye(2, dtype=np.float32), 16, axis=0)
+    action = np.tile(np.array([[-1.0], [1.0]], np.float32), (16, 1))
+    reward, terminal = obs[:, 1] * action[:, 0], obs[:, 1]
+    rows = spec.layout.pack(obs, action, reward, np.eye(2)[[1] * 32], terminal, -np.inf, 0.0, xp=np)
+    batches = spec.layout.unpack(jnp.broadcast_to(rows, (1500, *rows.shape)))
+    state, _ = jax.jit(agent.update)(fresh(p, spec=spec), batches, jax.random.key(0), jnp.int32(0))
+    v0, v1 = p.value.apply(state.value, jnp.eye(2))
+    assert v1 == pytest.approx(0.4, abs=0.02) and v0 == pytest.approx(0.99 * 0.4, abs=0.02)
+    q = agent.value(state, jnp.array([[0.0, 1.0]] * 2), jnp.array([[-1.0], [1.0]]))
+    np.testing.assert_allclose(q, [-1.0, 1.0], atol=0.03)
+    mean = agent.act(state, jnp.eye(2)[1], jax.random.key(0), False)
+    assert mean[0] == pytest.approx(np.tanh(1.0), abs=0.03)
+
+
 @pytest.mark.parametrize(
     "field, value",
     [

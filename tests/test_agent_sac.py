@@ -273,6 +273,22 @@ def test_both_phases_share_state_and_the_hand_over_keeps_it():
     np.testing.assert_array_equal(agent.value(state, obs, action), both.min(axis=0))
 
 
+def test_known_optimum_of_a_one_step_task():
+    """Reward -4 (a - 0.5)^2 and the end: the policy's mode goes to 0.5 and the critics to the reward."""
+    spec = Spec(obs_dim=1, act_dim=1, horizon=1)
+    config = SACConfig(hidden=(32, 32), learning_rate=1e-3, tau=0.05, init_temperature=0.1, learn_temperature=False)
+    agent, rng = sac(config, spec, "online"), np.random.default_rng(0)
+    action = rng.uniform(-1, 1, (2000, 64, 1)).astype(np.float32)
+    obs, reward = np.ones_like(action), -4 * (action[..., 0] - 0.5) ** 2
+    batches = spec.layout.unpack(jnp.asarray(spec.layout.pack(obs, action, reward, obs, 1.0, -np.inf, 1.0, xp=np)))
+    state = jax.jit(agent.init)(jax.random.key(0))
+    state, _ = jax.jit(agent.update)(state, batches, jax.random.key(1), jnp.int32(0))
+    mode = agent.act(state, jnp.ones((1, 1)), jax.random.key(0), False)
+    assert mode[0, 0] == pytest.approx(0.5, abs=0.1)
+    q = agent.value(state, jnp.ones((3, 1)), jnp.array([[-0.5], [0.5], [0.9]]))
+    np.testing.assert_allclose(q, [-4.0, 0.0, -0.64], atol=0.25)
+
+
 @pytest.mark.parametrize(
     "field, value",
     [

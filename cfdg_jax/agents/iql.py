@@ -188,13 +188,12 @@ def update(p: Parts, state: IQLState, batches: Batch, key: Key, step: Array) -> 
 
 def act(p: Parts, state: IQLState, obs: Array, key: Key, explore: bool) -> Array:
     """The mean action; exploring, a sample of the policy, clipped to the box."""
-    if p.config.policy == "gaussian":
-        policy = p.policy.apply(state.policy, obs)
-        mode, scale = policy.mode(), jnp.exp(policy.log_std)
-    else:
-        mode, scale = p.policy.apply(state.policy, obs), p.config.explore_noise
+    policy = p.policy.apply(state.policy, obs)
+    stochastic = p.config.policy == "gaussian"
+    mode = policy.mode() if stochastic else policy
     if not explore:
         return mode
+    scale = jnp.exp(policy.log_std) if stochastic else p.config.explore_noise
     return jnp.clip(mode + scale * jax.random.normal(key, mode.shape), -1.0, 1.0)
 
 

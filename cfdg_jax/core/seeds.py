@@ -41,8 +41,9 @@ def over_seeds(fn: Callable, in_axes: Sequence[int | None], how: SeedAxis = "aut
     Args:
       fn: One-seed function of positional arguments.
       in_axes: 0 for arguments with a leading seed axis, None for shared ones, one entry per argument.
-      how: ``vmap`` batches the seeds, ``scan`` runs them one after the other inside the same program; ``auto`` takes
-        what measured best on the default backend (see `benchmarks/results`).
+      how: ``vmap`` batches the seeds, ``scan`` runs them one after the other inside the same program; ``auto`` is
+        ``vmap``: on CPU the two measure within 5 % of each other for 1 to 50 updates per call and 5 seeds, and on an
+        accelerator only ``vmap`` fills it.
     """
     if how == "auto":
         how = "vmap"
