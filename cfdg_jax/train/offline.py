@@ -25,7 +25,7 @@ def pretrain(session: Session) -> None:
             session.events()
             if session.step >= config.steps:
                 return
-            session.interrupts.check()
+            session.stop_if_asked()
             updates = session.boundary(config.updates_per_call)
             session.state, session.meters = program.offline_chunk(
                 session.state, session.meters, program.offline_rows, updates

@@ -56,7 +56,7 @@ def improve(session: Session) -> None:
                 session.events()
                 if session.step >= config.steps:
                     return
-                session.interrupts.check()
+                session.stop_if_asked()
                 steps = session.boundary(driver.most, config.start_steps, config.random_steps - 1)
                 if config.update_every > 1:
                     steps = min(steps, config.update_every - session.step % config.update_every)

@@ -204,7 +204,6 @@ def _run_phases(session: Session, offline_from: pathlib.Path | None) -> None:
         save_samples(session)
         summarise(session, "done")
     except Interrupted:
-        session.checkpoint()
         summarise(session, "interrupted")
         raise
     finally:

@@ -21,7 +21,7 @@ from cfdg_jax.train.checkpoint import Checkpointer, Saved
 from cfdg_jax.train.evaluate import run_episodes
 from cfdg_jax.train.logging import RunLogger
 from cfdg_jax.train.program import Meters, Program
-from cfdg_jax.train.progress import Interrupts, Progress
+from cfdg_jax.train.progress import Interrupted, Interrupts, Progress
 from cfdg_jax.train.refresh import refresh, synthetic_rows
 from cfdg_jax.types import TrainState
 
@@ -197,10 +197,24 @@ class Session:
     def refresh(self) -> None:
         """Refreshes the synthetic rings and writes one line of metrics."""
         start = time.perf_counter()
-        with self.clock("refresh"):
+        with self.clock("refresh"), self.checkpoint_if_interrupted():
             self.state, metrics = refresh(self.program, self.state, self.step, self.progress, self.interrupts)
         seconds = {"refresh_seconds": time.perf_counter() - start}
         self.logger.metrics("refresh", self.step, metrics | seconds)
+
+    @contextmanager
+    def checkpoint_if_interrupted(self) -> Iterator[None]:
+        """Writes a checkpoint if the block raises `Interrupted`, while the simulators are still there to be saved."""
+        try:
+            yield
+        except Interrupted:
+            self.checkpoint()
+            raise
+
+    def stop_if_asked(self) -> None:
+        """Writes a checkpoint and raises `Interrupted` if a signal has arrived."""
+        with self.checkpoint_if_interrupted():
+            self.interrupts.check()
 
     def checkpoint(self) -> None:
         """Writes a checkpoint of everything, the log's lengths included."""
