@@ -1,6 +1,6 @@
 """``cfdg-jax demo``: the main job on the embedded default, ending in a report.
 
-    data      local:hopper-medium-replay-v0, built on first use
+    data      local:hopper-medium-v0, built on first use
     offline   IQL, several seeds at once
     online    twice from the same pre-training: IQL, and IQL with CFDG
     report    one HTML page
@@ -23,14 +23,15 @@ from cfdg_jax.report.build import build_report
 from cfdg_jax.train.run import Run, load_run, read_config, train
 from cfdg_jax.types import require
 
-DATASET = "local:hopper-medium-replay-v0"
+DATASET = "local:hopper-medium-v0"
 BUDGET = {
-    "offline.steps": 10_000,
-    "online.steps": 10_000,
+    "agent.hidden": (128, 128),
+    "mix.kind": "uniform",
+    "offline.steps": 5_000,
+    "online.steps": 15_000,
     "evaluate.offline_every": 2_500,
-    "evaluate.online_every": 2_500,
-    "refresh.every": 2_500,
     "augment.steps": 2_000,
+    "refresh.rows": 10_000,
 }
 """What the demo changes in the reduced preset, to end within ten minutes on two cores."""
 

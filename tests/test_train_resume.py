@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from train_helpers import assert_same_run, final_leaves, hopper_config, toy_conf
 
 import cfdg_jax
 from cfdg_jax import cli
-from cfdg_jax.train import session
+from cfdg_jax.train import checkpoint, session
 from cfdg_jax.train.progress import Interrupted
 from cfdg_jax.types import UserError
 
@@ -148,18 +149,33 @@ def test_used_folders_and_missing_runs_are_refused(uninterrupted, tmp_path, caps
     assert error.count("\n") == 0 and "is no run folder" in error
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_was_complete(tmp_path):
+def test_a_full_disk_is_one_line_and_keeps_what_was_complete(uninterrupted, tmp_path, monkeypatch, capsys):
+    _, whole = uninterrupted
+    room = iter([10**12, 10**12, 0])
+    free = lambda folder: types.SimpleNamespace(free=next(room))
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "_setup", lambda *arguments: None)
+        patch.setattr(cli, "resolve", lambda arguments: whole.config)
+        patch.setattr(checkpoint.shutil, "disk_usage", free)
+        assert cli.main(["train", "--quiet", "--out", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.count("\n") == 0 and error.startswith("error: disk full while writing"), error
+    assert_same_run(whole, cfdg_jax.train(resume=tmp_path / "run", progress=False))
+
+
+def test_a_write_that_fails_half_way_says_so(tmp_path):
+    """A file-size limit, met inside orbax, stands for a disk that fills up while a checkpoint is written."""
     out = tmp_path / "full"
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
     code = (
-        f"import sys, signal; sys.path.insert(0, {str(ROOT / 'tests')!r}); import conftest, jax, train_helpers;"
-        f"from cfdg_jax.config import to_yaml; from cfdg_jax import cli; import cfdg_jax.cli as c;"
-        f"c._setup = lambda *a: None; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        f"jax.config.update('jax_enable_compilation_cache', False); {limit}"
-        f"c.resolve = lambda a: train_helpers.toy_config();"
-        f"sys.exit(cli.main(['train', '--quiet', '--out', {str(out)!r}]))"
+        f"import sys, signal, resource; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "import conftest, jax, train_helpers, cfdg_jax.cli as c\n"
+        "jax.config.update('jax_enable_compilation_cache', False)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "c._setup, c.resolve = lambda *a: None, lambda a: train_helpers.toy_config()\n"
+        f"sys.exit(c.main(['train', '--quiet', '--out', {str(out)!r}]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ)
     assert done.returncode == 1, done.stderr
-    assert "disk full" in done.stderr.strip().splitlines()[-1], done.stderr
+    assert any(line.startswith("error: disk full") for line in done.stderr.splitlines()), done.stderr
     assert (out / "config.yaml").is_file()

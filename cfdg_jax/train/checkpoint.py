@@ -12,7 +12,10 @@ lengths, config hash
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +26,10 @@ import orbax.checkpoint as ocp
 
 from cfdg_jax.train.program import Program
 from cfdg_jax.types import Buffer, TrainState, UserError
+
+
+DISK_FULL = ("No space left", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE: Error writing", "File too large", "quota")
+"""What the messages of a failed write contain when the disk, a quota or a file-size limit is reached."""
 
 
 @dataclasses.dataclass
@@ -57,8 +64,20 @@ class Checkpointer:
             loop=ocp.args.StandardSave({name: np.asarray(value) for name, value in loop.items()}),
             meta=ocp.args.JsonSave(meta),
         )
-        self._manager.save(number, args=args)
-        self._manager.wait_until_finished()
+        self._require_room(state)
+        try:
+            self._manager.save(number, args=args)
+            self._manager.wait_until_finished()
+        except ValueError as error:  # tensorstore's way to say that a write failed
+            if not any(sign in str(error) for sign in DISK_FULL):
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder / "checkpoints")) from error
+
+    def _require_room(self, state: TrainState) -> None:
+        """Raises `OSError` before anything is written if the disk cannot hold what `state` may need."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(_cut(state))) + 1_000_000
+        if shutil.disk_usage(self._folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder / "checkpoints"))
 
     def numbers(self) -> list[int]:
         """The complete checkpoints, oldest first."""
