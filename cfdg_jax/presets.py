@@ -86,7 +86,7 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
         values |= {"agent.expectile": 0.9 if antmaze else 0.7, "agent.temperature": 10.0 if antmaze else 3.0}
         values |= {"agent.order": "jax", "agent.q_loss": "sum"}
         if not antmaze and family != "toy":
-            # 3.0 in the paper, over 1M updates; in tens of thousands advantages are mostly noise and the policy follows it
+            # 3.0 in the paper, over 1M updates; over tens of thousands the policy would follow noise in the advantages
             values |= {"transform.reward": "return_range", "agent.temperature": 0.5}
     if augment == "cfdg":  # reference 5.4: CPU preset (width 256, 5K steps, 16 to 32 sampling steps)
         values |= {

@@ -27,7 +27,6 @@ import orbax.checkpoint as ocp
 from cfdg_jax.train.program import Program
 from cfdg_jax.types import Buffer, TrainState, UserError
 
-
 DISK_FULL = ("No space left", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE: Error writing", "File too large", "quota")
 """What the messages of a failed write contain when the disk, a quota or a file-size limit is reached."""
 
