@@ -45,7 +45,7 @@ def apply_preset(config: TrainConfig, preset: str, task: str) -> TrainConfig:
 def _paper(agent: str, augment: str, family: str) -> dict[str, Any]:
     antmaze = family == "antmaze"
     values: dict[str, Any] = {
-        "transform.reward": "minus_one" if antmaze else "raw",  # reference 1.3: PEX repository, CFDG's base agents
+        "transform.reward": "minus_one" if antmaze else "raw",  # reference 1.3: PEX, CFDG's bases, RLPD
         "evaluate.episodes": 100 if antmaze else 10,  # reference 1.5
         "evaluate.online_every": 50_000 if antmaze else 10_000,  # reference 1.5
         "evaluate.offline_every": 100_000 if antmaze else 50_000,  # IQL: 100K AntMaze; locomotion thinned from 5K
@@ -57,8 +57,6 @@ def _paper(agent: str, augment: str, family: str) -> dict[str, Any]:
             "agent.order": "torch",
             "agent.q_loss": "mean",
         }
-    if agent == "sac":
-        values |= {"transform.reward": "raw" if not antmaze else "minus_one"}  # RLPD
     if family == "toy":
         values |= {"transform.reward": "raw", "evaluate.episodes": 20}
     return values
