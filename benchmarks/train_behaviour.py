@@ -37,7 +37,7 @@ def behaviour_config(task: str, agent: str, steps: int, seed: int) -> TrainConfi
     values: dict[str, object] = {"agent.critic_hidden": (128, 128)} if agent == "crossq" else {}
     values |= {
         "env.dynamics": "d4rl", "seeds": 1, "first_seed": seed, "online.steps": steps, "online.capacity": steps,
-        "checkpoint.keep": 1_000, "evaluate.episodes": 10, "agent.hidden": (128, 128),
+        "checkpoint.keep": 1_000, "evaluate.episodes": 10, "evaluate.online_every": 1_000, "agent.hidden": (128, 128),
     }  # fmt: skip
     return dataclasses.replace(override(config, values), label=f"{agent} {task}")
 

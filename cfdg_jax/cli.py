@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import errno
 import os
 import pathlib
@@ -93,6 +92,10 @@ def _parser() -> Parser:
         "train", _train, "Train many seeds at once; any config field is --dotted.path VALUE.", takes_fields=True
     )
     _train_arguments(train)
+    sweep = add("sweep", _sweep, "Run every line of a yaml file, sharing pre-training, and report on all of them.")
+    sweep.add_argument("file", metavar="FILE.yaml")
+    sweep.add_argument("--out", help="folder for the runs and the report (default runs/<name of the file>)")
+    sweep.add_argument("--quiet", action="store_true", help="no progress bars")
     report = add("report", _report, "Write curves, tables and pictures of runs as one HTML page.")
     report.add_argument("runs", nargs="+", metavar="RUN_DIR")
     report.add_argument("--out", help="folder for the page (default: beside the first run)")
@@ -180,37 +183,12 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def resolve(arguments: argparse.Namespace):
     """The config that the train command's flags describe: choices, then preset, then dotted fields."""
-    from cfdg_jax.config import TrainConfig, named_choice, override
-    from cfdg_jax.presets import apply_preset
+    from cfdg_jax.presets import make_config
 
-    config = TrainConfig()
-    if arguments.dataset is not None:
-        config = dataclasses.replace(config, dataset=arguments.dataset, **_scratch(arguments.dataset, arguments.fields))
-    for field in ("agent", "augment", "stratify"):
-        name = getattr(arguments, field)
-        if name:
-            config = dataclasses.replace(config, **{field: named_choice(field, name)})
-    config = apply_preset(config, arguments.preset, guess_task(config))
-    values = dict(arguments.fields)
-    values |= {"mix.kind": arguments.mix} if arguments.mix else {}
-    values |= {"seeds": arguments.seeds} if arguments.seeds else {}
-    return override(config, values)
-
-
-def _scratch(dataset: str, fields: dict[str, str]) -> dict:
-    """Training from scratch needs its task and no pre-training from the start, or the config would refuse itself."""
-    if dataset != "":
-        return {}
-    from cfdg_jax.config import EnvConfig, OfflineConfig
-
-    return {"env": EnvConfig(task=fields.get("env.task", "")), "offline": OfflineConfig(steps=0)}
-
-
-def guess_task(config) -> str:
-    """The environment id a preset is chosen for: the given one, or what the dataset's name says."""
-    from cfdg_jax.data.dataset import task_of_name
-
-    return config.env.task or task_of_name(config.dataset)
+    given = {name: getattr(arguments, name) for name in ("dataset", "agent", "augment", "stratify", "mix", "seeds")}
+    return make_config(
+        {name: value for name, value in given.items() if value is not None} | arguments.fields, arguments.preset
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -220,6 +198,21 @@ def _demo(arguments: argparse.Namespace) -> int:
 
     try:
         print(demo(pathlib.Path(arguments.out or "runs/demo"), arguments.preset, arguments.fields))
+    except Interrupted:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    _setup()
+    from cfdg_jax.sweep import read_sweep, sweep
+    from cfdg_jax.train.progress import Interrupted
+
+    path = pathlib.Path(arguments.file)
+    out = pathlib.Path(arguments.out) if arguments.out else pathlib.Path("runs") / path.stem
+    try:
+        print(f"report: {sweep(read_sweep(path), out, progress=not arguments.quiet)}")
     except Interrupted:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130

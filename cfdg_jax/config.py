@@ -42,6 +42,8 @@ class TransformConfig:
 
     reward: Literal["raw", "return_range", "minus_one", "scale_bias"] = "return_range"  # reference section 1.3
     observation: Literal["none", "standardise"] = "none"  # reference section 1.4
+    failure_reward: float | None = None  # raw reward of a step without success, sparse tasks (Cal-QL: AntMaze 0)
+    truncation: Literal["none", "mean_reward"] = "none"  # worth of a cut trajectory after its end (none: Cal-QL)
 
 
 @dataclasses.dataclass(frozen=True)

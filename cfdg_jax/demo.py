@@ -10,8 +10,6 @@ Every stage keeps what it finished: running the command again continues where it
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Mapping
@@ -20,8 +18,7 @@ from cfdg_jax.config import TrainConfig, named_choice, override
 from cfdg_jax.data.dataset import task_of_name
 from cfdg_jax.presets import apply_preset
 from cfdg_jax.report.build import build_report
-from cfdg_jax.train.run import Run, load_run, read_config, train
-from cfdg_jax.types import require
+from cfdg_jax.sweep import run_or_continue
 
 DATASET = "local:hopper-medium-v0"
 BUDGET = {
@@ -53,20 +50,7 @@ def demo(out: pathlib.Path, preset: str = "reduced", fields: Mapping[str, str] |
       Interrupted: after a checkpoint, if SIGINT or SIGTERM arrived.
     """
     start = time.perf_counter()
-    base = _run(out / "iql", demo_config("none", preset, fields or {}), None)
-    augmented = _run(out / "iql-cfdg", demo_config("cfdg", preset, fields or {}), base.folder)
+    base = run_or_continue(out / "iql", demo_config("none", preset, fields or {}))
+    augmented = run_or_continue(out / "iql-cfdg", demo_config("cfdg", preset, fields or {}), base.folder)
     page = build_report([base.folder, augmented.folder], out / "report")
     return f"report: {page}\n{time.perf_counter() - start:.0f} s in all"
-
-
-def _run(folder: pathlib.Path, config: TrainConfig, offline_from: pathlib.Path | None) -> Run:
-    """The finished run in `folder`: read back, continued, or made."""
-    if not (folder / "config.yaml").is_file():
-        return train(config, folder, offline_from=offline_from)
-    found = read_config(folder)
-    asked = dataclasses.replace(config, env=found.env)
-    require(found == asked, str(folder), "holds a demo of other settings", "name another --out")
-    summary = folder / "summary.json"
-    if summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "done":
-        return load_run(folder)
-    return train(resume=folder, offline_from=offline_from)

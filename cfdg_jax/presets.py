@@ -10,9 +10,20 @@ A preset is a function of the choices alone, so that ``--preset paper`` and a co
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-from cfdg_jax.config import TrainConfig, choice, nearest, override
+from cfdg_jax.config import (
+    REGISTRIES,
+    EnvConfig,
+    OfflineConfig,
+    TrainConfig,
+    choice,
+    named_choice,
+    nearest,
+    override,
+)
+from cfdg_jax.data.dataset import task_of_name
 from cfdg_jax.types import require
 
 PRESETS = ("paper", "reduced", "smoke")
@@ -25,6 +36,30 @@ def task_family(task: str) -> str:
     if task.startswith("toy"):
         return "toy"
     return "locomotion" if task in ("hopper", "halfcheetah", "walker2d", "ant") else "other"
+
+
+def make_config(values: Mapping[str, Any], preset: str = "paper") -> TrainConfig:
+    """The config that a command line or a line of a sweep describes: choices, then preset, then fields.
+
+    Args:
+      values: ``dataset``, ``agent``, ``augment``, ``stratify``, ``mix`` and ``seeds`` by name, and dotted fields.
+      preset: Where all other values come from.
+
+    Raises:
+      UserError: for an unknown name, field or value.
+    """
+    fields = {"mix.kind" if name == "mix" else name: value for name, value in values.items()}
+    chosen: dict[str, Any] = {
+        field: named_choice(field, str(fields.pop(field))) for field in REGISTRIES if field in fields
+    }
+    dataset = fields.pop("dataset", None)
+    if dataset is not None:
+        chosen["dataset"] = str(dataset)
+    if dataset == "":  # the task and no pre-training from the start, or the config would refuse itself
+        chosen |= {"env": EnvConfig(task=str(fields.get("env.task", ""))), "offline": OfflineConfig(steps=0)}
+    config = dataclasses.replace(TrainConfig(), **chosen)
+    task = str(fields.get("env.task", "")) or task_of_name(config.dataset)
+    return override(apply_preset(config, preset, task), fields)
 
 
 def apply_preset(config: TrainConfig, preset: str, task: str) -> TrainConfig:

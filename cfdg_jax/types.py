@@ -252,19 +252,43 @@ class Augmenter(NamedTuple):
     warm_start: bool = False
 
 
+class Stage(NamedTuple):
+    """One stage of a stratifier's preparation, between the offline and the online phase.
+
+    Attributes:
+      name: The field of the stratifier's state that it trains.
+      steps: Optimiser steps.
+      shared: Whether the field depends on the dataset alone, so that one training serves all seeds.
+    """
+
+    name: str
+    steps: int
+    shared: bool = False
+
+
 class Stratifier(NamedTuple):
-    """Decides how conservatively each row is treated, for one seed, as pure functions.
+    """Decides how conservatively each row of an online-phase batch is treated, for one seed, as pure functions.
+
+    ``value(obs [..., O], action [..., A]) -> [...]`` below is the agent's, with its current parameters. The offline
+    phase is conservative throughout and asks no stratifier.
 
     Attributes:
       init: ``(key) -> state``.
-      fit: ``(state, batches, value, key) -> (state, metrics)``: K training steps on a `[K, B]` `Batch` with the
-        agent's ``value(obs, action)``.
       mark: ``(state, batch, key) -> (conserve [B], metrics)``.
+      fit: ``(state, batches, value, key) -> (state, metrics)``: training alongside K agent updates on their `[K, B]`
+        `Batch`; None if nothing is learnt online.
+      stages: What has to be trained before the online phase, in order.
+      prepare: ``(state, stage name, offline_rows [N, D], value, key, steps) -> (state, metrics)``: `steps` (a Python
+        int) optimiser steps of a stage, scanned; a stage may be cut into calls of any length.
+      observe: ``(state, obs [O], key) -> state``: takes note of a state just met online; None if not needed.
     """
 
     init: Callable[[Key], Any]
-    fit: Callable[[Any, Batch, Callable[[Array, Array], Array], Key], tuple[Any, Metrics]]
     mark: Callable[[Any, Batch, Key], tuple[Array, Metrics]]
+    fit: Callable[[Any, Batch, Callable[[Array, Array], Array], Key], tuple[Any, Metrics]] | None = None
+    stages: tuple[Stage, ...] = ()
+    prepare: Callable[[Any, str, Array, Callable[[Array, Array], Array], Key, int], tuple[Any, Metrics]] | None = None
+    observe: Callable[[Any, Array, Key], Any] | None = None
 
 
 class TrainState(NamedTuple):

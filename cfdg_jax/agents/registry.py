@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from cfdg_jax.agents.crossq import CrossQConfig, crossq
 from cfdg_jax.agents.iql import IQLConfig, iql
-from cfdg_jax.agents.sac import SACConfig, sac
+from cfdg_jax.agents.sac import REDQConfig, RLPDConfig, SACConfig, sac
 from cfdg_jax.types import Agent, Spec, UserError
 
 
@@ -30,6 +30,8 @@ AGENTS: dict[str, AgentEntry] = {
     "iql": AgentEntry(IQLConfig, iql, offline=True),
     "crossq": AgentEntry(CrossQConfig, crossq, offline=False),
     "sac": AgentEntry(SACConfig, sac, offline=False),
+    "redq": AgentEntry(REDQConfig, sac, offline=False),
+    "rlpd": AgentEntry(RLPDConfig, sac, offline=False),
 }
 
 

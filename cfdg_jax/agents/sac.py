@@ -65,6 +65,30 @@ class SACConfig:
         require(self.log_std_min < self.log_std_max, "agent.log_std_min", "is not below log_std_max", "lower it")
 
 
+@dataclasses.dataclass(frozen=True)
+class REDQConfig(SACConfig):
+    """SAC with REDQ's values (redq_sac.py); 20 updates per environment step are `online.utd`."""
+
+    critics: int = 10  # N
+    subset: int = 2  # M
+    policy_q: Literal["min", "mean"] = "mean"
+    actor_every: Literal["update", "call"] = "call"
+    init: Init = "pytorch"
+
+
+@dataclasses.dataclass(frozen=True)
+class RLPDConfig(SACConfig):
+    """SAC with RLPD's values for locomotion (rlpd_config.py); half of each batch offline is `mix.kind` balanced."""
+
+    critics: int = 10
+    subset: int = 2  # AntMaze 1
+    policy_q: Literal["min", "mean"] = "mean"
+    layer_norm: bool = True
+    target_entropy_scale: float = 0.5
+    actor_every: Literal["update", "call"] = "call"
+    init: Init = "xavier"
+
+
 class SACState(NamedTuple):
     """Parameters, target critics and optimiser states of one seed; critics lead with Q, `log_alpha` is a scalar."""
 

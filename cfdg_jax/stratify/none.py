@@ -19,6 +19,5 @@ def none(config: NoneConfig, spec: Spec) -> Stratifier:
     del config, spec
     return Stratifier(
         init=lambda key: (),
-        fit=lambda state, batches, value, key: (state, {}),
         mark=lambda state, batch, key: (jnp.ones(batch.reward.shape, jnp.float32), {}),
     )

@@ -120,11 +120,11 @@ class Checkpointer:
 def save_offline_agent(folder: pathlib.Path, state: TrainState) -> None:
     """Keeps the agent as it was at the end of pre-training, for runs that start from it."""
     with ocp.StandardCheckpointer() as saver:
-        saver.save(folder.resolve() / "checkpoints" / "offline_agent", (state.agent, state.stratifier), force=True)
+        saver.save(folder.resolve() / "checkpoints" / "offline_agent", state.agent, force=True)
 
 
-def load_offline_agent(folder: pathlib.Path, program: Program) -> tuple[Any, Any]:
-    """The agent and stratifier states `save_offline_agent` kept; the config must build the same arrays.
+def load_offline_agent(folder: pathlib.Path, program: Program) -> Any:
+    """The agent state `save_offline_agent` kept; the config must build the same arrays.
 
     Raises:
       UserError: if the folder has no such agent or it has other shapes.
@@ -135,7 +135,7 @@ def load_offline_agent(folder: pathlib.Path, program: Program) -> tuple[Any, Any
     shapes = jax.eval_shape(lambda: program.init("offline"))
     with ocp.StandardCheckpointer() as loader:
         try:
-            return loader.restore(path, (shapes.agent, shapes.stratifier))
+            return loader.restore(path, shapes.agent)
         except ValueError as error:
             raise UserError(
                 str(folder), "its pre-trained agent does not fit this config", "use the same agent, dataset and seeds"
@@ -158,7 +158,7 @@ def _uncut(state: TrainState, program: Program, meta: Mapping[str, Any]) -> Trai
         missing = capacity - buffer.rows.shape[1]
         return buffer._replace(rows=jnp.pad(buffer.rows, ((0, 0), (0, missing), (0, 0))))
 
-    capacity = 1 if meta["phase"] == "offline" else program.config.online.capacity
+    capacity = program.config.online.capacity if meta["phase"] == "online" else 1
     synthetic = {int(source): buffer for source, buffer in state.synthetic.items()}
     return state._replace(online=uncut(state.online, capacity), synthetic=synthetic)
 

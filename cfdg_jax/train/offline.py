@@ -1,11 +1,16 @@
-"""Pre-training: K fused updates of all seeds per dispatch.
+"""Pre-training, of the agent and then of the stratifier: K fused updates of all seeds per dispatch.
 
 while step < offline.steps:
     events due at step                      log, evaluate, checkpoint
-    state <- offline_chunk(state, rows, K)  draw K.B rows, mark, scan K updates
+    state <- offline_chunk(state, rows, K)  draw K.B rows, scan K updates
+for each stage of the stratifier:
+    state <- prepare_stratifier(...)        once for all seeds where the stage depends on the data alone
 """
 
 from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
 
 from cfdg_jax.train.session import Session, block
 
@@ -33,3 +38,31 @@ def pretrain(session: Session) -> None:
             block(session.state.step)
             session.step += updates
             bar.update(updates)
+
+
+def prepare_stratifier(session: Session) -> None:
+    """Trains the stratifier's stages on the offline rows, from the session's step; nothing to do without stages.
+
+    Raises:
+      Interrupted: between two dispatches, if a signal arrived.
+    """
+    program, config = session.program, session.program.config
+    stages = program.stratifier.stages
+    ends = np.cumsum([stage.steps for stage in stages], dtype=int)
+    total = int(ends[-1]) if stages else 0
+    with session.clock("stratify"), session.progress.bar("stratify", total, session.step, unit="step") as bar:
+        while session.step < total:
+            session.stop_if_asked()
+            index = int(np.searchsorted(ends, session.step, side="right"))
+            to_log = config.log.every - session.step % config.log.every
+            steps = min(config.offline.updates_per_call, int(ends[index]) - session.step, to_log)
+            state, metrics = program.prepare_stratifier(
+                session.state, program.offline_rows, jnp.asarray(session.step), stages[index], steps
+            )
+            session.state = session.state._replace(stratifier=state)
+            block(metrics)
+            session.step += steps
+            if session.step % config.log.every == 0 or session.step == ends[index]:
+                values = {name: np.asarray(value) for name, value in metrics.items()}
+                session.logger.metrics("stratify", session.step, values)
+            bar.update(steps)

@@ -24,9 +24,23 @@ from cfdg_jax.config import TrainConfig
 from cfdg_jax.core.seeds import over_seeds, purpose_key, purpose_keys, seed_keys
 from cfdg_jax.data import buffer as ring
 from cfdg_jax.data.mix import Counts, Pool, draw
+from cfdg_jax.data.returns import close_episodes
 from cfdg_jax.data.transforms import Transforms, apply_observation, apply_reward
 from cfdg_jax.stratify.registry import make_stratifier
-from cfdg_jax.types import Agent, Array, Augmenter, Batch, Buffer, Metrics, Source, Spec, Stratifier, TrainState
+from cfdg_jax.types import (
+    Agent,
+    Array,
+    Augmenter,
+    Batch,
+    Buffer,
+    Metrics,
+    Source,
+    Spec,
+    Stage,
+    Stratifier,
+    TrainState,
+    require,
+)
 
 
 class Meters(NamedTuple):
@@ -64,7 +78,7 @@ class Program:
         return over_seeds(fn, in_axes, self.config.seed_axis)
 
     def agent(self, phase: str) -> Agent:
-        return self.offline_agent if phase == "offline" else self.online_agent
+        return self.online_agent if phase == "online" else self.offline_agent
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -72,10 +86,45 @@ class Program:
         """Fresh state of `phase`; buffers are allocated for the online phase only."""
         keys = self.keys
         agent_state = jax.jit(jax.vmap(self.agent(phase).init))(purpose_keys(keys, "agent_init"))
-        stratifier_state = jax.jit(jax.vmap(self.stratifier.init))(purpose_keys(keys, "stratifier_init"))
-        capacity = 1 if phase == "offline" else self.config.online.capacity
+        stratifier_state = jax.jit(self._init_stratifier)(keys)
+        capacity = self.config.online.capacity if phase == "online" else 1
         online = ring.empty(capacity, self.spec.layout.width, self.config.seeds)
         return TrainState(agent_state, (), stratifier_state, online, {}, keys, jnp.zeros((), jnp.int32))
+
+    def _init_stratifier(self, keys: Array):
+        """Fresh stratifier states; a field that serves all seeds starts from the run's key and is the same in each."""
+        state = jax.vmap(self.stratifier.init)(purpose_keys(keys, "stratifier_init"))
+        shared = [stage.name for stage in self.stratifier.stages if stage.shared]
+        common = self.stratifier.init(purpose_key(jax.random.key(self.config.run_key), "stratifier_init"))
+        copies = {name: self._to_all_seeds(getattr(common, name)) for name in shared}
+        return state._replace(**copies) if copies else state
+
+    def _to_all_seeds(self, tree):
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.config.seeds, *leaf.shape)), tree)
+
+    @functools.cached_property
+    def prepare_stratifier(self):
+        """``(state, offline_rows, step, stage, count) -> (stratifier_state, metrics)``: `count` steps of a stage.
+
+        `stage` and `count` are static; `step` counts the steps of all stages before this call.
+        """
+
+        def prepare(state: TrainState, offline_rows, step, stage: Stage, count: int):
+            def one(agent, stratifier, key):
+                value = functools.partial(self.offline_agent.value, agent)
+                assert self.stratifier.prepare is not None, "a stratifier with stages prepares them"
+                return self.stratifier.prepare(stratifier, stage.name, offline_rows, value, key, count)
+
+            if not stage.shared:
+                keys = purpose_keys(state.key, "stratifier_prepare", step)
+                return self.each_seed(one, (0, 0, 0))(state.agent, state.stratifier, keys)
+            first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
+            key = purpose_key(jax.random.key(self.config.run_key), "stratifier_prepare", step)
+            trained, metrics = one(first(state.agent), first(state.stratifier), key)
+            copies = {stage.name: self._to_all_seeds(getattr(trained, stage.name))}
+            return state.stratifier._replace(**copies), self._to_all_seeds(metrics)
+
+        return jax.jit(prepare, static_argnames=("stage", "count"))
 
     @functools.cached_property
     def _go_online(self):
@@ -127,22 +176,29 @@ class Program:
     # -- learning ----------------------------------------------------------------------------------------------------
 
     def _marked_update(self, phase: str, agent_state, stratifier_state, key, rows, step):
-        """One seed: marks rows `[K, B, D]` and makes K updates."""
-        mark_key, update_key = jax.random.split(key)
+        """One seed: K updates on rows `[K, B, D]`; online they are marked first, and the stratifier learns after."""
+        mark_key, update_key, fit_key = jax.random.split(key, 3)
         batch = self.spec.layout.unpack(rows)
-        mark_keys = jax.random.split(mark_key, rows.shape[0])
-        conserve, marks = jax.vmap(self.stratifier.mark, (None, 0, 0))(stratifier_state, batch, mark_keys)
-        batch = Batch(*batch[:-1], conserve=conserve)
+        marks: Metrics = {}
+        fitted: Metrics = {}
+        if phase == "online":
+            mark_keys = jax.random.split(mark_key, rows.shape[0])
+            conserve, marks = jax.vmap(self.stratifier.mark, (None, 0, 0))(stratifier_state, batch, mark_keys)
+            batch = Batch(*batch[:-1], conserve=conserve)
         agent_state, metrics = self.agent(phase).update(agent_state, batch, update_key, step)
-        return agent_state, metrics | jax.tree.map(jnp.mean, marks)
+        if phase == "online" and self.stratifier.fit is not None:
+            value = functools.partial(self.online_agent.value, agent_state)
+            stratifier_state, fitted = self.stratifier.fit(stratifier_state, batch, value, fit_key)
+        return agent_state, stratifier_state, metrics | jax.tree.map(jnp.mean, marks) | fitted
 
     def _update_all(self, phase: str, state: TrainState, keys, rows) -> tuple[TrainState, Metrics]:
         """All seeds: rows `[S, K, B, D]`."""
         update = functools.partial(self._marked_update, phase)
-        agent_state, metrics = self.each_seed(update, (0, 0, 0, 0, None))(
+        agent_state, stratifier_state, metrics = self.each_seed(update, (0, 0, 0, 0, None))(
             state.agent, state.stratifier, keys, rows, state.step
         )
-        return state._replace(agent=agent_state, step=state.step + rows.shape[1]), metrics
+        step = state.step + rows.shape[1]
+        return state._replace(agent=agent_state, stratifier=stratifier_state, step=step), metrics
 
     @functools.cached_property
     def offline_chunk(self):
@@ -241,6 +297,10 @@ class Program:
         obs, action, reward, next_obs, terminal, current = jnp.split(packet, widths, axis=-1)
         rows = self.to_rows(obs, action, reward[:, 0], next_obs, terminal[:, 0])
         state = state._replace(online=ring.insert(state.online, rows[:, None, :]))
+        if self.stratifier.observe is not None:
+            keys, met = purpose_keys(state.key, "observe", t), self.spec.layout.unpack(rows).obs
+            observed = self.each_seed(self.stratifier.observe, (0, 0, 0))(state.stratifier, met, keys)
+            state = state._replace(stratifier=observed)
         if counts is not None:
             state, meters = self._learn(state, meters, offline_rows, counts, self.config.online.utd)
         return state, meters, self.explore(state, current, t, random)
@@ -250,9 +310,25 @@ class Program:
         """`insert_learn_act`, jitted; ``counts`` and ``random`` are static, state and meters are donated."""
         return jax.jit(self.insert_learn_act, static_argnames=("counts", "random"), donate_argnums=(0, 1))
 
+    def close_episodes(self, state: TrainState, done: Array, lengths: Array) -> TrainState:
+        """Writes the returns of the episodes that ended with the newest row; `done` and `lengths` `[S]`."""
+        rule = self.config.transform
+        failure = None if rule.failure_reward is None else apply_reward(self.transforms.reward, rule.failure_reward)
+        window = min(self.spec.horizon, self.config.online.capacity)
+        discount = getattr(self.config.agent, "discount", 0.99)
+        online = close_episodes(
+            state.online, self.spec.layout, done, lengths, window, discount, failure, rule.truncation
+        )
+        return state._replace(online=online)
+
+    @functools.cached_property
+    def end_episodes(self):
+        """`close_episodes`, jitted; the state is donated."""
+        return jax.jit(self.close_episodes, donate_argnums=0)
+
     def no_meters(self, phase: str) -> Meters:
         """Zeroed meters with the metric names of `phase`."""
-        names = self._metric_names[phase]
+        names = self._metric_names.get(phase, [])
         return Meters({name: jnp.zeros(self.config.seeds, jnp.float32) for name in names}, jnp.zeros((), jnp.float32))
 
     @functools.cached_property
@@ -287,6 +363,13 @@ def _accumulate(meters: Meters, metrics: Metrics, updates: int) -> Meters:
 def build_program(config: TrainConfig, spec: Spec, transforms: Transforms, rows: np.ndarray) -> Program:
     """Makes the algorithms of `config` and puts the offline rows `[N, D]` (N may be 0) on the device, once."""
     schedule = max(config.offline.steps, 1)
+    stratifier = make_stratifier(config.stratify, spec)
+    require(
+        not stratifier.stages or rows.shape[0] > 0,
+        "stratify",
+        "is trained on offline data before the online phase, but there is no dataset",
+        "name one with --dataset, or use --stratify none",
+    )
     return Program(
         config=config,
         spec=spec,
@@ -295,7 +378,7 @@ def build_program(config: TrainConfig, spec: Spec, transforms: Transforms, rows:
         offline_agent=make_agent(config.agent, spec, "offline", schedule),
         online_agent=make_agent(config.agent, spec, "online", schedule),
         augmenter=make_augmenter(config.augment, spec, with_terminal=spec.terminates),
-        stratifier=make_stratifier(config.stratify, spec),
+        stratifier=stratifier,
     )
 
 

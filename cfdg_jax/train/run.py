@@ -2,6 +2,7 @@
 
 rows, spec, transforms <- dataset                     checked, fitted, packed, put on the device once
 offline:  pretrain                                    or the agent of another run's pre-training
+stratify: prepare_stratifier                          where it has anything to learn
 agent.go_online, rings allocated after a printed memory plan
 online:   improve
 summary.json, samples.npz
@@ -29,7 +30,7 @@ from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.train.checkpoint import Checkpointer, Saved, load_offline_agent, save_offline_agent
 from cfdg_jax.train.evaluate import run_episodes
 from cfdg_jax.train.logging import device_name, truncate_logs, versions, write_atomic, write_summary
-from cfdg_jax.train.offline import pretrain
+from cfdg_jax.train.offline import prepare_stratifier, pretrain
 from cfdg_jax.train.online import improve
 from cfdg_jax.train.program import Program, build_program
 from cfdg_jax.train.progress import Interrupted, Interrupts, Progress
@@ -108,7 +109,7 @@ def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[
         check_fits(dataset, spec, config.env.task)
         transforms = fit_transforms(dataset, config.transform.reward, config.transform.observation)
         discount = getattr(config.agent, "discount", 0.99)
-        rows = pack(dataset, transforms, discount)
+        rows = pack(dataset, transforms, discount, config.transform.failure_reward, config.transform.truncation)
         return build_program(config, spec, transforms, rows), config
 
 
@@ -189,16 +190,18 @@ def _run_phases(session: Session, offline_from: pathlib.Path | None) -> None:
         summarise(session, "running")
         if session.phase == "offline":
             if offline_from is not None:
-                agent, stratifier = load_offline_agent(offline_from, program)
-                session.state = session.state._replace(agent=agent, stratifier=stratifier)
+                session.state = session.state._replace(agent=load_offline_agent(offline_from, program))
                 _copy_offline_lines(offline_from, session)
             elif config.offline.steps > 0:
                 pretrain(session)
             save_offline_agent(session.folder, session.state)
             if config.online.steps > 0:
-                scratch = config.offline.steps == 0 and offline_from is None
-                state = program.init("online") if scratch else program.go_online(session.state)
-                session.start_phase("online", state)
+                session.start_phase("stratify", session.state)
+        if session.phase == "stratify":
+            prepare_stratifier(session)
+            scratch = config.offline.steps == 0 and offline_from is None
+            state = program.init("online") if scratch else program.go_online(session.state)
+            session.start_phase("online", state._replace(stratifier=session.state.stratifier))
         if session.phase == "online":
             improve(session)
         save_samples(session)

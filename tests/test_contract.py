@@ -1,0 +1,186 @@
+"""What every registered agent, augmenter and stratifier promises, alone and together; new ones are covered at once.
+
+Every combination of the three is traced whole; every agent with every augmenter and with every stratifier is trained
+offline to online on the toy task.
+"""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from train_helpers import final_leaves, lines, toy_config
+
+import cfdg_jax
+from cfdg_jax.agents.registry import AGENTS, make_agent
+from cfdg_jax.augment.registry import AUGMENTERS
+from cfdg_jax.config import override
+from cfdg_jax.core.seeds import over_seeds, seed_keys
+from cfdg_jax.data.mix import row_counts
+from cfdg_jax.data.transforms import identity_transforms
+from cfdg_jax.stratify.registry import STRATIFIERS
+from cfdg_jax.train.program import build_program
+from cfdg_jax.types import Batch, Source, Spec
+
+SPEC = Spec(obs_dim=3, act_dim=2, horizon=20)
+K, B = 3, 8
+
+
+def small(config):
+    """`config` with narrow networks, whatever the fields that set widths are called."""
+    widths = {f.name: (16, 16) for f in dataclasses.fields(config) if f.name.endswith("hidden")}
+    return dataclasses.replace(config, **widths)
+
+
+@functools.cache
+def agent_of(name: str, phase: str = "offline"):
+    return make_agent(small(AGENTS[name].config()), SPEC, phase, 100)
+
+
+@functools.cache
+def updated_by(name: str, phase: str = "offline"):
+    return jax.jit(agent_of(name, phase).update)
+
+
+def batch_of(seed: int = 0, **fields) -> Batch:
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    batch = Batch(
+        obs=normal(K, B, 3),
+        action=np.sign(normal(K, B, 2)),  # the corners of the box
+        reward=normal(K, B),
+        next_obs=normal(K, B, 3),
+        terminal=np.zeros((K, B), np.float32),
+        mc_return=np.where(normal(K, B) > 0, -np.inf, normal(K, B)).astype(np.float32),
+        source=np.full((K, B), Source.OFFLINE, np.int32),
+        conserve=np.ones((K, B), np.float32),
+    )
+    return jax.tree.map(jnp.asarray, batch._replace(**fields))
+
+
+def differ(a, b) -> bool:
+    return any(not np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def assert_close(a, b, rtol=2e-4, atol=2e-5):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("phase", ["offline", "online"])
+@pytest.mark.parametrize("name", AGENTS)
+def test_shapes_dtypes_and_finiteness_at_the_corners_of_the_box(name, phase):
+    agent = agent_of(name, phase)
+    state = agent.init(jax.random.key(0))
+    new, metrics = updated_by(name, phase)(state, batch_of(), jax.random.key(1), jnp.asarray(0))
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(new), strict=True):
+        assert before.shape == after.shape and before.dtype == after.dtype
+        assert np.isfinite(after).all()
+    assert metrics and all(m.shape == () and m.dtype == jnp.float32 and np.isfinite(m) for m in metrics.values())
+    for lead in ((), (5,), (2, 5)):
+        obs = jnp.ones((*lead, 3))
+        for explore in (False, True):
+            action = agent.act(new, obs, jax.random.key(2), explore)
+            assert action.shape == (*lead, 2) and action.dtype == jnp.float32
+            assert np.isfinite(action).all() and np.abs(action).max() <= 1.0
+        assert agent.value(new, obs, jnp.ones((*lead, 2))).shape == lead
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_jit_changes_nothing(name):
+    agent = agent_of(name)
+    state = agent.init(jax.random.key(0))
+    arguments = (state, batch_of(), jax.random.key(1), jnp.asarray(0))
+    assert_close(updated_by(name)(*arguments), agent.update(*arguments))
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_seed_alone_equals_the_seed_among_many_and_seeds_differ(name):
+    agent, keys = agent_of(name), seed_keys(0, 3)
+    states = jax.vmap(agent.init)(keys)
+    assert differ(*(jax.tree.map(lambda x, i=i: x[i], states) for i in (0, 1)))
+    many = jax.jit(over_seeds(agent.update, (0, None, 0, None)))(states, batch_of(), keys, jnp.asarray(0))
+    alone = updated_by(name)(agent.init(keys[1]), batch_of(), keys[1], jnp.asarray(0))
+    assert_close(jax.tree.map(lambda x: x[1], many), alone)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_a_terminal_cuts_the_bootstrap_and_a_time_limit_does_not(name):
+    agent = agent_of(name)
+    state = agent.init(jax.random.key(0))
+    update = lambda batch: updated_by(name)(state, batch, jax.random.key(1), jnp.asarray(0))
+    assert differ(update(batch_of()), update(batch_of(terminal=jnp.ones((K, B)))))
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_conserve_is_the_weight_of_the_offline_regulariser(name):
+    agent = agent_of(name)
+    state = agent.init(jax.random.key(0))
+    update = lambda conserve: updated_by(name)(
+        state, batch_of(conserve=jnp.full((K, B), conserve)), jax.random.key(1), jnp.asarray(0)
+    )
+    assert differ(update(1.0)[0], update(0.0)[0]) == AGENTS[name].offline
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_hand_over_gives_what_the_online_phase_starts_from(name):
+    offline, online = agent_of(name), agent_of(name, "online")
+    state = offline.init(jax.random.key(0))
+    handed = offline.go_online(state, jax.random.key(1))
+    fresh = online.init(jax.random.key(0))
+    assert jax.tree.structure(handed) == jax.tree.structure(fresh)
+    assert [x.shape for x in jax.tree.leaves(handed)] == [x.shape for x in jax.tree.leaves(fresh)]
+    obs, action = jax.random.normal(jax.random.key(2), (7, 3)), jnp.zeros((7, 2))
+    np.testing.assert_allclose(
+        offline.value(state, obs, action), online.value(handed, obs, action), rtol=1e-6, err_msg="critics carry over"
+    )
+
+
+COMBINATIONS = list(itertools.product(AGENTS, AUGMENTERS, STRATIFIERS))
+
+
+@pytest.mark.parametrize(("agent", "augment", "stratify"), COMBINATIONS)
+def test_every_combination_traces_as_one_program(agent, augment, stratify):
+    config = toy_config(augment, agent, stratify, **smallest(agent, augment, stratify))
+    spec = Spec(4, 2, 50)
+    rows = spec.layout.pack(np.zeros((16, 4)), np.zeros((16, 2)), 0, np.zeros((16, 4)), 0, 0, 0, xp=np)
+    program = build_program(config, spec, identity_transforms(4), rows)
+    state = jax.eval_shape(lambda: program.init("online"))
+    counts = row_counts(config.mix, program.augmenter.shares, 16)
+    ring = state.online
+    state = state._replace(synthetic={source: ring for source, _ in counts.synthetic})
+    packet = jnp.zeros((2, 3 * 4 + 2 + 2))
+    arguments = (state, program.no_meters("online"), packet, jnp.asarray(1), program.offline_rows)
+    step = functools.partial(program.insert_learn_act, counts=counts, random=False)
+    new, meters, action = jax.eval_shape(step, *arguments)
+    assert action.shape == (2, 2)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert set(meters.sums) == set(arguments[1].sums)
+
+
+def smallest(agent: str, augment: str, stratify: str) -> dict:
+    """Sizes of the choices' networks, for programs that only have to run."""
+    return {}
+
+
+ONE_OF_EACH = list({entry.factory: name for name, entry in reversed(AGENTS.items())}.values())
+"""One agent per factory: the others differ from it in numbers alone."""
+PAIRS = [(a, g, "none") for a, g in itertools.product(ONE_OF_EACH, AUGMENTERS)]
+PAIRS += [(a, "none", s) for a, s in itertools.product(ONE_OF_EACH, STRATIFIERS) if s != "none"]
+
+
+@pytest.mark.parametrize(("agent", "augment", "stratify"), PAIRS)
+def test_pairs_train_offline_to_online(agent, augment, stratify, tmp_path):
+    config = toy_config(augment, agent, stratify, **smallest(agent, augment, stratify))
+    config = override(config, {"offline.steps": 20 if config.offline.steps else 0, "online.steps": 80})
+    run = cfdg_jax.train(config, tmp_path / "run", progress=False)
+    assert run.summary["status"] == "done" and not run.summary["failed_seeds"]
+    assert all(np.isfinite(leaf).all() or leaf.ndim > 2 for leaf in final_leaves(run) if leaf.dtype.kind == "f")
+    evaluations = lines(run.folder, "evaluations.jsonl")
+    assert evaluations[-1]["phase"] == "online" and np.isfinite(evaluations[-1]["return"]).all()
+    refreshed = [m for m in lines(run.folder, "metrics.jsonl") if m["phase"] == "refresh"]
+    assert bool(refreshed) == (augment != "none")

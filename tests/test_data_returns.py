@@ -1,0 +1,61 @@
+"""Returns written at the ends of online episodes equal those of a dataset that holds the same episodes."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cfdg_jax.data import buffer as ring
+from cfdg_jax.data.returns import close_episodes
+from cfdg_jax.data.transforms import mc_returns
+from cfdg_jax.types import RowLayout
+
+LAYOUT = RowLayout(1, 1)
+
+
+def play(lengths, rewards, terminal, capacity, **rule):
+    """Two seeds, inserting row by row; seed 0's episodes have `lengths`, seed 1 has one that never ends."""
+    online = ring.empty(capacity, LAYOUT.width, 2)
+    ends, t = np.cumsum(lengths), 0
+    for episode, length in enumerate(lengths):
+        for _ in range(length):
+            last = t + 1 == ends[episode]
+            flag = np.array([float(last and terminal[episode]), 0.0])
+            row = LAYOUT.pack(
+                np.full((2, 1), t), np.zeros((2, 1)), np.array([rewards[t], 1.0]), np.zeros((2, 1)), flag, -np.inf, 1.0
+            )
+            online = ring.insert(online, jnp.asarray(row)[:, None])
+            t += 1
+        done = jnp.array([True, False])
+        lived = jnp.array([length, t])
+        online = close_episodes(online, LAYOUT, done, lived, min(12, capacity), 0.9, **rule)
+    return np.asarray(online.rows)
+
+
+@pytest.mark.parametrize("truncation", ["none", "mean_reward"])
+@pytest.mark.parametrize("sparse", [None, 0.0])
+def test_online_returns_equal_the_datasets(truncation, sparse):
+    rng = np.random.default_rng(0)
+    lengths, terminal = [3, 7, 1, 5], [True, False, True, False]
+    rewards = np.where(np.arange(16) < 3, 0.0, rng.integers(0, 3, 16)).astype(np.float32)
+    rows = play(lengths, rewards, terminal, 32, sparse_failure=sparse, truncation=truncation)
+    ends = np.isin(np.arange(16), np.cumsum(lengths) - 1)
+    flags = np.zeros(16, bool)
+    flags[np.cumsum(lengths)[np.array(terminal)] - 1] = True
+    expected = mc_returns(rewards, ends, flags, 0.9, sparse, truncation)
+    np.testing.assert_allclose(rows[0, :16, LAYOUT.mc_return], expected, rtol=1e-5)
+    assert np.isneginf(rows[1, :16, LAYOUT.mc_return]).all(), "the other seed's episode goes on"
+
+
+def test_an_episode_that_wraps_around_the_ring():
+    rewards = np.arange(1.0, 14.0, dtype=np.float32)
+    rows = play([6, 7], rewards, [True, True], 10)
+    expected = mc_returns(rewards, np.isin(np.arange(13), [5, 12]), np.ones(13, bool), 0.9)
+    for t in range(3, 13):  # rows 0 to 2 are overwritten by rows 10 to 12
+        assert rows[0, t % 10, LAYOUT.obs][0] == t
+        assert rows[0, t % 10, LAYOUT.mc_return] == pytest.approx(expected[t], rel=1e-5)
+
+
+def test_the_reference_numbers_of_a_sparse_task():
+    rows = play([3, 3], np.array([-5, -5, 5, -5, -5, -5], np.float32), [True, False], 8, sparse_failure=-5.0)
+    np.testing.assert_allclose(rows[0, :3, LAYOUT.mc_return], [-5 - 4.5 + 4.05, -5 + 4.5, 5], rtol=1e-5)
+    np.testing.assert_allclose(rows[0, 3:6, LAYOUT.mc_return], -50.0, rtol=1e-5)
