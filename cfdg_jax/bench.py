@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.config import TrainConfig, named_choice, override
 from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.registry import make_env, spec_of
@@ -29,7 +30,7 @@ from cfdg_jax.train.logging import device_name, versions, write_atomic
 from cfdg_jax.train.program import Program, build_program
 from cfdg_jax.types import Source, Spec, require
 
-WHAT = ("offline", "online", "generator", "env")
+WHAT = ("offline", "agents", "online", "generator", "env")
 
 
 def best_seconds(call: Callable[[], Any], repeats: int) -> float:
@@ -50,9 +51,9 @@ def matmul_gflops(size: int = 2048, repeats: int = 8) -> float:
     return 2 * size**3 / best_seconds(lambda: product(a), repeats) / 1e9
 
 
-def program_of(task: str, seeds: int, rows: int, values: dict[str, Any]) -> Program:
+def program_of(task: str, seeds: int, rows: int, values: dict[str, Any], agent: str = "iql") -> Program:
     """A program on `rows` standard-normal offline rows of `task`, for timing only."""
-    config = TrainConfig(augment=named_choice("augment", "cfdg"), seeds=seeds)
+    config = TrainConfig(agent=named_choice("agent", agent), augment=named_choice("augment", "cfdg"), seeds=seeds)
     config = dataclasses.replace(override(config, values), dataset="timing", seeds=seeds)
     spec = spec_of(task, "gymnasium")
     return build_program(config, spec, identity_transforms(spec.obs_dim), noise_rows(spec, rows))
@@ -92,6 +93,43 @@ def offline_rates(quick: bool) -> dict[str, Any]:
         results[f"seeds_{seeds}"] = {"updates_per_second": rate, "gflops": rate * flop / seeds / 1e9}
     results["five_seeds_over_one"] = results["seeds_5"]["updates_per_second"] / results["seeds_1"]["updates_per_second"]
     return results
+
+
+def agent_rates(quick: bool) -> dict[str, Any]:
+    """Updates/s over all seeds of every agent at its own sizes, halfcheetah, batch 256; and seconds to compile."""
+    results: dict[str, Any] = {}
+    for name in ("iql", "sac") if quick else AGENTS:
+        for seeds in (1,) if quick else (1, 5):
+            program = program_of("halfcheetah", seeds, 20_000, {"augment.width": 64}, name)
+            flop = flop_of(program.offline_chunk, *_offline_arguments(program), updates=1)
+            updates = 10 if quick else 20
+            carry = _offline_arguments(program)[:2]
+
+            def call(program=program, updates=updates):
+                nonlocal carry
+                carry = program.offline_chunk(*carry, program.offline_rows, updates)
+                return carry[0].step
+
+            rate = seeds * updates / best_seconds(call, 2 if quick else 4)
+            results[f"{name}_seeds_{seeds}"] = {"updates_per_second": rate, "gflops": rate * flop / seeds / 1e9}
+        results[f"{name}_compile"] = compile_seconds(program_of("halfcheetah", 1, 1_000, {"augment.width": 64}, name))
+    return results
+
+
+def compile_seconds(program: Program) -> dict[str, float]:
+    """Seconds to trace and compile one update, and twenty in one call; a scan's length hardly matters."""
+    cached = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    arguments, seconds = _offline_arguments(program), {"utd_1": np.inf, "utd_20": np.inf}
+    try:
+        for updates in (1, 20, 1, 20):
+            jax.clear_caches()
+            start = time.perf_counter()
+            program.offline_chunk.lower(*arguments, updates=updates).compile()
+            seconds[f"utd_{updates}"] = min(seconds[f"utd_{updates}"], time.perf_counter() - start)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cached)
+    return seconds | {"ratio": seconds["utd_20"] / seconds["utd_1"]}
 
 
 def _offline_arguments(program: Program) -> tuple:
@@ -210,7 +248,13 @@ def bench(what: Sequence[str] = (), out: pathlib.Path | None = None, quick: bool
     """Measures `what` (default: everything), prints it and writes one json file; returns its path."""
     unknown = [name for name in what if name not in WHAT]
     require(not unknown, "bench", f"'{' '.join(unknown)}' is unknown", f"valid: {', '.join(WHAT)}")
-    functions = {"offline": offline_rates, "online": online_rates, "generator": generator_rates, "env": env_rates}
+    functions = {
+        "offline": offline_rates,
+        "agents": agent_rates,
+        "online": online_rates,
+        "generator": generator_rates,
+        "env": env_rates,
+    }
     results: dict[str, Any] = {
         "command": "cfdg-jax bench " + " ".join(list(what) + ["--quick"] * quick),
         "device": device_name(),

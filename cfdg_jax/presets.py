@@ -13,12 +13,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.config import (
     REGISTRIES,
     EnvConfig,
     OfflineConfig,
     TrainConfig,
     choice,
+    leaf_paths,
     named_choice,
     nearest,
     override,
@@ -52,6 +54,9 @@ def make_config(values: Mapping[str, Any], preset: str = "paper") -> TrainConfig
     chosen: dict[str, Any] = {
         field: named_choice(field, str(fields.pop(field))) for field in REGISTRIES if field in fields
     }
+    agent = choice(dataclasses.replace(TrainConfig(), **chosen), "agent")
+    if "stratify" not in chosen:
+        chosen["stratify"] = named_choice("stratify", AGENTS[agent].stratify)
     dataset = fields.pop("dataset", None)
     if dataset is not None:
         chosen["dataset"] = str(dataset)
@@ -68,12 +73,13 @@ def apply_preset(config: TrainConfig, preset: str, task: str) -> TrainConfig:
     agent, augment = choice(config, "agent"), choice(config, "augment")
     family = task_family(task)
     values: dict[str, Any] = _paper(agent, augment, family)
-    if config.dataset == "":
-        values |= {"offline.steps": 0, "online.random_steps": 5_000}  # SAC, REDQ and RLPD start with random actions
+    scratch = not AGENTS[agent].offline or config.dataset == ""  # RLPD has a dataset, but no pre-training
+    if scratch:
+        values |= {"offline.steps": 0, "online.random_steps": 5_000}  # SAC, REDQ, RLPD: until updates begin
     if preset != "paper":
-        values |= _reduced(agent, augment, family, config.dataset == "")
+        values |= _reduced(agent, augment, family, scratch)
     if preset == "smoke":
-        values |= _smoke(agent, augment, config.dataset == "")
+        values |= _smoke(config, scratch)
     return dataclasses.replace(override(config, values), preset=preset)
 
 
@@ -92,8 +98,36 @@ def _paper(agent: str, augment: str, family: str) -> dict[str, Any]:
             "agent.order": "torch",
             "agent.q_loss": "mean",
         }
+    if agent in ("td3bc", "apl_td3bc", "cql", "calql") and not antmaze:
+        values |= {"transform.observation": "standardise"}  # TD3_BC.py; CORL's CQL; EDIS's Cal-QL
+    values |= _paper_conservative(agent, antmaze)
+    if agent in ("apl_cql", "apl_td3bc"):  # APL's released code (reference 3.3); CFDG pre-trains for 1M updates
+        values |= {"mix.kind": "oorb", "mix.p_online": 0.5 if agent == "apl_cql" else 0.1, "online.start_steps": 1_000}
+        values |= {"online.steps": 100_000, "online.update_every": 1_000, "online.utd": 10, "refresh.every": 10_000}
+    if agent in ("redq", "rlpd"):  # reference 3.7
+        values |= {"online.steps": 300_000 if antmaze else 250_000, "online.utd": 20}
+    if agent == "rlpd" and antmaze:
+        values |= {"agent.hidden": (256, 256, 256), "agent.subset": 1, "agent.entropy_backup": False}
+    if augment == "synther":  # SynthER online (sac_synther_dmc.gin): half of each batch, 200K rows every 10K steps
+        values |= {"mix.synthetic_share": 0.5, "refresh.every": 10_000, "refresh.rows": 200_000}
+    if augment == "edis":  # reference 4.3
+        values |= {"refresh.every": 10_000, "refresh.rows": 100_000}
     if family == "toy":
-        values |= {"transform.reward": "raw", "evaluate.episodes": 20}
+        values |= {"transform.reward": "raw", "transform.observation": "none", "evaluate.episodes": 20}
+    return values
+
+
+def _paper_conservative(agent: str, antmaze: bool) -> dict[str, Any]:
+    """CQL and Cal-QL (reference 3.4, 3.5): CORL's values for CQL; for Cal-QL its authors' on AntMaze, and StratDiff's
+    reading with EDIS's transforms on locomotion."""
+    values: dict[str, Any] = {}
+    if agent in ("cql", "calql") and antmaze:
+        values = {"transform.reward": "scale_bias", "transform.failure_reward": 0.0}
+    if agent == "cql" and antmaze:
+        values |= {"agent.critic_hidden": (256,) * 5, "agent.policy_learning_rate": 1e-4, "agent.backup": "max"}
+        values |= {"agent.penalty_weight": 5.0, "agent.lagrange_gap": 0.8, "agent.penalty_min": -200.0}
+    if agent == "calql" and not antmaze:
+        values = {"transform.reward": "return_range", "agent.penalty_weight": 10.0, "agent.lagrange_gap": None}
     return values
 
 
@@ -121,6 +155,12 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
         if not antmaze and family != "toy":
             # 3.0 in the paper, over 1M updates; over tens of thousands the policy would follow noise in the advantages
             values |= {"transform.reward": "return_range", "agent.temperature": 0.5}
+    if agent in ("cql", "calql", "apl_cql"):  # 1e-4 and less in the papers, over a million updates
+        values |= {"agent.policy_learning_rate": 3e-4}
+    if agent in ("apl_cql", "apl_td3bc"):
+        values |= {"online.update_every": 1_000, "online.utd": 2, "mix.gate": 2_000, "mix.recent": 5_000}
+    if agent in ("redq", "rlpd"):
+        values |= {"online.utd": 4, "agent.critics": 4}
     if augment == "cfdg":  # reference 5.4: CPU preset (width 256, 5K steps, 16 to 32 sampling steps)
         values |= {
             "augment.width": 256,
@@ -130,13 +170,14 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
             "augment.churn": 0.0,
         }
     if family == "toy":
-        values |= {"offline.steps": 4_000, "online.steps": 4_000, "online.start_steps": 500, "online.capacity": 10_000}
+        values |= {"offline.steps": 0 if scratch else 4_000, "online.steps": 4_000}
+        values |= {"online.start_steps": 500, "online.capacity": 10_000}
         values |= {"refresh.every": 2_000, "refresh.min_online": 500, "refresh.rows": 5_000}
         values |= {"evaluate.offline_every": 1_000, "evaluate.online_every": 1_000}
     return values
 
 
-def _smoke(agent: str, augment: str, scratch: bool) -> dict[str, Any]:
+def _smoke(config: TrainConfig, scratch: bool) -> dict[str, Any]:
     values: dict[str, Any] = {
         "offline.steps": 0 if scratch else 400,
         "offline.updates_per_call": 50,
@@ -155,11 +196,14 @@ def _smoke(agent: str, augment: str, scratch: bool) -> dict[str, Any]:
         "log.every": 100,
         "seeds": 2,
     }
-    values |= {"agent.hidden": (32, 32)}
-    if agent == "crossq":
-        values |= {"agent.critic_hidden": (32, 32)}
-    if augment == "cfdg":
-        values |= {"augment.width": 32, "augment.dim_t": 16, "augment.steps": 100, "augment.sampler_steps": 8}
+    small: dict[str, Any] = {
+        "agent.hidden": (32, 32), "agent.critic_hidden": (32, 32), "agent.actions": 4, "mix.gate": 150,
+        "augment.width": 32, "augment.dim_t": 16, "augment.steps": 100, "augment.sampler_steps": 8,
+    }  # fmt: skip
+    known = leaf_paths(config)
+    values |= {path: value for path, value in small.items() if path in known}
+    if choice(config, "agent") in ("apl_cql", "apl_td3bc"):
+        values |= {"online.update_every": 40}
     if scratch:
         values |= {"online.random_steps": 100}
     return values

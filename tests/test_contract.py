@@ -145,7 +145,7 @@ COMBINATIONS = list(itertools.product(AGENTS, AUGMENTERS, STRATIFIERS))
 
 @pytest.mark.parametrize(("agent", "augment", "stratify"), COMBINATIONS)
 def test_every_combination_traces_as_one_program(agent, augment, stratify):
-    config = toy_config(augment, agent, stratify, **smallest(agent, augment, stratify))
+    config = toy_config(augment, agent, stratify)
     spec = Spec(4, 2, 50)
     rows = spec.layout.pack(np.zeros((16, 4)), np.zeros((16, 2)), 0, np.zeros((16, 4)), 0, 0, 0, xp=np)
     program = build_program(config, spec, identity_transforms(4), rows)
@@ -162,11 +162,6 @@ def test_every_combination_traces_as_one_program(agent, augment, stratify):
     assert set(meters.sums) == set(arguments[1].sums)
 
 
-def smallest(agent: str, augment: str, stratify: str) -> dict:
-    """Sizes of the choices' networks, for programs that only have to run."""
-    return {}
-
-
 ONE_OF_EACH = list({entry.factory: name for name, entry in reversed(AGENTS.items())}.values())
 """One agent per factory: the others differ from it in numbers alone."""
 PAIRS = [(a, g, "none") for a, g in itertools.product(ONE_OF_EACH, AUGMENTERS)]
@@ -175,7 +170,7 @@ PAIRS += [(a, "none", s) for a, s in itertools.product(ONE_OF_EACH, STRATIFIERS)
 
 @pytest.mark.parametrize(("agent", "augment", "stratify"), PAIRS)
 def test_pairs_train_offline_to_online(agent, augment, stratify, tmp_path):
-    config = toy_config(augment, agent, stratify, **smallest(agent, augment, stratify))
+    config = toy_config(augment, agent, stratify)
     config = override(config, {"offline.steps": 20 if config.offline.steps else 0, "online.steps": 80})
     run = cfdg_jax.train(config, tmp_path / "run", progress=False)
     assert run.summary["status"] == "done" and not run.summary["failed_seeds"]

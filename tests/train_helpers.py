@@ -42,7 +42,7 @@ def toy_config(augment: str = "cfdg", agent: str = "iql", stratify: str = "none"
         stratify=named_choice("stratify", stratify),
     )
     config = override(apply_preset(config, "smoke", "toy-dense"), TINY)
-    if augment == "cfdg":
+    if augment != "none":
         config = override(config, {"augment.steps": 20, "augment.batch": 16, "augment.sampler_steps": 3})
     return override(config, {key.replace("__", "."): value for key, value in values.items()})
 

@@ -19,11 +19,13 @@ class AgentEntry(NamedTuple):
       config: Its config class; the defaults of all fields are valid.
       factory: ``(config, spec, phase, schedule_steps) -> Agent``.
       offline: Whether it is made to be pre-trained on logged data.
+      stratify: The registered stratifier that belongs to the method, used unless another is named.
     """
 
     config: type
     factory: Callable[[Any, Spec, Literal["offline", "online"], int], Agent]
     offline: bool
+    stratify: str = "none"
 
 
 AGENTS: dict[str, AgentEntry] = {
