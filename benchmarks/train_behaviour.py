@@ -4,8 +4,8 @@
 
 A CrossQ agent (or SAC with ``--agent sac``) learns from scratch through the project's own online loop, under D4RL's
 dynamics, with a checkpoint at every evaluation. Following D4RL's recipe: ``random`` is the untrained policy, ``medium``
-the first snapshot whose evaluation reaches a third of D4RL's reference maximum, ``expert`` the best one; the snapshots
-up to medium stand for the experience that medium-replay holds. Weights are stored as float16.
+the snapshot whose evaluation is nearest to a third of D4RL's reference score, ``expert`` the best one; the snapshots up
+to medium stand for the experience that medium-replay holds. Weights are stored as float16.
 """
 
 from __future__ import annotations
@@ -71,11 +71,9 @@ def write_asset(run: Run, task: str) -> None:
     returns = returns_by_checkpoint(run)
     steps = sorted(returns)
     score = lambda step: float(normalized_score(task, returns[step]))  # type: ignore[arg-type]
-    medium = next((step for step in steps if score(step) >= 100 / 3), None)
-    if medium is None:
-        raise SystemExit(
-            f"no snapshot reached a third of the reference; best {max(map(score, steps)):.1f}: train longer"
-        )
+    medium = min(steps, key=lambda step: abs(score(step) - 100 / 3))
+    if abs(score(medium) - 100 / 3) > 10:
+        raise SystemExit(f"no snapshot is near a third of the reference; best {max(map(score, steps)):.1f}: train longer")
     expert = max(steps, key=score)
     until = [step for step in steps if step <= medium]
     chosen = sorted({until[round(i)] for i in np.linspace(0, len(until) - 1, min(SNAPSHOTS, len(until)))})

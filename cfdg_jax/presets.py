@@ -128,6 +128,7 @@ def _paper_conservative(agent: str, antmaze: bool) -> dict[str, Any]:
         values |= {"agent.penalty_weight": 5.0, "agent.lagrange_gap": 0.8, "agent.penalty_min": -200.0}
     if agent == "calql" and not antmaze:
         values = {"transform.reward": "return_range", "agent.penalty_weight": 10.0, "agent.lagrange_gap": None}
+        values |= {"agent.backup": "sample"}
     return values
 
 

@@ -6,9 +6,12 @@ import difflib
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+from cfdg_jax.agents.cql import APLCQLConfig, CalQLConfig, CQLConfig, cql
 from cfdg_jax.agents.crossq import CrossQConfig, crossq
 from cfdg_jax.agents.iql import IQLConfig, iql
+from cfdg_jax.agents.pex import PEXConfig, pex
 from cfdg_jax.agents.sac import REDQConfig, RLPDConfig, SACConfig, sac
+from cfdg_jax.agents.td3bc import APLTD3BCConfig, TD3BCConfig, td3bc
 from cfdg_jax.types import Agent, Spec, UserError
 
 
@@ -30,6 +33,12 @@ class AgentEntry(NamedTuple):
 
 AGENTS: dict[str, AgentEntry] = {
     "iql": AgentEntry(IQLConfig, iql, offline=True),
+    "pex": AgentEntry(PEXConfig, pex, offline=True),
+    "cql": AgentEntry(CQLConfig, cql, offline=True),
+    "calql": AgentEntry(CalQLConfig, cql, offline=True),
+    "td3bc": AgentEntry(TD3BCConfig, td3bc, offline=True),
+    "apl_cql": AgentEntry(APLCQLConfig, cql, offline=True, stratify="by_source"),
+    "apl_td3bc": AgentEntry(APLTD3BCConfig, td3bc, offline=True, stratify="by_source"),
     "crossq": AgentEntry(CrossQConfig, crossq, offline=False),
     "sac": AgentEntry(SACConfig, sac, offline=False),
     "redq": AgentEntry(REDQConfig, sac, offline=False),

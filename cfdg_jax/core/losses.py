@@ -48,3 +48,11 @@ def td_loss(q: Array, target: Array, over_critics: Literal["sum", "mean"] = "sum
 def temperature_loss(log_alpha: Array, log_prob: Array, target_entropy: float) -> Array:
     """``-alpha (log_prob + target_entropy)`` `[B]`, which raises alpha while the entropy is under its target (SAC)."""
     return -jnp.exp(log_alpha) * jax.lax.stop_gradient(log_prob + target_entropy)
+
+
+def log_temperature_loss(log_alpha: Array, log_prob: Array, target_entropy: float) -> Array:
+    """``-log_alpha (log_prob + target_entropy)`` `[B]`: `temperature_loss` linear in log alpha (CQL, Cal-QL, APL).
+
+    Its steps do not shrink with alpha.
+    """
+    return -log_alpha * jax.lax.stop_gradient(log_prob + target_entropy)

@@ -1,0 +1,377 @@
+"""Conservative Q-learning (Kumar et al. 2020, arXiv 2006.04779) on SAC, calibrated Q-learning (Nakamoto et al. 2023,
+arXiv 2303.05479) and APL's GCQL (Zheng et al. 2023, arXiv 2303.07693), which differ in numbers alone.
+
+One update on a minibatch (s, a, r, s', terminal, mc_return, conserve)::
+
+    a'  ~ pi(s'),  one sample, or of several the one that the target critics' minimum likes best
+    y   = r + gamma (1 - terminal) (min_{j in J} targetQ_j(s', a') - [alpha log pi(a' | s')])
+    a_k : n uniform actions, n from pi(s), n from pi(s');  mu(a_k | s) their densities
+    R_i = T log sum_k exp((Q_i(s, a_k) - log mu(a_k | s)) / T) - Q_i(s, a)             per row
+    Q   : sum_i mean (Q_i(s, a) - y)^2 + weight sum_i mean conserve R_i
+    pi, alpha : SAC's
+
+Cal-QL replaces Q_i at the 2 n actions of the policy by max(Q_i, mc_return), so that a value already under the return of
+the behaviour is pushed no further; mc_return = -inf is no bound. Lagrange's form multiplies the weight by alpha', which
+rises while the mean of R exceeds a gap. ``conserve`` is the weight of a row's R: where it is 0 the row is SAC's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cfdg_jax.agents.sac import Parts as SACParts
+from cfdg_jax.agents.sac import SACConfig, SACState, act, init_state, policy_loss
+from cfdg_jax.core.losses import log_temperature_loss, td_loss, td_target, temperature_loss, weighted_mean
+from cfdg_jax.core.networks import critics, tanh_gaussian_policy
+from cfdg_jax.core.optim import Optimiser, adam, polyak
+from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
+
+MAX_MULTIPLIER = 1e6
+"""Largest Lagrange multiplier (Cal-QL, CORL)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CQLConfig(SACConfig):
+    """SAC's hyper-parameters and the regulariser's; the defaults are CORL's for locomotion (finetune/cql.py)."""
+
+    hidden: tuple[int, ...] = (256, 256, 256)  # policy: CORL, APL 3 x 256; Cal-QL 2 x 256
+    critic_hidden: tuple[int, ...] = (256, 256, 256)  # CORL locomotion, APL 3 x 256; CORL AntMaze 5; Cal-QL 4
+    learning_rate: float = 3e-4  # Adam, critics and Lagrange multiplier (all sources)
+    policy_learning_rate: float = 3e-5  # policy and temperature: CORL locomotion; AntMaze, Cal-QL, APL 1e-4
+    entropy_backup: bool = False  # CORL, Cal-QL, APL; EDIS True
+    log_std_min: float = -20.0  # CORL, Cal-QL; APL -5
+    log_std_affine: bool = True  # log_std = m raw + o, m and o trained from 1 and -1 (CORL, Cal-QL); APL False
+    temperature_loss: Literal["log_alpha", "alpha"] = "log_alpha"  # factor before log pi + target entropy (all sources)
+    order: Literal["joint", "critic_first", "alpha_first"] = "joint"  # `update_once`; joint CORL, Cal-QL
+    actions: int = 10  # n, of each of the three kinds (all sources)
+    importance_weights: bool = True  # False: no densities, the data action among the a_k (CORL, Cal-QL)
+    softmax_temperature: float = 1.0  # T (all sources)
+    penalty_weight: float = 10.0  # CORL locomotion; AntMaze, Cal-QL, APL 5
+    online_penalty_weight: float | None = None  # in the online phase; none: the same (EDIS 0 to 10 by task)
+    lagrange_gap: float | None = None  # of Lagrange's form; none: fixed weight (CORL locomotion); AntMaze 0.8
+    init_log_multiplier: float = 1.0  # log alpha' at the start (Cal-QL, CORL)
+    penalty_min: float | None = None  # clips R per row from below; CORL AntMaze -200
+    penalty_max: float | None = None  # and from above; no source
+    calibrate: Literal["never", "offline", "always"] = "never"  # Cal-QL's bound: always Cal-QL; offline CORL's Cal-QL
+    backup: Literal["sample", "max"] = "sample"  # a' one sample, or the best of n (AntMaze: CORL, Cal-QL)
+    reset_optimiser_online: bool = False  # start Adam afresh at the hand-over; the authors carry its moments
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        widths, rate = self.critic_hidden, self.policy_learning_rate
+        require(all(w > 0 for w in widths), "agent.critic_hidden", f"is {widths}", "must hold positive widths")
+        require(rate > 0.0, "agent.policy_learning_rate", f"is {rate}", "must be positive")
+        require(self.actions >= 1, "agent.actions", f"is {self.actions}", "must be at least 1")
+        softness = self.softmax_temperature
+        require(softness > 0.0, "agent.softmax_temperature", f"is {softness}", "must be positive")
+        for name in ("penalty_weight", "online_penalty_weight"):
+            weight = getattr(self, name)
+            require(weight is None or weight >= 0.0, f"agent.{name}", f"is {weight}", "must not be negative")
+        low, high = self.penalty_min, self.penalty_max
+        ordered = low is None or high is None or low < high
+        require(ordered, "agent.penalty_min", f"is {low}", f"must lie below agent.penalty_max = {high}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CalQLConfig(CQLConfig):
+    """Cal-QL with its authors' values for AntMaze (run_antmaze.sh, conservative_sac.py)."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    critic_hidden: tuple[int, ...] = (256, 256, 256, 256)
+    policy_learning_rate: float = 1e-4
+    penalty_weight: float = 5.0  # cql_min_q_weight; CORL without Lagrange 10
+    lagrange_gap: float | None = 0.8  # cql_target_action_gap
+    calibrate: Literal["never", "offline", "always"] = "always"
+    backup: Literal["sample", "max"] = "max"
+
+
+@dataclasses.dataclass(frozen=True)
+class APLCQLConfig(CQLConfig):
+    """APL's GCQL (agents/GCQL.py); that only offline rows are conservative is the stratifier `by_source`."""
+
+    critics: int = 5
+    subset: int = 2
+    policy_q: Literal["min", "mean"] = "mean"
+    policy_learning_rate: float = 1e-4
+    penalty_weight: float = 5.0
+    log_std_min: float = -5.0
+    log_std_affine: bool = False
+    order: Literal["joint", "critic_first", "alpha_first"] = "alpha_first"
+
+
+class CQLState(NamedTuple):
+    """SAC's state of one seed and Lagrange's multiplier, which stays where it is while the weight is fixed."""
+
+    sac: SACState
+    log_multiplier: Array
+    multiplier_opt: Any
+
+
+class Noise(NamedTuple):
+    """All randomness of one update; n is `actions`.
+
+    Attributes:
+      next_action: `[1, B, A]` standard normal, for a' ~ pi(s'); `[n, B, A]` for the best of n.
+      action: `[B, A]` standard normal, for the losses of the policy and the temperature.
+      uniform: `[n, B, A]` uniform actions in [-1, 1).
+      policy: `[n, 2, B, A]` standard normal, for the regulariser's actions from pi(s) and pi(s').
+      subset: `[subset]` int32 distinct critics in the target's minimum.
+    """
+
+    next_action: Array
+    action: Array
+    uniform: Array
+    policy: Array
+    subset: Array
+
+
+class Proposals(NamedTuple):
+    """Where the regulariser asks the critics: the data's action and 3 n others per state, M = 1 + 3 n in all.
+
+    Attributes:
+      action: `[M, B, A]`, the data's first.
+      log_density: `[M, B]` log mu(a_k | s); zeros without importance weights.
+      bound: `[M, B]`, under which no Q is pushed; -inf for none.
+    """
+
+    action: Array
+    log_density: Array
+    bound: Array
+
+
+class Parts(NamedTuple):
+    """What the functions below share: the config and what it makes in one phase, no arrays.
+
+    Attributes:
+      config: The hyper-parameters.
+      sac: The networks, and the optimiser of policy and temperature.
+      optimiser: Of critics and multiplier.
+      weight: Of the regulariser, in this phase.
+      calibrate: Whether Cal-QL's bound holds in this phase.
+    """
+
+    config: CQLConfig
+    sac: SACParts
+    optimiser: Optimiser
+    weight: float
+    calibrate: bool
+
+
+def parts(config: CQLConfig, spec: Spec, phase: Literal["offline", "online"]) -> Parts:
+    """Networks, optimisers and what the phase decides."""
+    offline = phase == "offline"
+    online_weight = config.online_penalty_weight
+    affine = (1.0, -1.0) if config.log_std_affine else None
+    log_std_range = (config.log_std_min, config.log_std_max)
+    return Parts(
+        config=config,
+        sac=SACParts(
+            config=config,
+            spec=spec,
+            critic=critics(spec, config.critic_hidden, config.critics, config.layer_norm, config.init),
+            policy=tanh_gaussian_policy(spec, config.hidden, log_std_range, config.init, affine),
+            optimiser=adam(config.policy_learning_rate, clip_norm=config.clip_norm),
+        ),
+        optimiser=adam(config.learning_rate, clip_norm=config.clip_norm),
+        weight=config.penalty_weight if offline or online_weight is None else online_weight,
+        calibrate=config.calibrate == "always" or (offline and config.calibrate == "offline"),
+    )
+
+
+def init(p: Parts, key: Key) -> CQLState:
+    """Fresh parameters, targets equal to their critics, zero moments."""
+    log_multiplier = jnp.float32(p.config.init_log_multiplier)
+    return CQLState(init_state(p.sac, key), log_multiplier, p.optimiser.init(log_multiplier))
+
+
+def draw_noise(p: Parts, key: Key, rows: int) -> Noise:
+    """The randomness of one update on `rows` rows."""
+    next_key, action_key, uniform_key, policy_key, subset_key = jax.random.split(key, 5)
+    c, n, each = p.config, p.config.actions, (rows, p.sac.spec.act_dim)
+    return Noise(
+        next_action=jax.random.normal(next_key, (n if c.backup == "max" else 1, *each)),
+        action=jax.random.normal(action_key, each),
+        uniform=jax.random.uniform(uniform_key, (n, *each), minval=-1.0, maxval=1.0),
+        policy=jax.random.normal(policy_key, (n, 2, *each)),
+        subset=jax.random.permutation(subset_key, c.critics)[: c.subset or c.critics],
+    )
+
+
+def at_each(x: Array, count: int) -> Array:
+    """`x` `[B, ...]` repeated to `[count, B, ...]`."""
+    return jnp.broadcast_to(x, (count, *x.shape))
+
+
+def bootstrap(p: Parts, state: SACState, batch: Batch, noise: Noise) -> Array:
+    """The critics' target `[B]`."""
+    next_action, log_prob = p.sac.policy.apply(state.policy, batch.next_obs).sample(noise.next_action)
+    target = state.target
+    if 0 < p.config.subset < p.config.critics:
+        target = jax.tree.map(lambda leaf: leaf[noise.subset], target)
+    next_obs = at_each(batch.next_obs, next_action.shape[0])
+    values = p.sac.critic.apply(target, next_obs, next_action).min(axis=0)
+    next_value = values.max(axis=0)
+    if p.config.entropy_backup:
+        best = jnp.take_along_axis(log_prob, values.argmax(axis=0)[None], axis=0)[0]
+        next_value = next_value - jnp.exp(state.log_alpha) * best
+    return td_target(batch.reward, batch.terminal, next_value, p.config.discount)
+
+
+def propose(p: Parts, policy: Params, batch: Batch, noise: Noise) -> Proposals:
+    """The regulariser's actions. Nothing here depends on a critic, so its gradient reaches critics alone."""
+    n, rows = noise.uniform.shape[:2]
+    both = p.sac.policy.apply(policy, jnp.stack([batch.obs, batch.next_obs]))
+    sampled, log_prob = (x.reshape(2 * n, *x.shape[2:]) for x in both.sample(noise.policy))
+    dtype = log_prob.dtype
+    constant = lambda count, value: jnp.full((count, rows), value, dtype)
+    if p.config.importance_weights:
+        uniform = constant(n, -p.sac.spec.act_dim * math.log(2.0))
+        log_density = jnp.concatenate([constant(1, 0.0), uniform, log_prob])
+    else:
+        log_density = constant(1 + 3 * n, 0.0)
+    bound = at_each(batch.mc_return.astype(dtype), 2 * n) if p.calibrate else constant(2 * n, -jnp.inf)
+    return Proposals(
+        action=jnp.concatenate([batch.action[None], noise.uniform, sampled]),
+        log_density=log_density,
+        bound=jnp.concatenate([constant(1 + n, -jnp.inf), bound]),
+    )
+
+
+def regulariser(p: Parts, q: Array, proposals: Proposals) -> Array:
+    """R `[Q, B]`, clipped, from critics at the proposals, `[Q, M, B]`."""
+    scores = jnp.maximum(q, proposals.bound) - proposals.log_density
+    if p.config.importance_weights:
+        scores = scores[:, 1:]  # the data's action has no density to weigh it by
+    soft_maximum = p.config.softmax_temperature * jax.nn.logsumexp(scores / p.config.softmax_temperature, axis=1)
+    return jnp.clip(soft_maximum - q[:, 0], p.config.penalty_min, p.config.penalty_max)
+
+
+def critic_loss(p: Parts, params: Params, log_multiplier: Array, batch: Batch, proposals: Proposals, target: Array):
+    """TD errors and weighted regularisers, summed over critics, and what is worth knowing of them.
+
+    All actions of all states are one call of the critics. ``excess`` `[Q]` is the mean of R over conservative rows,
+    less the gap.
+    """
+    q = p.sac.critic.apply(params, at_each(batch.obs, proposals.action.shape[0]), proposals.action)
+    share, gap, weight = batch.conserve.mean(), p.config.lagrange_gap, jnp.float32(p.weight)
+    penalty = jnp.mean(batch.conserve * regulariser(p, q, proposals), axis=1)
+    if gap is not None:
+        penalty = penalty - share * gap
+        weight = weight * jnp.exp(log_multiplier)
+    td, cql = weighted_mean(td_loss(q[:, 0], target)), weight * jnp.sum(penalty)
+    aux = {"q": q[:, 0], "excess": penalty / jnp.maximum(share, 1e-12), "td_loss": td, "cql_loss": cql}
+    return td + cql, aux
+
+
+def update_multiplier(p: Parts, state: CQLState, excess: Array, step) -> CQLState:
+    """Lagrange's step: alpha' rises where the mean regulariser exceeds its gap by `excess` `[Q]`."""
+    loss = lambda log_multiplier: -jnp.exp(log_multiplier) * p.weight * excess.mean()
+    grads = jax.grad(loss)(state.log_multiplier)
+    log_multiplier, opt = p.optimiser.apply(state.log_multiplier, grads, state.multiplier_opt, step)
+    return state._replace(log_multiplier=jnp.minimum(log_multiplier, math.log(MAX_MULTIPLIER)), multiplier_opt=opt)
+
+
+def update_critic(p: Parts, state: CQLState, batch: Batch, noise: Noise, step) -> tuple[CQLState, Metrics]:
+    """The critic step, its target average and the multiplier's step."""
+    sac = state.sac
+    target = bootstrap(p, sac, batch, noise)
+    proposals = propose(p, sac.policy, batch, noise)
+    grad = jax.value_and_grad(functools.partial(critic_loss, p), has_aux=True)
+    (loss, aux), grads = grad(sac.critic, state.log_multiplier, batch, proposals, target)
+    critic, critic_opt = p.optimiser.apply(sac.critic, grads, sac.critic_opt, step)
+    averaged = polyak(sac.target, critic, p.config.tau)
+    metrics = {
+        "critic_loss": loss,
+        "td_loss": aux["td_loss"],
+        "cql_loss": aux["cql_loss"],
+        "cql_excess": aux["excess"].mean(),
+        "q": aux["q"].mean(),
+        "target_q": target.mean(),
+    }
+    if p.config.lagrange_gap is not None:
+        metrics["multiplier"] = jnp.exp(state.log_multiplier)
+        state = update_multiplier(p, state, aux["excess"], step)
+    return state._replace(sac=sac._replace(critic=critic, critic_opt=critic_opt, target=averaged)), metrics
+
+
+def update_actor(
+    p: Parts, state: SACState, critic: Params, batch: Batch, noise: Array, step
+) -> tuple[SACState, Metrics]:
+    """The steps of policy and temperature, the policy's against `critic`."""
+    c, optimiser = p.config, p.sac.optimiser
+    log_alpha, alpha_opt = state.log_alpha, state.alpha_opt
+    if c.learn_temperature:
+        _, log_prob = p.sac.policy.apply(state.policy, batch.obs).sample(noise)
+        per_row = log_temperature_loss if c.temperature_loss == "log_alpha" else temperature_loss
+        target_entropy = -c.target_entropy_scale * p.sac.spec.act_dim
+        grads = jax.grad(lambda la: weighted_mean(per_row(la, log_prob, target_entropy)))(log_alpha)
+        log_alpha, alpha_opt = optimiser.apply(log_alpha, grads, alpha_opt, step)
+    seen = log_alpha if c.order == "alpha_first" else state.log_alpha
+    grad = jax.value_and_grad(functools.partial(policy_loss, p.sac), has_aux=True)
+    (loss, log_prob), grads = grad(state.policy, critic, seen, batch, noise)
+    policy, policy_opt = optimiser.apply(state.policy, grads, state.policy_opt, step)
+    metrics = {"policy_loss": loss, "entropy": -log_prob.mean(), "temperature": jnp.exp(state.log_alpha)}
+    return state._replace(policy=policy, policy_opt=policy_opt, log_alpha=log_alpha, alpha_opt=alpha_opt), metrics
+
+
+def update_once(p: Parts, state: CQLState, batch: Batch, noise: Noise, step) -> tuple[CQLState, Metrics]:
+    """One step of everything on one minibatch; the regulariser and y always see the parameters before the step.
+
+    order "joint": so does the policy's loss (CORL, Cal-QL); "critic_first": it sees the new critics (SAC);
+    "alpha_first": these and the new temperature (APL). Where `actor_every` is "call" it sees the new critics in any
+    order.
+    """
+    new, critic_metrics = update_critic(p, state, batch, noise, step)
+    critic = state.sac.critic if p.config.order == "joint" else new.sac.critic
+    sac, actor_metrics = update_actor(p, new.sac, critic, batch, noise.action, step)
+    return new._replace(sac=sac), critic_metrics | actor_metrics
+
+
+def update(p: Parts, state: CQLState, batches: Batch, key: Key, step: Array) -> tuple[CQLState, Metrics]:
+    """K updates, scanned over a `[K, B]` `Batch`."""
+    count, rows = batches.reward.shape
+    steps, keys = step + jnp.arange(count, dtype=jnp.int32), jax.random.split(key, count)
+    each = update_once if p.config.actor_every == "update" else update_critic
+
+    def body(state: CQLState, x) -> tuple[CQLState, Metrics]:
+        batch, key, step = x
+        return each(p, state, batch, draw_noise(p, key, rows), step)  # drawn here: K times 3 n actions are large
+
+    state, metrics = jax.lax.scan(body, state, (batches, keys, steps))
+    metrics = jax.tree.map(lambda m: m.mean(axis=0), metrics)
+    if p.config.actor_every == "call":
+        last, noise = jax.tree.map(lambda x: x[-1], batches), draw_noise(p, keys[-1], rows).action
+        sac, actor_metrics = update_actor(p, state.sac, state.sac.critic, last, noise, steps[-1])
+        state, metrics = state._replace(sac=sac), metrics | actor_metrics
+    return state, metrics
+
+
+def go_online(p: Parts, state: CQLState, key: Key) -> CQLState:
+    """Everything carries over; the optimisers start afresh if so configured."""
+    del key
+    if not p.config.reset_optimiser_online:
+        return state
+    fresh = p.optimiser.init
+    sac = state.sac._replace(
+        critic_opt=fresh(state.sac.critic), policy_opt=fresh(state.sac.policy), alpha_opt=fresh(state.sac.log_alpha)
+    )
+    return CQLState(sac, state.log_multiplier, fresh(state.log_multiplier))
+
+
+def cql(config: CQLConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int = 1_000_000) -> Agent:
+    """CQL, Cal-QL or GCQL for one seed. No rate is annealed, so `schedule_steps` changes nothing."""
+    del schedule_steps
+    p = parts(config, spec, phase)
+    return Agent(
+        init=functools.partial(init, p),
+        update=functools.partial(update, p),
+        act=lambda state, obs, key, explore: act(p.sac, state.sac, obs, key, explore),
+        go_online=functools.partial(go_online, p),
+        value=lambda state, obs, action: p.sac.critic.apply(state.sac.target, obs, action).min(axis=0),
+    )

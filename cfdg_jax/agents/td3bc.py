@@ -1,0 +1,222 @@
+"""TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860), plain TD3, and APL's GCTD3BC (Zheng et al. 2023, arXiv 2303.07693).
+
+One update on a minibatch (s, a, r, s', terminal, conserve)::
+
+    a'  = clip(target_pi(s') + clip(N(0, target_noise^2), -noise_clip, noise_clip), -1, 1)
+    y   = r + gamma (1 - terminal) min_i targetQ_i(s', a')
+    Q   : sum_i mean (Q_i(s, a) - y)^2
+    every `delay`-th update, with the new critics:
+    pi  : -lambda mean Q_1(s, pi(s)) + bc_weight mean conserve (pi(s) - a)^2,   lambda = alpha / mean |Q_1(s, pi(s))|
+    targets of critics and policy move, by tau
+
+``conserve`` is the weight of a row's cloning term: APL sets it to 0 on online batches, and with `bc_weight` 0 or a
+zero everywhere the agent is TD3 with a normalised policy loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
+from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy
+from cfdg_jax.core.optim import Optimiser, adam, polyak
+from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
+
+
+@dataclasses.dataclass(frozen=True)
+class TD3BCConfig:
+    """Hyper-parameters; the defaults are the authors' (TD3_BC.py)."""
+
+    alpha: float = 2.5  # numerator of lambda; larger follows the critics more
+    bc_weight: float = 1.0  # of the cloning term; 0 is TD3
+    bc_loss: Literal["mean", "sum"] = "mean"  # of squared differences over the A action dimensions (authors: mean)
+    normalise_q: bool = True  # lambda = alpha / mean |Q|; False: lambda = 1, as TD3
+    discount: float = 0.99  # all sources
+    tau: float = 0.005  # Polyak rate of the targets, at every policy step (authors)
+    delay: int = 2  # critic updates per policy update (TD3)
+    target_noise: float = 0.2  # standard deviation of the target policy's smoothing (TD3)
+    noise_clip: float = 0.5  # largest smoothing noise (TD3)
+    explore_noise: float = 0.1  # standard deviation of exploration, as a share of the box's half width (TD3, APL)
+    hidden: tuple[int, ...] = (256, 256)  # of all networks (all sources)
+    critics: int = 2  # twin critics (TD3)
+    q_loss: Literal["sum", "mean"] = "sum"  # over critics (authors: sum)
+    learning_rate: float = 3e-4  # Adam, all networks (all sources)
+    clip_norm: float | None = None  # largest gradient norm; no source clips
+    layer_norm: bool = False  # in the critics (JAX-CORL True)
+    init: Init = "pytorch"  # all sources
+    reset_optimiser_online: bool = False  # start Adam afresh at the hand-over
+
+    def __post_init__(self) -> None:
+        require(0.0 <= self.discount <= 1.0, "agent.discount", f"is {self.discount}", "must lie in [0, 1]")
+        require(0.0 < self.tau <= 1.0, "agent.tau", f"is {self.tau}", "must lie in (0, 1]")
+        for name in ("alpha", "learning_rate"):
+            value = getattr(self, name)
+            require(value > 0.0, f"agent.{name}", f"is {value}", "must be positive")
+        for name in ("bc_weight", "target_noise", "noise_clip", "explore_noise"):
+            value = getattr(self, name)
+            require(value >= 0.0, f"agent.{name}", f"is {value}", "must not be negative")
+        for name in ("delay", "critics"):
+            value = getattr(self, name)
+            require(value >= 1, f"agent.{name}", f"is {value}", "must be at least 1")
+        require(all(w > 0 for w in self.hidden), "agent.hidden", f"is {self.hidden}", "must hold positive widths")
+        clip = self.clip_norm
+        require(clip is None or clip > 0.0, "agent.clip_norm", f"is {clip}", "must be positive or none")
+
+
+@dataclasses.dataclass(frozen=True)
+class APLTD3BCConfig(TD3BCConfig):
+    """APL's GCTD3BC (agents/td3_bc_gc.py): TD3+BC whose rows the stratifier `by_source` marks. The numbers agree."""
+
+
+class TD3BCState(NamedTuple):
+    """Parameters, targets and optimiser states of one seed; critics lead with Q."""
+
+    critic: Params
+    target: Params
+    policy: Params
+    target_policy: Params
+    critic_opt: Any
+    policy_opt: Any
+
+
+class Parts(NamedTuple):
+    """What the functions below share: the config and what it makes, no arrays."""
+
+    config: TD3BCConfig
+    critic: Network
+    policy: Network
+    optimiser: Optimiser
+
+
+def parts(config: TD3BCConfig, spec: Spec) -> Parts:
+    """Networks and optimiser."""
+    return Parts(
+        config=config,
+        critic=critics(spec, config.hidden, config.critics, config.layer_norm, config.init),
+        policy=deterministic_policy(spec, config.hidden, config.init),
+        optimiser=adam(config.learning_rate, clip_norm=config.clip_norm),
+    )
+
+
+def init_state(p: Parts, key: Key) -> TD3BCState:
+    """Fresh parameters, targets equal to them, zero moments."""
+    critic_key, policy_key = jax.random.split(key)
+    critic, policy = p.critic.init(critic_key), p.policy.init(policy_key)
+    target, target_policy = jax.tree.map(jnp.copy, (critic, policy))
+    return TD3BCState(critic, target, policy, target_policy, p.optimiser.init(critic), p.optimiser.init(policy))
+
+
+def bootstrap(p: Parts, state: TD3BCState, batch: Batch, noise: Array) -> Array:
+    """The critics' target `[B]`; `noise` `[B, A]` is standard normal."""
+    config = p.config
+    smoothing = jnp.clip(config.target_noise * noise, -config.noise_clip, config.noise_clip)
+    next_action = jnp.clip(p.policy.apply(state.target_policy, batch.next_obs) + smoothing, -1.0, 1.0)
+    next_q = p.critic.apply(state.target, batch.next_obs, next_action).min(axis=0)
+    return td_target(batch.reward, batch.terminal, next_q, config.discount)
+
+
+def critic_loss(p: Parts, params: Params, batch: Batch, target: Array) -> tuple[Array, Array]:
+    """Squared TD error of all critics against `target` `[B]`, and Q(s, a) `[Q, B]`."""
+    q = p.critic.apply(params, batch.obs, batch.action)
+    return weighted_mean(td_loss(q, target, p.config.q_loss)), q
+
+
+def policy_loss(p: Parts, params: Params, critic: Params, batch: Batch) -> tuple[Array, Metrics]:
+    """The policy's loss, and its two terms with lambda."""
+    config = p.config
+    action = p.policy.apply(params, batch.obs)
+    first = jax.tree.map(lambda leaf: leaf[:1], critic)
+    q = p.critic.apply(first, batch.obs, action)[0]
+    scale = config.alpha / jax.lax.stop_gradient(jnp.abs(q).mean()) if config.normalise_q else jnp.ones(())
+    square = jnp.square(action - batch.action)
+    cloning = square.mean(axis=-1) if config.bc_loss == "mean" else square.sum(axis=-1)
+    loss = -scale * q.mean() + config.bc_weight * weighted_mean(cloning, batch.conserve)
+    return loss, {"policy_loss": loss, "bc_loss": cloning.mean(), "q_scale": scale}
+
+
+def update_critic(p: Parts, state: TD3BCState, batch: Batch, noise: Array, step) -> tuple[TD3BCState, Metrics]:
+    """The critic step."""
+    target = bootstrap(p, state, batch, noise)
+    grad = jax.value_and_grad(functools.partial(critic_loss, p), has_aux=True)
+    (loss, q), grads = grad(state.critic, batch, target)
+    critic, critic_opt = p.optimiser.apply(state.critic, grads, state.critic_opt, step)
+    metrics = {"critic_loss": loss, "q": q.mean(), "target_q": target.mean()}
+    return state._replace(critic=critic, critic_opt=critic_opt), metrics
+
+
+def update_policy(p: Parts, state: TD3BCState, batch: Batch, step) -> tuple[TD3BCState, Metrics]:
+    """The policy step against the current critics, then all targets."""
+    grad = jax.grad(functools.partial(policy_loss, p), has_aux=True)
+    grads, metrics = grad(state.policy, state.critic, batch)
+    policy, policy_opt = p.optimiser.apply(state.policy, grads, state.policy_opt, step)
+    state = state._replace(
+        policy=policy,
+        policy_opt=policy_opt,
+        target=polyak(state.target, state.critic, p.config.tau),
+        target_policy=polyak(state.target_policy, policy, p.config.tau),
+    )
+    return state, metrics
+
+
+def update_once(p: Parts, state: TD3BCState, batch: Batch, noise: Array, step: Array) -> tuple[TD3BCState, Metrics]:
+    """One critic step and, at every `delay`-th update of the phase, one policy step.
+
+    The policy's metrics are `delay` times their values there and 0 in between, so that means over updates are right.
+    """
+    state, critic_metrics = update_critic(p, state, batch, noise, step)
+
+    def move(state: TD3BCState) -> tuple[TD3BCState, Metrics]:
+        state, metrics = update_policy(p, state, batch, step)
+        return state, jax.tree.map(lambda m: p.config.delay * m, metrics)
+
+    def wait(state: TD3BCState) -> tuple[TD3BCState, Metrics]:
+        _, metrics = jax.eval_shape(move, state)
+        return state, jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
+
+    due = (step + 1) % p.config.delay == 0  # a real condition: `step` has no seed axis
+    state, policy_metrics = jax.lax.cond(due, move, wait, state)
+    return state, critic_metrics | policy_metrics
+
+
+def update(p: Parts, state: TD3BCState, batches: Batch, key: Key, step: Array) -> tuple[TD3BCState, Metrics]:
+    """K updates, scanned over a `[K, B]` `Batch`."""
+    noises = jax.random.normal(key, batches.action.shape)
+    counts = step + jnp.arange(batches.reward.shape[0], dtype=jnp.int32)
+    state, metrics = jax.lax.scan(lambda carry, x: update_once(p, carry, *x), state, (batches, noises, counts))
+    return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)
+
+
+def act(p: Parts, state: TD3BCState, obs: Array, key: Key, explore: bool) -> Array:
+    """The policy's action; exploring, with Gaussian noise, clipped to the box."""
+    action = p.policy.apply(state.policy, obs)
+    if not explore:
+        return action
+    return jnp.clip(action + p.config.explore_noise * jax.random.normal(key, action.shape), -1.0, 1.0)
+
+
+def go_online(p: Parts, state: TD3BCState, key: Key) -> TD3BCState:
+    """Everything carries over; the optimisers start afresh if so configured."""
+    del key
+    if not p.config.reset_optimiser_online:
+        return state
+    return state._replace(critic_opt=p.optimiser.init(state.critic), policy_opt=p.optimiser.init(state.policy))
+
+
+def td3bc(
+    config: TD3BCConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int = 1_000_000
+) -> Agent:
+    """TD3+BC for one seed. Both phases are the same, so `phase` and `schedule_steps` change nothing."""
+    del phase, schedule_steps
+    p = parts(config, spec)
+    return Agent(
+        init=functools.partial(init_state, p),
+        update=functools.partial(update, p),
+        act=functools.partial(act, p),
+        go_online=functools.partial(go_online, p),
+        value=lambda state, obs, action: p.critic.apply(state.target, obs, action).min(axis=0),
+    )

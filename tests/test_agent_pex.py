@@ -1,0 +1,256 @@
+"""PEX against released code, an independent re-statement, and its own promises."""
+
+import dataclasses
+import functools
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import restatement
+
+from cfdg_jax.agents import iql as base
+from cfdg_jax.agents import pex as module
+from cfdg_jax.agents.iql import IQLState
+from cfdg_jax.agents.pex import Noise, PEXConfig, PEXState, parts, pex, update_once
+from cfdg_jax.types import Batch, Spec, UserError
+
+SPEC = Spec(obs_dim=5, act_dim=3, horizon=1000)
+RELEASED = PEXConfig(hidden=(32, 32), clip_proposals=False, evaluation="eps_greedy")
+VARIANTS = {
+    "small": dataclasses.replace(RELEASED, inverse_temperature=3.0),
+    "full": dataclasses.replace(RELEASED, hidden=(256, 256)),
+}
+EXACT = 1e-6  # float64: the released code rounds the discount to float32
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Both precisions; the released code's reference run is the float64 one."""
+    with jax.enable_x64(request.param == "float64"):
+        yield np.dtype(request.param)
+
+
+def golden_run(golden_dir, variant, dtype):
+    z, p = golden.load(golden_dir, "pex.npz"), parts(VARIANTS[variant], SPEC, "online", 1)
+    init = f"{variant}/init"
+    critic, target = (golden.stacked(z, [f"{init}/{q}1", f"{init}/{q}2"], dtype) for q in ("q", "tq"))
+    value, policy = golden.params(z, f"{init}/v", dtype), golden.params(z, f"{init}/pi", dtype)
+    iql = IQLState(critic, target, value, policy, *base.init_optimisers(p.iql, critic, value, policy))
+    state = PEXState(golden.params(z, f"{init}/pi_off", dtype), iql)
+    return z, p, jax.tree.map(jnp.asarray, state), golden.batch(z, dtype)
+
+
+def noise_of(z, prefix, dtype):
+    greedy = (f"{prefix}/u_greedy_a2", f"{prefix}/u_greedy_select")
+    drawn = np.stack([z[name] for name in greedy], axis=-1) if greedy[0] in z.files else np.zeros((64, 2))
+    return Noise(*(jnp.asarray(x, dtype) for x in (z[f"{prefix}/eps_a2"], z[f"{prefix}/u_select"], drawn)))
+
+
+def network(state, name):
+    places = {"q1": ("critic", 0), "q2": ("critic", 1), "tq1": ("target", 0), "tq2": ("target", 1)}
+    if name in places:
+        field, index = places[name]
+        return golden.member(getattr(state.iql, field), index)
+    return {"v": state.iql.value, "pi": state.iql.policy, "pi_off": state.offline_policy}[name]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_three_updates_equal_the_released_code(golden_dir, variant, dtype):
+    z, p, state, batch = golden_run(golden_dir, variant, dtype)
+    step = jax.jit(functools.partial(update_once, p))
+    for k in (1, 2, 3):
+        state, metrics = step(state, batch, noise_of(z, f"{variant}/noise/step{k}", dtype), jnp.asarray(k - 1))
+        loss = lambda name, k=k: z[f"{variant}/f64/step{k}/loss/{name}"]
+        rtol = EXACT if dtype == np.float64 else (2e-4 if k == 1 else 2e-3)  # the policy's mean cancels; steps add up
+        np.testing.assert_allclose(metrics["value_loss"], loss("v"), rtol=rtol)
+        np.testing.assert_allclose(metrics["critic_loss"], loss("q"), rtol=rtol)
+        np.testing.assert_allclose(metrics["policy_loss"], loss("pi"), rtol=rtol, atol=rtol)
+        if k in (1, 3):
+            for name in ("q1", "q2", "tq1", "tq2", "v", "pi", "pi_off"):
+                for leaf, value in golden.flatten(network(state, name)).items():
+                    reference = f"{variant}/f64/after{k}/{name}/{leaf}"
+                    golden.compare(z, reference, value, 5e-4 if dtype == np.float32 else 1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_composite_action_equals_the_released_code(golden_dir, variant, dtype):
+    z, p, state, batch = golden_run(golden_dir, variant, dtype)
+    state, _ = module.update_critics(p, state, batch, 0)
+    noise, term = noise_of(z, f"{variant}/noise/step1", dtype), lambda name: z[f"{variant}/f64/step1/term/{name}"]
+    choice = module.compose(p, state, batch.obs, module.propose(p, state, batch.obs, noise.action), noise.select, False)
+    close = functools.partial(np.testing.assert_allclose, atol=EXACT if dtype == np.float64 else 3e-5)
+    close(choice.proposals, np.stack([term("a1"), term("a2")]))
+    close(choice.q, np.stack([term("qa1"), term("qa2")]))
+    close(choice.probability.T, term("prob"))
+    np.testing.assert_array_equal(noise.select >= choice.probability[0], term("selected"))
+    close(choice.action, term("action"))
+
+
+@pytest.mark.parametrize("how", ["act_train", "act_eval"])
+def test_acting_equals_the_released_code(golden_dir, how, dtype):
+    z, p, state, batch = golden_run(golden_dir, "small", dtype)
+    noise = noise_of(z, f"small/f64/{how}", dtype)
+    choice = module.act_with(p, state, batch.obs[:24], noise, how == "act_train")
+    np.testing.assert_allclose(choice.proposals[0], z[f"small/f64/{how}/a1"], atol=1e-6)
+    np.testing.assert_allclose(choice.action, z[f"small/f64/{how}/action"], atol=1e-6)
+
+
+def random_batch(rng, rows=6, **fields):
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    batch = Batch(
+        obs=normal(rows, 5), action=np.tanh(normal(rows, 3)), reward=normal(rows), next_obs=normal(rows, 5),
+        terminal=(rng.random(rows) < 0.3).astype(np.float32), mc_return=np.full(rows, -np.inf, np.float32),
+        source=np.zeros(rows, np.int32), conserve=np.ones(rows, np.float32),
+    )  # fmt: skip
+    return batch._replace(**fields)
+
+
+def gaussian_mean(params, obs):
+    return np.tanh(restatement.forward({k: v for k, v in params.items() if k != "log_std"}, obs))
+
+
+def restated(state, batch, noises, config):
+    """Updates in float64 NumPy, gradients by complex steps."""
+    double = lambda tree: jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+    critic, target, value, policy = map(double, state.iql[:4])
+    frozen, adams = double(state.offline_policy), [restatement.Adam() for _ in range(3)]
+    one = lambda params, i: restatement.rebuild((path, leaf[i]) for path, leaf in restatement.leaves(params))
+    q_min = lambda params, action: np.minimum(
+        *(restatement.critic(one(params, i), batch.obs, action).real for i in (0, 1))
+    )
+    v_of = lambda params, obs: restatement.forward(params, obs)[:, 0]
+    for noise in noises:
+        y = batch.reward + 0.99 * (1 - batch.terminal) * v_of(value, batch.next_obs).real
+        regressed = q_min(target, batch.action)
+
+        def loss_v(params, regressed=regressed):
+            error = regressed - v_of(params, batch.obs)
+            return (np.where(error.real > 0, config.expectile, 1 - config.expectile) * error**2).mean()
+
+        def loss_q(params, y=y):
+            return (
+                sum(((restatement.critic(one(params, i), batch.obs, batch.action) - y) ** 2).mean() for i in (0, 1)) / 2
+            )
+
+        value = adams[0].step(value, restatement.gradient(loss_v, value))
+        critic = adams[1].step(critic, restatement.gradient(loss_q, critic))
+        target = restatement.average(target, critic)
+        first, mean = gaussian_mean(frozen, batch.obs), gaussian_mean(policy, batch.obs)
+        second = np.clip(mean + np.exp(policy["log_std"]) * noise.action, -1, 1)
+        better = config.inverse_temperature * (q_min(critic, second) - q_min(critic, first))
+        take_second = noise.select >= 1 / (1 + np.exp(better))
+        action = np.where(take_second[:, None], second, first)
+        advantage = q_min(target, action) - v_of(value, batch.obs).real
+        weight = np.minimum(np.exp(config.temperature * advantage), 100)
+
+        def loss_pi(params, action=action, weight=weight):
+            z = (action - gaussian_mean(params, batch.obs)) / np.exp(params["log_std"])
+            log_prob = (-0.5 * z**2 - params["log_std"] - 0.5 * np.log(2 * np.pi)).sum(axis=1)
+            return -(weight * log_prob).mean()
+
+        policy = adams[2].step(policy, restatement.gradient(loss_pi, policy))
+    return critic, target, value, policy
+
+
+def test_three_updates_equal_an_independent_restatement():
+    rng, config = np.random.default_rng(0), PEXConfig(hidden=(4,))
+    p = parts(config, SPEC, "online", 1)
+    critic, target = (restatement.ensemble(rng, (8, 4, 1), 2) for _ in range(2))
+    value = restatement.network(rng, (5, 4, 1))
+    policies = [restatement.network(rng, (5, 4, 3)) | {"log_std": np.full(3, -0.5, np.float32)} for _ in range(2)]
+    iql = IQLState(critic, target, value, policies[0], *base.init_optimisers(p.iql, critic, value, policies[0]))
+    state, batch = PEXState(policies[1], iql), random_batch(rng)
+    draw = lambda: Noise(rng.normal(size=(6, 3)), rng.random(6), rng.random((6, 2)))
+    noises = [jax.tree.map(np.float32, draw()) for _ in range(3)]
+    new = jax.tree.map(jnp.asarray, state)
+    for k, noise in enumerate(noises):
+        new, _ = jax.jit(functools.partial(update_once, p))(new, batch, noise, jnp.asarray(k))
+    expected = restated(state, batch, noises, config)
+    for ours, theirs in zip(new.iql[:4], expected, strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "gap", "epsilon", "expected"),
+    [(10.0, 0.1, 1.0, 0.73106), (10.0, 0.1, 0.1, 0.97311), (3.0, 0.1, 1.0, 0.57444), (10.0, 0.0, 1.0, 0.5)],
+)
+def test_how_often_the_better_proposal_is_chosen(alpha, gap, epsilon, expected):
+    """Check 36; epsilon 1 never chooses greedily."""
+    config = PEXConfig(hidden=(4,), inverse_temperature=alpha, evaluation="eps_greedy", epsilon=epsilon)
+    p = parts(config, SPEC, "online", 1)
+    state, draws = module.init_online(p, jax.random.key(0)), 100_000
+    q = jnp.array([0.0, gap])
+    critic = lambda params, obs, action: jnp.broadcast_to(q[:, None], (2, 2, draws))
+    p = p._replace(iql=p.iql._replace(critic=p.iql.critic._replace(apply=critic)))
+    obs = jnp.zeros((draws, 5))
+    choice = module.act_with(p, state, obs, module.draw_noise(p, obs, jax.random.key(1)), False)
+    second = (choice.action == choice.proposals[1]).all(axis=-1).mean()
+    assert second == pytest.approx(expected, abs=0.005)
+
+
+def test_the_offline_policy_is_frozen_and_the_batchs_action_is_not_cloned():
+    """Check 37."""
+    agent = pex(PEXConfig(hidden=(16, 16)), SPEC, "online")
+    state, rng = agent.init(jax.random.key(0)), np.random.default_rng(1)
+    batch = random_batch(rng, 8)
+    batches = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 1000), batch)
+    new, _ = jax.jit(agent.update)(state, batches, jax.random.key(1), jnp.asarray(0))
+    jax.tree.map(np.testing.assert_array_equal, new.offline_policy, state.offline_policy)
+    assert not np.array_equal(new.iql.policy["l0"]["kernel"], state.iql.policy["l0"]["kernel"])
+    p = parts(PEXConfig(hidden=(16, 16)), SPEC, "online", 1)
+    noise = module.draw_noise(p, batch.obs, jax.random.key(2))
+    losses = [
+        module.update_policy(p, state, batch._replace(action=action), noise, 0)[1]["policy_loss"]
+        for action in (batch.action, -batch.action)
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_the_hand_over_expands_the_policy_and_keeps_the_critics(copy):
+    config = PEXConfig(hidden=(16, 16), copy_to_target=copy)
+    offline, online = (pex(config, SPEC, phase) for phase in ("offline", "online"))
+    batches = jax.tree.map(lambda x: jnp.asarray(x)[None], random_batch(np.random.default_rng(2)))
+    before, _ = offline.update(offline.init(jax.random.key(0)), batches, jax.random.key(1), jnp.asarray(0))
+    after = offline.go_online(before, jax.random.key(3))
+    assert jax.tree.structure(after) == jax.tree.structure(online.init(jax.random.key(0)))
+    same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
+    same(after.iql.critic, before.critic)
+    same(after.iql.value, before.value)
+    same(after.iql.target, before.critic if copy else before.target)
+    same(after.offline_policy, before.policy)
+    obs = jax.random.normal(jax.random.key(4), (9, 5))
+    p = parts(config, SPEC, "online", 1)
+    proposals = module.propose(p, after, obs, jnp.zeros((9, 3)))
+    np.testing.assert_allclose(proposals[0], offline.act(before, obs, jax.random.key(0), False), rtol=1e-6)
+    chosen = online.act(after, obs, jax.random.key(5), False)
+    assert all(
+        any(np.allclose(a, q) for q in pair) for a, pair in zip(chosen, np.swapaxes(proposals, 0, 1), strict=True)
+    )
+
+
+def test_exploring_actions_lie_in_the_box_and_are_drawn():
+    agent = pex(PEXConfig(hidden=(16, 16)), SPEC, "online")
+    state = agent.init(jax.random.key(0))
+    obs = jax.random.normal(jax.random.key(1), (200, 5))
+    first, second = (agent.act(state, obs, jax.random.key(k), True) for k in (2, 3))
+    assert np.abs(first).max() <= 1.0 and (first != second).any()
+    mean, again = (agent.act(state, obs, jax.random.key(k), False) for k in (2, 3))
+    np.testing.assert_array_equal(mean, again)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("inverse_temperature", -1.0, "agent.inverse_temperature: is -1.0"),
+        ("epsilon", 2.0, "agent.epsilon: is 2.0; must lie in"),
+        ("policy", "deterministic", "agent.policy: is deterministic; PEX proposes samples"),
+        ("free_target", "sampled", "agent.free_target: is sampled"),
+        ("expectile", 1.0, "agent.expectile"),
+    ],
+)
+def test_bad_values_are_refused_by_name(field, value, message):
+    with pytest.raises(UserError, match=message):
+        PEXConfig(**{field: value})

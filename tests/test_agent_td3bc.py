@@ -1,0 +1,216 @@
+"""TD3+BC and APL's GCTD3BC against released code, an independent re-statement, and their own promises."""
+
+import dataclasses
+import functools
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import restatement
+
+from cfdg_jax.agents import td3bc as module
+from cfdg_jax.agents.td3bc import APLTD3BCConfig, TD3BCConfig, TD3BCState, parts, policy_loss, td3bc, update_once
+from cfdg_jax.types import Batch, Spec, UserError
+
+SPEC = Spec(obs_dim=5, act_dim=3, horizon=1000)
+SMALL = TD3BCConfig(hidden=(32, 32))
+CASES = {
+    "td3bc small": ("td3bc_corl.npz", "small", SMALL, 1.0),
+    "td3bc full": ("td3bc_corl.npz", "full", TD3BCConfig(), 1.0),
+    "apl offline": ("apl_gctd3bc.npz", "small", APLTD3BCConfig(hidden=(32, 32)), 1.0),
+    "apl online": ("apl_gctd3bc.npz", "small_online", APLTD3BCConfig(hidden=(32, 32)), 0.0),
+    "apl full": ("apl_gctd3bc.npz", "full", APLTD3BCConfig(), 0.0),
+}
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Both precisions; the released code's reference run is the float64 one."""
+    with jax.enable_x64(request.param == "float64"):
+        yield np.dtype(request.param)
+
+
+def golden_run(golden_dir, case, dtype):
+    """The file, the parts, the state at the start and the batch of a case."""
+    file, variant, config, conserve = CASES[case]
+    z, p = golden.load(golden_dir, file), parts(config, SPEC)
+    init = f"{variant}/init" if f"{variant}/init/q1/l0/W" in z.files else "small/init"
+    critic, target = (golden.stacked(z, [f"{init}/{q}1", f"{init}/{q}2"], dtype) for q in ("q", "tq"))
+    policy, target_policy = golden.params(z, f"{init}/pi", dtype), golden.params(z, f"{init}/tpi", dtype)
+    state = TD3BCState(critic, target, policy, target_policy, p.optimiser.init(critic), p.optimiser.init(policy))
+    batch = golden.batch(z, dtype)
+    batch = batch._replace(conserve=jnp.full(batch.conserve.shape, conserve, dtype))
+    return z, variant, p, jax.tree.map(jnp.asarray, state), batch
+
+
+def network(state, name):
+    places = {"q1": ("critic", 0), "q2": ("critic", 1), "tq1": ("target", 0), "tq2": ("target", 1)}
+    if name in places:
+        field, index = places[name]
+        return golden.member(getattr(state, field), index)
+    return {"pi": state.policy, "tpi": state.target_policy}[name]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_and_parameters_over_four_steps_equal_the_released_code(golden_dir, case, dtype):
+    z, variant, p, state, batch = golden_run(golden_dir, case, dtype)
+    rtol = 1e-9 if dtype == np.float64 else 1e-5
+    step = jax.jit(functools.partial(update_once, p))
+    for k in range(1, 5):
+        noise = jnp.asarray(z[f"{variant}/noise/step{k}/eps_target"], dtype)
+        state, metrics = step(state, batch, noise, jnp.asarray(k - 1))
+        loss = lambda name, k=k: z[f"{variant}/f64/step{k}/loss/{name}"]
+        assert metrics["critic_loss"].dtype == dtype
+        np.testing.assert_allclose(metrics["critic_loss"], loss("q"), rtol=rtol)
+        if k % 2 == 0:
+            np.testing.assert_allclose(metrics["policy_loss"] / 2, loss("pi"), rtol=rtol * 20)
+        else:
+            assert metrics["policy_loss"] == 0.0, "the policy waits"
+        if k <= 3:
+            for name in ("q1", "q2", "tq1", "tq2", "pi", "tpi"):
+                for leaf, value in golden.flatten(network(state, name)).items():
+                    near_zero = 5e-4 if dtype == np.float32 else 1e-9  # Adam makes +-lr of a gradient's rounding
+                    golden.compare(z, f"{variant}/f64/after{k}/{name}/{leaf}", value, near_zero)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_equal_the_released_code(golden_dir, case, dtype):
+    z, variant, p, state, batch = golden_run(golden_dir, case, dtype)
+    noise = lambda k: jnp.asarray(z[f"{variant}/noise/step{k}/eps_target"], dtype)
+    target = module.bootstrap(p, state, batch, noise(1))
+    critic = jax.grad(lambda x: module.critic_loss(p, x, batch, target)[0])(state.critic)
+    step = jax.jit(functools.partial(update_once, p))
+    state, _ = step(state, batch, noise(1), jnp.asarray(0))
+    state, _ = module.update_critic(p, state, batch, noise(2), 1)
+    grads = {"q1": golden.member(critic, 0), "q2": golden.member(critic, 1)}
+    names = {name: f"{variant}/f64/step1/grad/{name}" for name in grads}
+    grads["pi"] = jax.grad(lambda x: policy_loss(p, x, state.critic, batch)[0])(state.policy)
+    names["pi"] = f"{variant}/f64/step2/grad/pi"
+    for name, gradient in grads.items():
+        for leaf, value in golden.flatten(gradient).items():
+            scale = np.abs(value).max()
+            golden.compare(z, f"{names[name]}/{leaf}", value, (1e-8 if dtype == np.float64 else 2e-4) * scale + 1e-12)
+
+
+def random_batch(rng, rows=6, **fields):
+    normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    batch = Batch(
+        obs=normal(rows, 5), action=np.tanh(normal(rows, 3)), reward=normal(rows), next_obs=normal(rows, 5),
+        terminal=(rng.random(rows) < 0.3).astype(np.float32), mc_return=np.full(rows, -np.inf, np.float32),
+        source=np.zeros(rows, np.int32), conserve=np.ones(rows, np.float32),
+    )  # fmt: skip
+    return batch._replace(**fields)
+
+
+def restated(config, state, batch, noises):
+    """Three updates in float64 NumPy, gradients by complex steps."""
+    critic, target, policy, slow = (
+        jax.tree.map(lambda x: np.asarray(x, np.float64), x)
+        for x in (state.critic, state.target, state.policy, state.target_policy)
+    )
+    adam_q, adam_pi = restatement.Adam(), restatement.Adam()
+    one = lambda params, i: restatement.rebuild((path, leaf[i]) for path, leaf in restatement.leaves(params))
+    q_of = lambda params, i, action: restatement.critic(one(params, i), batch.obs, action)
+    for k, noise in enumerate(noises):
+        raw = np.tanh(restatement.forward(slow, batch.next_obs)) + np.clip(0.2 * noise, -0.5, 0.5)
+        next_action = np.clip(raw, -1, 1)
+        next_q = [restatement.critic(one(target, i), batch.next_obs, next_action).real for i in (0, 1)]
+        y = batch.reward + 0.99 * (1 - batch.terminal) * np.minimum(*next_q)
+        loss_q = lambda c, y=y: sum(((q_of(c, i, batch.action) - y) ** 2).mean() for i in (0, 1))
+        critic = adam_q.step(critic, restatement.gradient(loss_q, critic))
+        if (k + 1) % config.delay:
+            continue
+        scale = config.alpha / np.abs(q_of(critic, 0, np.tanh(restatement.forward(policy, batch.obs)))).mean()
+
+        def loss_pi(params, scale=scale, critic=critic):
+            action = np.tanh(restatement.forward(params, batch.obs))
+            cloning = ((action - batch.action) ** 2).mean(axis=1)
+            return -scale * q_of(critic, 0, action).mean() + (batch.conserve * cloning).mean()
+
+        policy = adam_pi.step(policy, restatement.gradient(loss_pi, policy))
+        target, slow = restatement.average(target, critic), restatement.average(slow, policy)
+    return critic, target, policy, slow
+
+
+def test_three_updates_equal_an_independent_restatement():
+    rng = np.random.default_rng(0)
+    config = TD3BCConfig(hidden=(4,))
+    p = parts(config, SPEC)
+    networks = lambda: (restatement.ensemble(rng, (8, 4, 1), 2), restatement.network(rng, (5, 4, 3)))
+    (critic, policy), (target, slow) = networks(), networks()
+    state = TD3BCState(critic, target, policy, slow, p.optimiser.init(critic), p.optimiser.init(policy))
+    batch = random_batch(rng, conserve=np.linspace(0, 1, 6).astype(np.float32))
+    noises = rng.normal(size=(3, 6, 3)).astype(np.float32)
+    new = jax.tree.map(jnp.asarray, state)
+    for k in range(3):
+        new, _ = jax.jit(functools.partial(update_once, p))(new, batch, noises[k], jnp.asarray(k))
+    expected = restated(config, state, batch, noises)
+    for ours, theirs in zip((new.critic, new.target, new.policy, new.target_policy), expected, strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), ours, theirs)
+
+
+def test_scaling_the_critics_leaves_the_policys_loss(dtype):
+    """Check 48."""
+    p = parts(SMALL, SPEC)
+    state, batch = module.init_state(p, jax.random.key(0)), random_batch(np.random.default_rng(1))
+    tenfold = {
+        name: leaf if name != "l2" else jax.tree.map(lambda x: 10 * x, leaf) for name, leaf in state.critic.items()
+    }
+    losses = [policy_loss(p, state.policy, critic, batch)[0] for critic in (state.critic, tenfold)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    plain = parts(dataclasses.replace(SMALL, normalise_q=False), SPEC)
+    unscaled = [policy_loss(plain, state.policy, c, batch._replace(conserve=0.0))[0] for c in (state.critic, tenfold)]
+    np.testing.assert_allclose(10 * unscaled[0], unscaled[1], rtol=1e-5)
+
+
+def test_conserve_weighs_each_rows_cloning():
+    p = parts(dataclasses.replace(SMALL, bc_loss="sum"), SPEC)
+    state, rng = module.init_state(p, jax.random.key(0)), np.random.default_rng(2)
+    batch = random_batch(rng)
+    loss = lambda conserve: policy_loss(p, state.policy, state.critic, batch._replace(conserve=np.float32(conserve)))[0]
+    action = np.asarray(p.policy.apply(state.policy, batch.obs))
+    squares = ((action - batch.action) ** 2).sum(axis=1)
+    half = np.array([1, 1, 1, 0, 0, 0])
+    np.testing.assert_allclose(loss(half) - loss(np.zeros(6)), (half * squares).mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("delay", "first", "count"), [(2, 0, 5), (2, 1, 4), (3, 4, 7), (1, 0, 2)])
+def test_the_policy_moves_at_every_delayth_update_whatever_the_calls(delay, first, count):
+    agent = td3bc(dataclasses.replace(SMALL, delay=delay), SPEC, "offline")
+    state = agent.init(jax.random.key(0))
+    batches = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * count), random_batch(np.random.default_rng(3)))
+    new, metrics = jax.jit(agent.update)(state, batches, jax.random.key(1), jnp.asarray(first))
+    due = sum((first + i + 1) % delay == 0 for i in range(count))
+    assert int(jax.tree.leaves(new.policy_opt)[0]) == due
+    assert np.isfinite(metrics["policy_loss"])
+
+
+def test_twenty_updates_compile_to_one_scan():
+    agent = td3bc(SMALL, SPEC, "offline")
+    state = jax.eval_shape(agent.init, jax.random.key(0))
+
+    def size(count):
+        batches = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * count), random_batch(np.random.default_rng(3)))
+        lowered = jax.jit(agent.update).lower(state, batches, jax.random.key(1), jnp.asarray(0))
+        return len(lowered.as_text())
+
+    assert size(20) < 1.2 * size(1)
+
+
+def test_the_hand_over_keeps_everything_or_starts_adam_afresh():
+    for reset in (False, True):
+        agent = td3bc(dataclasses.replace(SMALL, reset_optimiser_online=reset), SPEC, "offline")
+        batches = jax.tree.map(lambda x: jnp.asarray(x)[None], random_batch(np.random.default_rng(4)))
+        state, _ = agent.update(agent.init(jax.random.key(0)), batches, jax.random.key(1), jnp.asarray(1))
+        online = agent.go_online(state, jax.random.key(2))
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), state, online)
+        assert all(jax.tree.leaves((same.critic, same.target, same.policy, same.target_policy)))
+        assert all(jax.tree.leaves((same.critic_opt, same.policy_opt))) != reset
+
+
+@pytest.mark.parametrize(("field", "value"), [("alpha", 0.0), ("delay", 0), ("tau", 1.5), ("noise_clip", -1.0)])
+def test_bad_values_are_refused_by_name(field, value):
+    with pytest.raises(UserError, match=f"agent.{field}: is {value}"):
+        TD3BCConfig(**{field: value})
