@@ -149,13 +149,14 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
         values |= {"offline.steps": 0, "online.steps": 100_000}
         values |= {"online.start_steps": 1_000, "online.random_steps": 1_000}
         values |= {"evaluate.online_every": 5_000}
-    if agent == "iql":  # IQL paper, locomotion and AntMaze (reference 3.1)
+    if agent in ("iql", "pex"):  # IQL paper, locomotion and AntMaze (reference 3.1)
         antmaze = family == "antmaze"
         values |= {"agent.expectile": 0.9 if antmaze else 0.7, "agent.temperature": 10.0 if antmaze else 3.0}
-        values |= {"agent.order": "jax", "agent.q_loss": "sum"}
         if not antmaze and family != "toy":
             # 3.0 in the paper, over 1M updates; over tens of thousands the policy would follow noise in the advantages
             values |= {"transform.reward": "return_range", "agent.temperature": 0.5}
+    if agent == "iql":
+        values |= {"agent.order": "jax", "agent.q_loss": "sum"}
     if agent in ("cql", "calql", "apl_cql"):  # 1e-4 and less in the papers, over a million updates
         values |= {"agent.policy_learning_rate": 3e-4}
     if agent in ("apl_cql", "apl_td3bc"):
