@@ -118,7 +118,7 @@ def agent_rates(quick: bool) -> dict[str, Any]:
 
 def compile_seconds(program: Program) -> dict[str, float]:
     """Seconds to trace and compile one update, and twenty in one call; a scan's length hardly matters."""
-    cached = jax.config.jax_enable_compilation_cache
+    cached = bool(jax.config.values["jax_enable_compilation_cache"])
     jax.config.update("jax_enable_compilation_cache", False)
     arguments, seconds = _offline_arguments(program), {"utd_1": np.inf, "utd_20": np.inf}
     try:

@@ -96,6 +96,15 @@ def _parser() -> Parser:
     sweep.add_argument("file", metavar="FILE.yaml")
     sweep.add_argument("--out", help="folder for the runs and the report (default runs/<name of the file>)")
     sweep.add_argument("--quiet", action="store_true", help="no progress bars")
+    sample = add("sample", _sample, "Fit a generator to a dataset and write rows in D4RL's layout.", takes_fields=True)
+    sample.add_argument("--dataset", required=True, help="offline rows")
+    sample.add_argument("--online", help="a second dataset whose rows count as online ones (cfdg, edis)")
+    sample.add_argument("--augment", default="synther", help="generator (default synther)")
+    sample.add_argument("--rows", required=True, help="rows to generate")
+    sample.add_argument("--out", required=True, metavar="FILE.hdf5")
+    sample.add_argument("--preset", default="paper", help="paper, reduced or smoke: where values start from")
+    sample.add_argument("--check", action="store_true", help="measure the rows and write FILE.hdf5.quality.json")
+    sample.add_argument("--quiet", action="store_true", help="no progress bars")
     report = add("report", _report, "Write curves, tables and pictures of runs as one HTML page.")
     report.add_argument("runs", nargs="+", metavar="RUN_DIR")
     report.add_argument("--out", help="folder for the page (default: beside the first run)")
@@ -201,6 +210,31 @@ def _demo(arguments: argparse.Namespace) -> int:
     except Interrupted:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
+    return 0
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    _setup()
+    from cfdg_jax.config import coerce
+    from cfdg_jax.presets import make_config
+    from cfdg_jax.train.progress import Interrupted, Progress
+    from cfdg_jax.train.sample import check, prepare, sample
+
+    values = {"dataset": arguments.dataset, "augment": arguments.augment} | arguments.fields
+    if arguments.augment == "synther" and arguments.online is None:
+        values = {"augment.data": "offline"} | values
+    progress = Progress(not arguments.quiet)
+    rows = coerce(int, arguments.rows, "rows")
+    try:
+        config = make_config(values, arguments.preset)
+        job = prepare(config, arguments.online, rows, pathlib.Path(arguments.out), progress)
+        print(f"written: {sample(job, progress)}  ({rows:,} transitions)")
+    except Interrupted:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    if arguments.check:
+        for name, value in check(job).items():
+            print(f"{name:<48} {value:.4g}")
     return 0
 
 

@@ -72,18 +72,19 @@ def apply_preset(config: TrainConfig, preset: str, task: str) -> TrainConfig:
     require(preset in PRESETS, "preset", f"'{preset}' is unknown", nearest(preset, PRESETS))
     agent, augment = choice(config, "agent"), choice(config, "augment")
     family = task_family(task)
-    values: dict[str, Any] = _paper(agent, augment, family)
+    stratify = choice(config, "stratify")
+    values: dict[str, Any] = _paper(agent, augment, stratify, family)
     scratch = not AGENTS[agent].offline or config.dataset == ""  # RLPD has a dataset, but no pre-training
     if scratch:
         values |= {"offline.steps": 0, "online.random_steps": 5_000}  # SAC, REDQ, RLPD: until updates begin
     if preset != "paper":
-        values |= _reduced(agent, augment, family, scratch)
+        values |= _reduced(agent, augment, family, scratch) | (_reduced_stratdiff() if stratify == "stratdiff" else {})
     if preset == "smoke":
         values |= _smoke(config, scratch)
     return dataclasses.replace(override(config, values), preset=preset)
 
 
-def _paper(agent: str, augment: str, family: str) -> dict[str, Any]:
+def _paper(agent: str, augment: str, stratify: str, family: str) -> dict[str, Any]:
     antmaze = family == "antmaze"
     values: dict[str, Any] = {
         "transform.reward": "minus_one" if antmaze else "raw",  # reference 1.3: PEX, CFDG's bases, RLPD
@@ -104,6 +105,8 @@ def _paper(agent: str, augment: str, family: str) -> dict[str, Any]:
     if agent in ("apl_cql", "apl_td3bc"):  # APL's released code (reference 3.3); CFDG pre-trains for 1M updates
         values |= {"mix.kind": "oorb", "mix.p_online": 0.5 if agent == "apl_cql" else 0.1, "online.start_steps": 1_000}
         values |= {"online.steps": 100_000, "online.update_every": 1_000, "online.utd": 10, "refresh.every": 10_000}
+    if stratify == "stratdiff" and antmaze:
+        values |= {"stratify.supports": 32, "stratify.guidance": 2.0}  # reference 6.3
     if agent in ("redq", "rlpd"):  # reference 3.7
         values |= {"online.steps": 300_000 if antmaze else 250_000, "online.utd": 20}
     if agent == "rlpd" and antmaze:
@@ -179,6 +182,28 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
     return values
 
 
+def _reduced_stratdiff() -> dict[str, Any]:
+    """StratDiff at a cost of about twice the base agent's step (measured, see `docs/differences.md`)."""
+    return {
+        "stratify.widths": (128, 64, 32),
+        "stratify.energy_hidden": (64, 64, 64, 64),
+        "stratify.time_scale": 4.0,
+        "stratify.sampler_steps": 5,
+        "stratify.sampler_start": 5.0,
+        "stratify.behavior_steps": 10_000,
+        "stratify.behavior_batch": 256,
+        "stratify.behavior_lr": 1e-3,
+        "stratify.ema_decay": 0.995,
+        "stratify.cached_states": 4_096,
+        "stratify.cached_online": 4_096,
+        "stratify.energy_steps": 5_000,
+        "stratify.energy_batch": 32,
+        "stratify.energy_lr": 1e-3,
+        "stratify.q_standardise": True,  # the labels of a reward scale of 1,000 would be one-hot
+        "stratify.gain_rows": 0,
+    }
+
+
 def _smoke(config: TrainConfig, scratch: bool) -> dict[str, Any]:
     values: dict[str, Any] = {
         "offline.steps": 0 if scratch else 400,
@@ -201,6 +226,10 @@ def _smoke(config: TrainConfig, scratch: bool) -> dict[str, Any]:
     small: dict[str, Any] = {
         "agent.hidden": (32, 32), "agent.critic_hidden": (32, 32), "agent.actions": 4, "mix.gate": 150,
         "augment.width": 32, "augment.dim_t": 16, "augment.steps": 100, "augment.sampler_steps": 8,
+        "stratify.widths": (32, 16), "stratify.energy_hidden": (32, 32), "stratify.supports": 4,
+        "stratify.behavior_steps": 60, "stratify.behavior_batch": 64, "stratify.cached_states": 60,
+        "stratify.cached_online": 30, "stratify.support_chunk": 20, "stratify.energy_steps": 50,
+        "stratify.energy_batch": 16,
     }  # fmt: skip
     known = leaf_paths(config)
     values |= {path: value for path, value in small.items() if path in known}

@@ -315,6 +315,9 @@ def test_conserve_one_is_plain_iql_and_zero_is_the_free_expectile():
     np.testing.assert_allclose(loss(half), (plain[:16].sum() + free[16:].sum()) / 32, rtol=1e-6)
     same = dataclasses.replace(SMALL, free_expectile=0.7, free_target="min")
     np.testing.assert_allclose(loss(half, same), plain.mean(), rtol=1e-6)
+    equal, marked = jnp.stack([target_q[0], target_q[0]]), batch._replace(conserve=half)  # reference check 59
+    with_min = p._replace(config=dataclasses.replace(SMALL, free_target="min"))
+    assert value_loss(p, state.value, marked, equal)[0] == value_loss(with_min, state.value, marked, equal)[0]
 
 
 def test_conserve_one_leaves_no_trace_of_the_free_settings():
@@ -327,6 +330,66 @@ def test_conserve_one_leaves_no_trace_of_the_free_settings():
         )
         results.append(state)
     jax.tree.map(np.testing.assert_array_equal, *results)
+
+
+def sampled_case(**changes):
+    config = dataclasses.replace(SMALL, free_target="sampled", free_actions=3, **changes)
+    p = parts(config, SPEC, "online", 100)
+    batch = jax.tree.map(lambda x: x[0], random_batches(0))
+    return p, fresh(p), batch, jax.jit(functools.partial(update_once, p))
+
+
+def test_sampled_targets_bootstrap_free_rows_with_the_best_sampled_action():
+    """A network whose critics return 50 at s' whatever the action: y = r + 0.99 * 50 on free rows, V(s') on others."""
+    p, state, batch, once = sampled_case(order="torch")
+    q = p.critic.apply(state.critic, batch.obs, batch.action)
+    flat = jax.tree.map(jnp.zeros_like, state.target)
+    flat = {**flat, "l2": {**flat["l2"], "bias": jnp.array([[50.0], [70.0]])}}
+    next_v = p.value.apply(state.value, batch.next_obs)
+    half = (jnp.arange(32) < 16).astype(jnp.float32)
+    _, metrics = once(state._replace(target=flat), batch._replace(conserve=half), 0, jax.random.key(3))
+    y = batch.reward + 0.99 * (half * next_v + (1 - half) * 50.0)
+    np.testing.assert_allclose(metrics["critic_loss"], jnp.square(q - y).sum(axis=0).mean(), rtol=1e-5)
+
+
+def test_sampled_values_are_a_brute_force_maximum():
+    p, state, batch, _ = sampled_case()
+    key, obs = jax.random.key(4), batch.next_obs
+    policy = p.policy.apply(state.policy, obs)
+    noise = np.asarray(jax.random.normal(key, (3, 32, 3)))
+    actions = [np.clip(policy.mean + np.exp(policy.log_std) * noise[j], -1, 1) for j in range(3)]
+    q = [p.critic.apply(state.target, obs, a).min(axis=0) for a in actions]
+    np.testing.assert_allclose(module.sampled_value(p, state, obs, key), np.max(q, axis=0), rtol=1e-5)
+
+
+def test_sampled_targets_leave_conservative_rows_alone_and_regress_v_on_the_minimum():
+    batches, key = random_batches(0), jax.random.key(2)
+    results = {}
+    for target in ("sampled", "min"):
+        agent = iql(dataclasses.replace(SMALL, free_target=target), SPEC, "online")
+        state = jax.jit(agent.init)(jax.random.key(1))
+        for conserve in (0.0, 1.0):
+            marked = batches._replace(conserve=jnp.full((2, 32), conserve))
+            results[target, conserve], _ = jax.jit(agent.update)(state, marked, key, jnp.int32(0))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7),
+        results["sampled", 1.0],
+        results["min", 1.0],
+    )
+    np.testing.assert_allclose(
+        results["sampled", 0.0].value["l0"]["kernel"], results["min", 0.0].value["l0"]["kernel"], rtol=1e-4, atol=1e-6
+    )
+    assert not np.array_equal(
+        results["sampled", 0.0].critic["l0"]["kernel"], results["min", 0.0].critic["l0"]["kernel"]
+    )
+
+
+@pytest.mark.parametrize("policy", ["gaussian", "deterministic"])
+def test_sampled_targets_draw_afresh_in_every_update(policy):
+    _, state, batch, once = sampled_case(policy=policy)
+    free = batch._replace(conserve=jnp.zeros(32))
+    losses = [float(once(state, free, 0, jax.random.key(i))[1]["critic_loss"]) for i in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_jit_equals_no_jit():
@@ -440,6 +503,7 @@ def test_known_values_of_a_two_state_chain():
     [
         ("expectile", 1.2), ("free_expectile", 0.0), ("temperature", -1.0), ("tau", 0.0), ("discount", 1.5),
         ("learning_rate", 0.0), ("hidden", (0,)), ("critics", 0), ("clip_norm", 0.0), ("log_std_min", 3.0),
+        ("free_actions", 0),
     ],
 )  # fmt: skip
 def test_a_bad_value_names_its_field(field, value):

@@ -12,6 +12,7 @@ import restatement
 
 from cfdg_jax.agents import td3bc as module
 from cfdg_jax.agents.td3bc import APLTD3BCConfig, TD3BCConfig, TD3BCState, parts, policy_loss, td3bc, update_once
+from cfdg_jax.core.seeds import over_seeds, seed_keys
 from cfdg_jax.types import Batch, Spec, UserError
 
 SPEC = Spec(obs_dim=5, act_dim=3, horizon=1000)
@@ -79,19 +80,22 @@ def test_losses_and_parameters_over_four_steps_equal_the_released_code(golden_di
 def test_gradients_equal_the_released_code(golden_dir, case, dtype):
     z, variant, p, state, batch = golden_run(golden_dir, case, dtype)
     noise = lambda k: jnp.asarray(z[f"{variant}/noise/step{k}/eps_target"], dtype)
-    target = module.bootstrap(p, state, batch, noise(1))
-    critic = jax.grad(lambda x: module.critic_loss(p, x, batch, target)[0])(state.critic)
-    step = jax.jit(functools.partial(update_once, p))
-    state, _ = step(state, batch, noise(1), jnp.asarray(0))
-    state, _ = module.update_critic(p, state, batch, noise(2), 1)
-    grads = {"q1": golden.member(critic, 0), "q2": golden.member(critic, 1)}
-    names = {name: f"{variant}/f64/step1/grad/{name}" for name in grads}
-    grads["pi"] = jax.grad(lambda x: policy_loss(p, x, state.critic, batch)[0])(state.policy)
-    names["pi"] = f"{variant}/f64/step2/grad/pi"
+
+    @jax.jit
+    def gradients(state):
+        target = module.bootstrap(p, state, batch, noise(1))
+        critic = jax.grad(lambda x: module.critic_loss(p, x, batch, target)[0])(state.critic)
+        for k in (0, 1):
+            state, _ = module.update_critic(p, state, batch, noise(k + 1), k)
+        return critic, jax.grad(lambda x: policy_loss(p, x, state.critic, batch)[0])(state.policy)
+
+    critic, policy = gradients(state)
+    grads = {"q1": golden.member(critic, 0), "q2": golden.member(critic, 1), "pi": policy}
     for name, gradient in grads.items():
         for leaf, value in golden.flatten(gradient).items():
             scale = np.abs(value).max()
-            golden.compare(z, f"{names[name]}/{leaf}", value, (1e-8 if dtype == np.float64 else 2e-4) * scale + 1e-12)
+            reference = f"{variant}/f64/step{2 if name == 'pi' else 1}/grad/{name}/{leaf}"
+            golden.compare(z, reference, value, (1e-8 if dtype == np.float64 else 2e-4) * scale + 1e-12)
 
 
 def random_batch(rng, rows=6, **fields):
@@ -151,17 +155,18 @@ def test_three_updates_equal_an_independent_restatement():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), ours, theirs)
 
 
-def test_scaling_the_critics_leaves_the_policys_loss(dtype):
+def test_scaling_the_critics_leaves_the_policys_loss():
     """Check 48."""
     p = parts(SMALL, SPEC)
     state, batch = module.init_state(p, jax.random.key(0)), random_batch(np.random.default_rng(1))
     tenfold = {
         name: leaf if name != "l2" else jax.tree.map(lambda x: 10 * x, leaf) for name, leaf in state.critic.items()
     }
-    losses = [policy_loss(p, state.policy, critic, batch)[0] for critic in (state.critic, tenfold)]
-    np.testing.assert_allclose(*losses, rtol=1e-5)
-    plain = parts(dataclasses.replace(SMALL, normalise_q=False), SPEC)
-    unscaled = [policy_loss(plain, state.policy, c, batch._replace(conserve=0.0))[0] for c in (state.critic, tenfold)]
+    loss = jax.jit(lambda critic: policy_loss(p, state.policy, critic, batch)[0])
+    np.testing.assert_allclose(loss(state.critic), loss(tenfold), rtol=1e-5)
+    plain, free = parts(dataclasses.replace(SMALL, normalise_q=False), SPEC), batch._replace(conserve=0.0)
+    loss = jax.jit(lambda critic: policy_loss(plain, state.policy, critic, free)[0])
+    unscaled = loss(state.critic), loss(tenfold)
     np.testing.assert_allclose(10 * unscaled[0], unscaled[1], rtol=1e-5)
 
 
@@ -185,6 +190,55 @@ def test_the_policy_moves_at_every_delayth_update_whatever_the_calls(delay, firs
     due = sum((first + i + 1) % delay == 0 for i in range(count))
     assert int(jax.tree.leaves(new.policy_opt)[0]) == due
     assert np.isfinite(metrics["policy_loss"])
+
+
+def test_where_a_call_ends_changes_nothing():
+    """Four updates at once, or two and two; without noise, the calls' keys do not matter."""
+    agent = td3bc(dataclasses.replace(SMALL, delay=3, target_noise=0.0), SPEC, "offline")
+    rng = np.random.default_rng(5)
+    batches = jax.tree.map(lambda *x: jnp.stack(x), *(random_batch(rng) for _ in range(4)))
+    update, first = jax.jit(agent.update), agent.init(jax.random.key(0))
+    whole, metrics = update(first, batches, jax.random.key(1), jnp.asarray(2))
+    half, early = update(first, jax.tree.map(lambda x: x[:2], batches), jax.random.key(2), jnp.asarray(2))
+    cut, late = update(half, jax.tree.map(lambda x: x[2:], batches), jax.random.key(3), jnp.asarray(4))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), whole, cut)
+    for name, mean in metrics.items():
+        np.testing.assert_allclose(mean, (early[name] + late[name]) / 2, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(("conserve", "best"), [(0.0, 0.5), (1.0, 0.31)])
+def test_values_and_actions_of_a_task_with_a_known_solution(conserve, best):
+    """One reward 1 - (a - 1/2)^2 and an end at s = -1; at s = 1 a reward of 1 and a time limit, so a return of 2.
+
+    Cloning uniform actions adds a^2 to the policy's loss, which with lambda = 2.5 / 1.5 moves 1/2 to 1/2 / (1 + 0.6).
+    """
+    config = TD3BCConfig(hidden=(32, 32), discount=0.5, tau=0.05, learning_rate=1e-3)
+    spec, rng, shape = Spec(obs_dim=1, act_dim=1, horizon=1), np.random.default_rng(0), (1500, 64)
+    side, action = np.sign(rng.normal(size=shape)), rng.uniform(-1, 1, shape)
+    row = lambda x: jnp.asarray(x, jnp.float32)
+    batches = Batch(
+        obs=row(side)[..., None], action=row(action)[..., None],
+        reward=row(np.where(side < 0, 1 - (action - 0.5) ** 2, 1.0)), next_obs=row(side)[..., None],
+        terminal=row(side < 0), mc_return=row(np.full(shape, -np.inf)), source=jnp.zeros(shape, jnp.int32),
+        conserve=row(np.full(shape, conserve)),
+    )  # fmt: skip
+    agent = td3bc(config, spec, "online")
+    state, _ = jax.jit(agent.update)(agent.init(jax.random.key(0)), batches, jax.random.key(1), jnp.asarray(0))
+    at = lambda s, a: float(agent.value(state, jnp.array([s]), jnp.array([a])))
+    assert at(-1.0, 0.5) == pytest.approx(1.0, abs=0.08), "a terminal cuts the bootstrap"
+    assert at(-1.0, -0.5) == pytest.approx(0.0, abs=0.08)
+    assert at(1.0, 0.0) == pytest.approx(2.0, abs=0.08), "a time limit does not"
+    chosen = float(agent.act(state, jnp.array([-1.0]), jax.random.key(2), False)[0])
+    assert chosen == pytest.approx(best, abs=0.12)
+
+
+def test_the_policy_waits_for_all_seeds_at_once():
+    """Under a seed axis the delay stays a real branch, not a selection after both sides ran."""
+    agent, keys = td3bc(SMALL, SPEC, "offline"), seed_keys(0, 3)
+    states = jax.eval_shape(jax.vmap(agent.init), keys)
+    batches = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 4), random_batch(np.random.default_rng(3)))
+    many = jax.jit(over_seeds(agent.update, (0, None, 0, None)))
+    assert "stablehlo.case" in many.lower(states, batches, keys, jnp.asarray(0)).as_text()
 
 
 def test_twenty_updates_compile_to_one_scan():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cfdg_jax.augment import cfdg as module
-from cfdg_jax.augment.cfdg import CFDGConfig, cfdg, draw_balanced, screen, to_rows
+from cfdg_jax.augment.cfdg import CFDGConfig, cfdg, draw_balanced
+from cfdg_jax.augment.rows import online_mask, screen, to_rows
 from cfdg_jax.data import buffer as ring
 from cfdg_jax.diffusion.fit import Normaliser, unnormalise
 from cfdg_jax.diffusion.samplers import Solver, sample
@@ -264,6 +265,49 @@ def test_warm_start_follows_the_ring_at_a_constant_rate(data, small):
     assert changes[0] > 1e-4 and changes[1] == 0.0, "a cold schedule ends at a rate of zero"
 
 
+def test_mask_of_recent_rows_follows_a_ring_that_wrapped():
+    rows = jnp.arange(7.0)[:, None]
+    buffer = ring.insert(ring.insert(ring.empty(5, 1), rows[:4]), rows[4:])
+    assert sorted(np.asarray(buffer.rows[:, 0])[online_mask(buffer, 3)]) == [4, 5, 6]
+    assert online_mask(buffer).all() and online_mask(buffer, 9).all()
+    assert online_mask(ring.insert(ring.empty(5, 1), rows[:2]), 4).tolist() == [True, True, False, False, False]
+
+
+def test_recent_window_is_the_online_data(data):
+    offline, online = data
+    online = ring.insert(online, rows_around(4.0, 40, Source.ONLINE, seed=7))
+    config = dataclasses.replace(SMALL, recent_window=40)
+    state = jax.jit(cfdg(config, SPEC, True).init)(jax.random.key(0), offline, online)
+    assert state.normaliser.mean[0] == pytest.approx((4.0 - 1.0) / 2, abs=0.1)
+    rows, labels = draw_balanced(offline, online, jax.random.key(0), 64, 40)
+    assert rows[:, 0][labels == 1].min() > 2.5 and rows[:, 0][labels == 0].max() < 1.0
+
+
+def test_ablations_are_configuration(data, small):
+    """One label alone; no guidance evaluates no null branch; guidance outside every level is no guidance."""
+    assert cfdg(CFDGConfig(online_share=0.0), SPEC, True).shares == {OFFLINE: 1.0}
+    assert cfdg(CFDGConfig(online_share=1.0), SPEC, True).shares == {ONLINE: 1.0}
+    rows = lambda **fields: jitted(dataclasses.replace(SMALL, **fields))[2](small.state, jax.random.key(1), ONLINE, 9)[
+        0
+    ]
+    unguided, guided = rows(w=0.0), rows(w=2.0)
+    np.testing.assert_allclose(rows(w=2.0, guide_above=1e5)[:, :6], unguided[:, :6], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(rows(w=2.0, guide_below=1e5)[:, :6], guided[:, :6], rtol=1e-5, atol=1e-5)
+    part = rows(w=2.0, guide_above=0.1, guide_below=5.0)
+    assert all(np.abs(part - other)[:, :6].max() > 1e-4 for other in (guided, unguided))
+
+
+@pytest.mark.parametrize("solver", ["dpm++2m", "dpm++2m-sde", "dpm++3m"])
+def test_solvers_draw_the_same_distribution(data, trained, solver):
+    config, state = trained
+    faster = dataclasses.replace(config, solver=solver, sampler_steps=20, w=0.0)
+    for source, centre in ((ONLINE, 1.0), (OFFLINE, -1.0)):
+        rows, metrics = jitted(faster)[2](state, jax.random.key(2), source, 1_000)
+        assert metrics["rejected"] < 5
+        assert rows[:, LAYOUT.next_obs].mean() == pytest.approx(centre, abs=0.2)
+        assert rows[:, LAYOUT.next_obs].std() == pytest.approx(0.3, abs=0.12)
+
+
 def test_other_options(data):
     config = dataclasses.replace(SMALL, label_embed="onehot_concat", layer_norm=True, precision="bfloat16", w=0.0)
     init, fit, generate = jitted(config)
@@ -287,6 +331,8 @@ def test_no_offline_rows_are_refused(data):
         ({"churn": -1.0}, "augment.churn: is -1.0; must be at least 0"),
         ({"p_uncond": 1.5}, "augment.p_uncond: is 1.5; must lie between 0 and 1"),
         ({"online_share": -0.2}, "augment.online_share: is -0.2; must lie between 0 and 1"),
+        ({"recent_window": 1}, "augment.recent_window: is 1; must be 0"),
+        ({"guide_above": 2.0, "guide_below": 1.0}, "augment.guide_below: is 1.0; must be greater than guide_above"),
         ({"lr": 0.0}, "augment.lr: is 0.0; must be positive"),
         ({"p_uncond": 0.0}, "augment.p_uncond: is 0 while w is 0.3"),
     ],

@@ -8,7 +8,9 @@ One update on a minibatch (s, a, r, s', terminal, conserve)::
     order "torch" : the same with V_old in the weight and in the target (CORL, PEX)
     targetQ <- tau_polyak Q + (1 - tau_polyak) targetQ
 
-No action outside the batch is ever evaluated by a critic. Online the same update continues on mixed batches.
+No action outside the batch is ever evaluated by a critic, but on rows with conserve = 0 where `free_target` is
+"sampled": they bootstrap with the best of a few sampled actions, ``max_j min_i targetQ_i(s', a'_j)``, a'_j ~ pi, in
+place of V(s'). Online the same update continues on mixed batches.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ class IQLConfig:
     init: Init = "orthogonal"  # authors: orthogonal; CORL, PEX: pytorch
     reset_optimiser_online: bool = False  # start Adam afresh at the hand-over; the authors carry its moments
     free_expectile: float = 0.99  # tau of rows with conserve = 0 (StratDiff); no effect while conserve is 1
-    free_target: Literal["twin", "min"] = "twin"  # their regression target: max or min over the target critics
+    free_target: Literal["twin", "min", "sampled"] = "twin"  # their V regresses the max (twin) or min over critics;
+    # sampled: the min, and Q bootstraps with the best sampled action (the two readings of StratDiff's max-Q target)
+    free_actions: int = 10  # actions sampled per state by free_target sampled (Cal-QL's max-Q backup)
 
     def __post_init__(self) -> None:
         between = "must lie strictly between 0 and 1"
@@ -62,6 +66,7 @@ class IQLConfig:
         require(self.learning_rate > 0.0, "agent.learning_rate", f"is {self.learning_rate}", "must be positive")
         require(all(w > 0 for w in self.hidden), "agent.hidden", f"is {self.hidden}", "must hold positive widths")
         require(self.critics >= 1, "agent.critics", f"is {self.critics}", "must be at least 1")
+        require(self.free_actions >= 1, "agent.free_actions", f"is {self.free_actions}", "must be at least 1")
         clip = self.clip_norm
         require(clip is None or clip > 0.0, "agent.clip_norm", f"is {clip}", "must be positive or none")
         require(self.log_std_min < self.log_std_max, "agent.log_std_min", "is not below log_std_max", "lower it")
@@ -144,8 +149,20 @@ def policy_loss(p: Parts, params: Params, batch: Batch, weight: Array) -> Array:
     return weighted_mean(jnp.sum(jnp.square(p.policy.apply(params, batch.obs) - batch.action), axis=-1), weight)
 
 
-def update_once(p: Parts, state: IQLState, batch: Batch, step: Array | int) -> tuple[IQLState, Metrics]:
-    """One update on one minibatch; `step` `[]` counts the updates of the phase before it."""
+def sampled_value(p: Parts, state: IQLState, obs: Array, key: Key) -> Array:
+    """``max_j min_i targetQ_i(s, a_j)`` `[B]` over `free_actions` sampled actions: one call of the policy, one of Q."""
+    obs = jnp.broadcast_to(obs, (p.config.free_actions, *obs.shape))
+    q = p.critic.apply(state.target, obs, act(p, state, obs, key, True))
+    return q.min(axis=0).max(axis=0)
+
+
+def update_once(
+    p: Parts, state: IQLState, batch: Batch, step: Array | int, key: Key | None = None
+) -> tuple[IQLState, Metrics]:
+    """One update on one minibatch; `step` `[]` counts the updates of the phase before it.
+
+    Only `free_target` "sampled" draws anything, and needs a `key`.
+    """
     target_q = p.critic.apply(state.target, batch.obs, batch.action)
     grad_value = jax.value_and_grad(functools.partial(value_loss, p), has_aux=True)
     (loss_v, v), grads = grad_value(state.value, batch, target_q)
@@ -160,6 +177,10 @@ def update_once(p: Parts, state: IQLState, batch: Batch, step: Array | int) -> t
     loss_pi, grads = jax.value_and_grad(functools.partial(policy_loss, p))(state.policy, batch, weight)
     policy, policy_opt = p.policy_optimiser.apply(state.policy, grads, state.policy_opt, step)
 
+    if p.config.free_target == "sampled":
+        assert key is not None, "sampled targets draw actions"
+        best = sampled_value(p, state, batch.next_obs, key)
+        next_v = batch.conserve * next_v + (1.0 - batch.conserve) * best
     target = td_target(batch.reward, batch.terminal, next_v, p.config.discount)
     grad_critic = jax.value_and_grad(functools.partial(critic_loss, p), has_aux=True)
     (loss_q, q), grads = grad_critic(state.critic, batch, target)
@@ -179,10 +200,11 @@ def update_once(p: Parts, state: IQLState, batch: Batch, step: Array | int) -> t
 
 
 def update(p: Parts, state: IQLState, batches: Batch, key: Key, step: Array) -> tuple[IQLState, Metrics]:
-    """K updates, scanned over a `[K, B]` `Batch`; draws nothing, so `key` is unused."""
-    del key
-    counts = step + jnp.arange(batches.reward.shape[0], dtype=jnp.int32)
-    state, metrics = jax.lax.scan(lambda carry, x: update_once(p, carry, *x), state, (batches, counts))
+    """K updates, scanned over a `[K, B]` `Batch`."""
+    updates = batches.reward.shape[0]
+    counts = step + jnp.arange(updates, dtype=jnp.int32)
+    inputs = (batches, counts, jax.random.split(key, updates))
+    state, metrics = jax.lax.scan(lambda carry, x: update_once(p, carry, *x), state, inputs)
     return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)
 
 

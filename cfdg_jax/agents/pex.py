@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from cfdg_jax.agents import iql as base
 from cfdg_jax.agents.iql import IQLConfig, IQLState
 from cfdg_jax.core.losses import awr_weight, td_target, weighted_mean
-from cfdg_jax.core.networks import Init, Network, gaussian_policy
+from cfdg_jax.core.networks import Init, gaussian_policy
 from cfdg_jax.core.optim import polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
 
@@ -35,13 +35,13 @@ class PEXConfig(IQLConfig):
     temperature: float = 10.0  # beta, README commands, both domains
     order: Literal["jax", "torch"] = "torch"  # the target of Q uses V before its step (pex.py)
     q_loss: Literal["sum", "mean"] = "mean"  # pex/algorithms/iql.py
-    init: Init = "pytorch"  # all networks but the online policy
+    init: Init = "pytorch"  # critics and V (nn.Linear's own, pex/utils/util.py)
+    policy_init: Init = "xavier"  # the policies, offline and online (reference 3.2)
     reset_optimiser_online: bool = True  # main_online.py builds its optimisers anew
     inverse_temperature: float = 10.0  # alpha of the softmax over proposals (main_online.py)
     clip_proposals: bool = True  # samples clipped to the box before they are scored; False: released code
     evaluation: Literal["argmax", "eps_greedy"] = "argmax"  # eps_greedy: released code
     epsilon: float = 0.1  # eps_greedy: chance of a sampled proposal, and of a drawn choice (util.py)
-    online_init: Init = "xavier"  # the online policy's (PEX)
     copy_to_target: bool = False  # the hand-over sets the targets to the critics (main_online.py: its IQL only)
 
     def __post_init__(self) -> None:
@@ -96,24 +96,23 @@ class Choice(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What the functions below share: IQL's parts, the policy network as it starts online, and A."""
+    """What the functions below share: IQL's parts, both policies' network among them, and A."""
 
     config: PEXConfig
     iql: base.Parts
-    fresh_policy: Network
     act_dim: int
 
 
 def parts(config: PEXConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int) -> Parts:
-    """IQL's networks and optimisers, and the online policy's initialiser."""
+    """IQL's networks and optimisers, with the policies' own initialiser."""
     log_std_range = (config.log_std_min, config.log_std_max)
-    fresh = gaussian_policy(spec, config.hidden, log_std_range, config.online_init)
-    return Parts(config, base.parts(config, spec, phase, schedule_steps), fresh, spec.act_dim)
+    policy = gaussian_policy(spec, config.hidden, log_std_range, config.policy_init)
+    return Parts(config, base.parts(config, spec, phase, schedule_steps)._replace(policy=policy), spec.act_dim)
 
 
 def expand(p: Parts, state: IQLState, key: Key) -> PEXState:
     """The hand-over: the policy is frozen and a fresh one takes its place; critics, targets and V carry over."""
-    policy = p.fresh_policy.init(key)
+    policy = p.iql.policy.init(key)
     critic_opt, value_opt, policy_opt = base.init_optimisers(p.iql, state.critic, state.value, policy)
     if not p.config.reset_optimiser_online:
         critic_opt, value_opt = state.critic_opt, state.value_opt
@@ -237,7 +236,8 @@ def pex(config: PEXConfig, spec: Spec, phase: Literal["offline", "online"], sche
     """PEX for one seed: IQL offline, policy expansion online. `schedule_steps` as for `iql`."""
     p = parts(config, spec, phase, schedule_steps)
     if phase == "offline":
-        return base.iql(config, spec, phase, schedule_steps)._replace(go_online=functools.partial(expand, p))
+        plain = base.iql(config, spec, phase, schedule_steps)
+        return plain._replace(init=functools.partial(base.init_state, p.iql), go_online=functools.partial(expand, p))
     return Agent(
         init=functools.partial(init_online, p),
         update=functools.partial(update, p),

@@ -7,10 +7,12 @@ from typing import Any
 
 from cfdg_jax.augment.cfdg import CFDGConfig, cfdg
 from cfdg_jax.augment.none import NoneConfig, none
+from cfdg_jax.augment.synther import SynthERConfig, synther
 from cfdg_jax.types import Augmenter, Spec
 
 AUGMENTERS: dict[str, tuple[type, Callable[[Any, Spec, bool], Augmenter]]] = {
     "none": (NoneConfig, none),
+    "synther": (SynthERConfig, synther),
     "cfdg": (CFDGConfig, cfdg),
 }
 

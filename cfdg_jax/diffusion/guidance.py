@@ -1,20 +1,30 @@
-"""Classifier-free guidance as a wrapper of a denoise function (Ho & Salimans 2022, arXiv 2207.12598).
+"""Guidance as a wrapper of a denoise function: classifier-free and by the gradient of an energy.
 
-    D = (1 + w) D(x; sigma, label) - w D(x; sigma, null)
+    D = (1 + w) D(x; sigma, label) - w D(x; sigma, null)      Ho & Salimans 2022, arXiv 2207.12598
+    D = D(x; sigma) + s sigma^2 grad_x f(x; sigma)            score + s grad f (Lu et al. 2023, arXiv 2304.12824)
 
-The same combination holds for the raw network, for epsilon and for the score, as the terms in x cancel. Convention of
-CFDG's Eq. 7: w = 0 is plain conditional sampling; a "scale" of other codebases is 1 + w.
+The first combination holds for the raw network, for epsilon and for the score alike, as the terms in x cancel.
+Convention of CFDG's Eq. 7: w = 0 is plain conditional sampling; a "scale" of other codebases is 1 + w.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 
 from cfdg_jax.diffusion.edm import Denoise, DenoiseConditional
 from cfdg_jax.types import Array, require
 
 
-def classifier_free(denoise: DenoiseConditional, label: Array | int, null: Array | int, w: Array | float) -> Denoise:
+def classifier_free(
+    denoise: DenoiseConditional,
+    label: Array | int,
+    null: Array | int,
+    w: Array | float,
+    interval: tuple[float, float] | None = None,
+) -> Denoise:
     """The guided ``(x [n, d], sigma []) -> D [n, d]``.
 
     Args:
@@ -24,6 +34,8 @@ def classifier_free(denoise: DenoiseConditional, label: Array | int, null: Array
       null: `[]`, the label that stands for no label.
       w: Guidance weight >= 0, a Python number or a traced `[]` array. With a Python 0 the null branch is never
         evaluated; a traced weight always evaluates both.
+      interval: Noise levels ``low <= sigma <= high`` that are guided (Kynkaanniemi et al. 2024, arXiv 2404.07724); None
+        for all. Elsewhere the conditional branch alone is evaluated, as sigma is one number for all rows and seeds.
     """
     label = jnp.asarray(label)
     if isinstance(w, int | float):
@@ -35,5 +47,37 @@ def classifier_free(denoise: DenoiseConditional, label: Array | int, null: Array
     def guided(x: Array, sigma: Array) -> Array:
         conditional, unconditional = denoise(x, sigma, labels)
         return (1.0 + w) * conditional - w * unconditional
+
+    if interval is None:
+        return guided
+    low, high = interval
+    plain = lambda x, sigma: denoise(x, sigma, label)
+    return lambda x, sigma: jax.lax.cond((sigma >= low) & (sigma <= high), guided, plain, x, sigma)
+
+
+def energy_guided(
+    denoise: Denoise, energy: Callable[[Array, Array], Array], scale: Array | float, limit: float | None = None
+) -> Denoise:
+    """The denoiser of ``p(x; sigma) exp(scale f(x; sigma))``.
+
+    Args:
+      denoise: The denoiser of p.
+      energy: ``(x [..., d], sigma []) -> f [...]``, where each row depends on its own x alone.
+      scale: ``s`` >= 0, a Python number or a traced `[]` array. With a Python 0 the energy is never evaluated.
+      limit: Largest norm of ``s grad f`` in units of the norm of p's own score, row by row; None for no limit. An
+        energy that is too steep for its temperature then turns the score instead of drowning it.
+    """
+    if isinstance(scale, int | float):
+        require(scale >= 0, "scale", f"is {scale}", "must be at least 0")
+        if scale == 0:
+            return denoise
+
+    def guided(x: Array, sigma: Array) -> Array:
+        plain = denoise(x, sigma)
+        push = scale * sigma**2 * jax.grad(lambda x: energy(x, sigma).sum())(x)
+        if limit is not None:
+            norm = lambda v: jnp.linalg.norm(v, axis=-1, keepdims=True)
+            push = push * jnp.minimum(1.0, limit * norm(plain - x) / jnp.maximum(norm(push), 1e-12))
+        return plain + push
 
     return guided

@@ -125,13 +125,126 @@ class _ResMLP(nn.Module):
         return self._dense("label2", jax.nn.silu(self._dense("label1", rows, self.dim_t)), self.dim_t)
 
     def _dense(self, name: str, x: Array, features: int) -> Array:
-        bound = x.shape[-1] ** -0.5
-        uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
-        precision = _PRECISIONS[self.precision]
-        return nn.Dense(features, kernel_init=uniform, bias_init=uniform, precision=precision, name=name)(x)
+        return _dense(name, x, features, self.precision)
 
     def _norm(self, name: str, x: Array) -> Array:
         return nn.LayerNorm(epsilon=1e-5, name=name)(x) if self.layer_norm else x
+
+
+# -- networks over actions given states --------------------------------------------------------------------------------
+
+_TIME_FEATURES = 32  # Fourier features of t (QGPO)
+_STATE_FEATURES, _EMBEDDING = 32, 128  # units of the state's embedding, and of both embeddings joined (QGPO)
+
+
+def dense_unet(
+    event_dim: int,
+    condition_dim: int,
+    *,
+    widths: tuple[int, ...] = (512, 256, 128),
+    time_scale: float = 30.0,
+    precision: Precision = "default",
+) -> Network:
+    """QGPO's score network (CEP-energy-guided-diffusion model.py, ScoreNet) without its division by sigma_t.
+
+    Blocks of `widths` lead down, blocks of the same widths lead up again, each joined with its counterpart::
+
+        d1 = block(x), d2 = block(d1), d3 = block(d2);  u = block(d3);  u = block([d3 | u]), u = block([d2 | u])
+        F  = W_out [d1 | u]
+
+    Args:
+      event_dim: ``d``, columns of a sample.
+      condition_dim: Columns of the condition vector.
+      widths: Units of the blocks on the way down.
+      time_scale: Standard deviation of the frequencies of t (QGPO 30). A few thousand steps learn with 4 what they do
+        not with 30, where neighbouring times look unrelated.
+      precision: See `Precision`.
+    """
+    return _conditional(_DenseUNet(event_dim, widths, time_scale, precision), event_dim, condition_dim)
+
+
+def energy_mlp(
+    event_dim: int,
+    condition_dim: int,
+    *,
+    hidden: tuple[int, ...] = (256, 256, 256, 256),
+    time_scale: float = 30.0,
+    precision: Precision = "default",
+) -> Network:
+    """QGPO's energy network (model.py, GuidanceQt): SiLU layers over ``[x | time features | condition]``.
+
+    Its `apply` returns a number per row, `[...]`. Arguments as for `dense_unet`.
+    """
+    return _conditional(_EnergyMLP(hidden, time_scale, precision), event_dim, condition_dim)
+
+
+def _conditional(module: nn.Module, event_dim: int, condition_dim: int) -> Network:
+    def init(key: Key) -> Params:
+        return module.init(key, jnp.zeros(event_dim), jnp.zeros(()), jnp.zeros(condition_dim))["params"]
+
+    def apply(params: Params, x: Array, c_noise: Array, condition: Array | None = None) -> Array:
+        return cast(Array, module.apply({"params": params}, x, c_noise, condition))
+
+    return Network(init, apply)
+
+
+class _DenseUNet(nn.Module):
+    event_dim: int
+    widths: tuple[int, ...]
+    time_scale: float
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, condition: Array) -> Array:
+        state = jax.nn.silu(self._dense("state", condition, _STATE_FEATURES))
+        time = _time_features(self, t, self.time_scale, self.precision)
+        h = jax.nn.silu(self._dense("embed1", _join(state, time), _EMBEDDING))
+        embedding = jax.nn.silu(self._dense("embed2", h, _EMBEDDING))
+        skips = []
+        for i, width in enumerate(self.widths):
+            x = self._block(f"down{i}", x, embedding, width)
+            skips.append(x)
+        x = self._block("middle", x, embedding, self.widths[-1])
+        for i in reversed(range(1, len(self.widths))):
+            x = self._block(f"up{i}", _join(skips[i], x), embedding, self.widths[i - 1])
+        return self._dense("out", _join(skips[0], x), self.event_dim)
+
+    def _block(self, name: str, x: Array, embedding: Array, width: int) -> Array:
+        h = jax.nn.silu(self._dense(f"{name}_in", x, width)) + self._dense(f"{name}_embed", embedding, width)
+        h = jax.nn.silu(self._dense(f"{name}_out", h, width))
+        return h + (x if x.shape[-1] == width else self._dense(f"{name}_skip", x, width))
+
+    def _dense(self, name: str, x: Array, features: int) -> Array:
+        return _dense(name, x, features, self.precision)
+
+
+class _EnergyMLP(nn.Module):
+    hidden: tuple[int, ...]
+    time_scale: float
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, condition: Array) -> Array:
+        h = _join(_join(x, _time_features(self, t, self.time_scale, self.precision)), condition)
+        for i, width in enumerate(self.hidden):
+            h = jax.nn.silu(_dense(f"l{i}", h, width, self.precision))
+        return _dense("out", h, 1, self.precision)[..., 0]
+
+
+def _time_features(module: nn.Module, t: Array, scale: float, precision: Precision) -> Array:
+    draw = nn.initializers.normal(scale)
+    frequencies = jax.lax.stop_gradient(module.param("frequencies", draw, (_TIME_FEATURES // 2,)))
+    angle = 2.0 * jnp.pi * t[..., None] * frequencies
+    features = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+    return _dense("time", features, _TIME_FEATURES, precision)
+
+
+def _dense(name: str, x: Array, features: int, precision: Precision) -> Array:
+    """A linear layer of the module being called, PyTorch's default initialisation."""
+    bound = x.shape[-1] ** -0.5
+    uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+    layer = nn.Dense(features, kernel_init=uniform, bias_init=uniform, precision=_PRECISIONS[precision], name=name)
+    return layer(x)
 
 
 def _join(x: Array, condition: Array) -> Array:

@@ -188,6 +188,22 @@ class MujocoVecEnv:
         self._x[i] = self._place[i][0]
         self._elapsed[i] = 0
 
+    def place(self, obs: np.ndarray) -> None:
+        """Puts the simulators where `obs` `[num, O]` says, the unobserved place of the root at 0, episodes new.
+
+        Observed velocities are taken as they are: where one was clipped to the limit the true state is not known.
+        """
+        robot, model = self._robot, self._model
+        for i, data in enumerate(self._datas):
+            mujoco.mj_resetData(model, data)
+            data.qpos[: robot.hidden] = 0.0
+            data.qpos[robot.hidden :] = obs[i, : model.nq - robot.hidden]
+            data.qvel[:] = obs[i, model.nq - robot.hidden : robot.obs_dim]
+            mujoco.mj_forward(model, data)
+            data.qacc_warmstart[:] = 0.0
+            self._x[i] = self._place[i][0]
+        self._elapsed[:] = 0
+
     def step(self, action: np.ndarray) -> Step:
         """Steps all environments with `action` `[num, A]`, clipped to [-1, 1]."""
         action = np.clip(action, -1.0, 1.0)

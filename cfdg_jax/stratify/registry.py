@@ -7,11 +7,13 @@ from typing import Any
 
 from cfdg_jax.stratify.by_source import BySourceConfig, by_source
 from cfdg_jax.stratify.none import NoneConfig, none
+from cfdg_jax.stratify.stratdiff import StratDiffConfig, stratdiff
 from cfdg_jax.types import Spec, Stratifier
 
 STRATIFIERS: dict[str, tuple[type, Callable[[Any, Spec], Stratifier]]] = {
     "none": (NoneConfig, none),
     "by_source": (BySourceConfig, by_source),
+    "stratdiff": (StratDiffConfig, stratdiff),
 }
 
 

@@ -1,0 +1,92 @@
+"""SynthER (Lu et al. 2023, arXiv 2303.06614): one unconditional diffusion model of transitions.
+
+normaliser <- the rows of `data`
+repeat:     a batch of them;  denoising loss;  generate: D(x), clip actions, threshold terminals, screen
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from cfdg_jax.augment.rows import (
+    DenoiserConfig,
+    draw_offline,
+    draw_online,
+    generate_rows,
+    online_mask,
+    row_network,
+    row_training,
+)
+from cfdg_jax.diffusion import edm
+from cfdg_jax.diffusion.fit import GeneratorState, Normaliser, normalise
+from cfdg_jax.types import Array, Augmenter, Buffer, Key, Metrics, Params, Source, Spec, require
+
+
+@dataclasses.dataclass(frozen=True)
+class SynthERConfig(DenoiserConfig):
+    """SynthER's generator; the shared fields say where offline upsampling chose otherwise."""
+
+    data: Literal["online", "offline", "pooled"] = "online"  # rows it learns (online: CFDG's comparison); pooled: 1:1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.data != "pooled" or self.batch % 2 == 0,
+            "augment.batch",
+            f"is {self.batch}",
+            "must be even where data is pooled: half offline, half online",
+        )
+
+
+def synther(config: SynthERConfig, spec: Spec, with_terminal: bool) -> Augmenter:
+    """SynthER's generator as an `Augmenter`; its state is a `GeneratorState`.
+
+    Generated rows count as online rows, and as offline rows where it learnt offline rows alone. ``online`` needs two
+    rows in the online ring, ``offline`` two offline rows, ``pooled`` both. Pooled batches are half offline and half
+    online whatever the sizes, as CFDG's are, so that the labels are the only difference between the two.
+
+    Args:
+      config: See `SynthERConfig`.
+      spec: The task.
+      with_terminal: Model the terminal flag; otherwise generated rows never terminate.
+    """
+    layout, columns = spec.layout, spec.layout.generative_width(with_terminal)
+    network = row_network(config, columns)
+    from_offline, from_online = config.data != "online", config.data != "offline"
+
+    def parts(offline_rows: Array, online: Buffer) -> list[tuple[Array, Array | None]]:
+        require(
+            not from_offline or offline_rows.shape[0] >= 2,
+            "augment.data",
+            f"is {config.data} but there are no offline rows",
+            "name a dataset or use online",
+        )
+        offline_part = (offline_rows, None)
+        online_part = (online.rows, online_mask(online, config.recent_window))
+        return [offline_part] * from_offline + [online_part] * from_online
+
+    def draw(offline_rows: Array, online: Buffer, key: Key) -> Array:
+        offline_key, online_key = jax.random.split(key)
+        count = config.batch // (from_offline + from_online)
+        rows = [draw_offline(offline_rows, offline_key, count)] if from_offline else []
+        rows += [draw_online(online, online_key, count, config.recent_window)] if from_online else []
+        return jnp.concatenate(rows)
+
+    def loss(params: Params, normaliser: Normaliser, offline_rows: Array, online: Buffer, key: Key) -> Array:
+        row_key, sigma_key, noise_key = jax.random.split(key, 3)
+        clean = normalise(normaliser, draw(offline_rows, online, row_key)[:, :columns])
+        sigma, noise = edm.draw_sigma(sigma_key, clean.shape[:1]), jax.random.normal(noise_key, clean.shape)
+        return edm.loss(network, params, clean, sigma, noise).mean()
+
+    def generate(state: GeneratorState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
+        unlabelled = edm.denoiser(network, state.ema)
+        denoise = lambda x, sigma: unlabelled(x, sigma, None)
+        return generate_rows(denoise, config, state.normaliser, layout, with_terminal, key, source, rows)
+
+    init, fit = row_training(config, network, columns, with_terminal, parts, loss)
+    source = Source.SYNTHETIC_OFFLINE if config.data == "offline" else Source.SYNTHETIC_ONLINE
+    return Augmenter(init, fit, generate, {int(source): 1.0}, config.steps, config.warm_start)

@@ -1,0 +1,396 @@
+"""StratDiff (arXiv 2511.03828): rows near what a value-guided behaviour model would do keep the offline regulariser.
+
+    before the online phase   mu(a | s) <- denoising on the offline rows, then frozen
+                              supports  <- K actions of mu for many offline states
+                              f         <- contrastive energy prediction of beta Q on them
+    per online batch          a'_i      ~ mu(a | s_i) exp(scale f), one proposal per row
+                              score_i   = |a_i - a'_i|^2 / (2 sigma_s^2), the KL of two Gaussians of equal width
+                              conserve  = 1 for the round(rho B) rows of lowest score, 0 for the others
+    per update                one contrastive step on cached states, half of them met online, labels by the current Q
+
+No full text of the paper was found; the machinery and its numbers are QGPO's (arXiv 2304.12824), which it builds on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cfdg_jax.data import buffer as ring
+from cfdg_jax.diffusion import behavior, energy
+from cfdg_jax.diffusion.fit import Averaging, Normaliser, fit_normaliser, init_state, normalise, unnormalise
+from cfdg_jax.diffusion.guidance import energy_guided
+from cfdg_jax.diffusion.network import Network, Precision, dense_unet, energy_mlp
+from cfdg_jax.diffusion.samplers import Solver
+from cfdg_jax.types import Array, Batch, Buffer, Key, Metrics, Source, Spec, Stage, Stratifier, require
+
+Value = Callable[[Array, Array], Array]
+"""``(obs [..., O], action [..., A]) -> [...]``."""
+
+_ONE = ("proposals", "sampler_steps", "behavior_steps", "behavior_batch", "energy_steps", "cached_states")
+_LEAST = dict.fromkeys((*_ONE, "cached_online", "support_chunk"), 1) | dict.fromkeys(("supports", "energy_batch"), 2)
+_LEAST |= dict.fromkeys(("guidance", "rho_rate", "gain_rows", "beta"), 0)
+"""Least values of the config's numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StratDiffConfig:
+    """Hyper-parameters. Behaviour model and energy network as QGPO's (CEP-energy-guided-diffusion)."""
+
+    rho: float = 0.5  # share of each batch treated conservatively (StratDiff)
+    adaptive_rho: bool = False  # let rho follow the two error rates, see `follow_error_rates` (ours)
+    rho_rate: float = 0.01  # step of adaptive rho per update
+    rho_caution: float = 1.0  # weight of an offline row marked online-like against the reverse, for adaptive rho
+    score: Literal["proposal", "random"] = "proposal"  # random: the ablation, marks by lot
+    score_std: float = 1.0  # sigma_s; scales the scores that are logged, changes no mark
+    proposals: int = 1  # J, the score is a mean over them (StratDiff 1)
+    guidance: float = 3.0  # s; 0: no energy network at all; AntMaze 2; QGPO tunes it in 1 to 10, exact is 1
+    guidance_limit: float | None = None  # largest |s grad f| relative to the score of mu, row by row (ours); none: off
+    sampler_steps: int = 15  # of DPM-Solver++(2M), one evaluation each (QGPO); under 8 only with a sampler_start
+    sampler_start: float | None = None  # first noise level; none: 152, t = 1 (QGPO); 5 steps from 5 mark 97 % alike
+    beta: float = 3.0  # inverse temperature of the labels (StratDiff, QGPO)
+    q_standardise: bool = False  # divide Q by its spread over supports, which frees beta and s from the reward's scale
+    widths: tuple[int, ...] = (512, 256, 128)  # of the behaviour model's blocks (QGPO)
+    energy_hidden: tuple[int, ...] = (256, 256, 256, 256)  # of the energy network (QGPO; StratDiff: 4 layers)
+    time_scale: float = 30.0  # of both networks' Fourier features of t (QGPO); 4 where training is short
+    behavior_steps: int = 600_000  # optimiser steps of the behaviour model (QGPO train_behavior.py)
+    behavior_batch: int = 4096  # rows of each (QGPO)
+    behavior_lr: float = 1e-4  # Adam (QGPO)
+    ema_decay: float = 0.9999  # of the averaged behaviour weights that sample (CleanDiffuser); 0: the weights (QGPO)
+    share_behavior: bool = True  # one behaviour model and one set of offline supports for all seeds
+    normalise_actions: bool = False  # standardise actions by the dataset's moments, in the model and in the score
+    support: Literal["cache", "batch"] = "cache"  # batch: draw supports in each step for the states at hand
+    supports: int = 16  # K; AntMaze 32 (QGPO)
+    cached_states: int = 100_000  # offline states with supports (QGPO: all)
+    cached_online: int = 20_000  # newest online states with supports
+    support_chunk: int = 256  # offline states whose supports are drawn at a time; bounds the memory
+    energy_steps: int = 500_000  # contrastive steps before the online phase (half of QGPO's, whose Q is trained along)
+    energy_batch: int = 256  # states of each, before the online phase and in it (QGPO)
+    energy_lr: float = 3e-4  # Adam (QGPO)
+    gain_rows: int = 16  # states per call whose proposals are compared with mu's in Q, for the log; 0: none
+    precision: Precision = "default"  # of matrix products; bfloat16 on accelerators trades accuracy for speed
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            require(value >= least, f"stratify.{name}", f"is {value}", f"must be at least {least}")
+        for name in ("score_std", "time_scale", "behavior_lr", "energy_lr", "rho_caution"):
+            value = getattr(self, name)
+            require(value > 0, f"stratify.{name}", f"is {value}", "must be positive")
+        for name in ("rho", "ema_decay"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"stratify.{name}", f"is {value}", "must lie between 0 and 1")
+        for name in ("widths", "energy_hidden"):
+            value = getattr(self, name)
+            positive = bool(value) and all(width > 0 for width in value)
+            require(positive, f"stratify.{name}", f"is {value}", "must hold positive widths")
+        for name, above in (("guidance_limit", 0.0), ("sampler_start", behavior.noise_level(behavior.T_MIN))):
+            value = getattr(self, name)
+            fits = value is None or value > above
+            require(fits, f"stratify.{name}", f"is {value}", f"must exceed {above:.2g}, or be none")
+
+    @property
+    def proposes(self) -> bool:
+        """Whether scores come from the behaviour model."""
+        return self.score == "proposal"
+
+    @property
+    def guided(self) -> bool:
+        """Whether proposals are guided, so that an energy network is needed."""
+        return self.proposes and self.guidance > 0
+
+
+class StratDiffState(NamedTuple):
+    """What the stratifier of one seed has learnt; a field is () where the config has no use for it.
+
+    Attributes:
+      behavior: The behaviour model; its normaliser is that of actions.
+      supports: Ring of offline states with their supports, rows ``[obs | a^1 | ... | a^K]``, actions normalised.
+      energy: The energy network.
+      recent: The same ring for states met online.
+      rho: `[]`, the share marked conservative.
+    """
+
+    behavior: Any
+    supports: Any
+    energy: Any
+    recent: Any
+    rho: Array
+
+
+class Parts(NamedTuple):
+    """What the functions below share: the config and what it makes, no arrays."""
+
+    config: StratDiffConfig
+    spec: Spec
+    behavior: Network
+    energy: Network
+    solver: Solver
+    behavior_tx: optax.GradientTransformation
+    energy_tx: optax.GradientTransformation
+    averaging: Averaging
+
+
+def parts(config: StratDiffConfig, spec: Spec) -> Parts:
+    """Networks, solver and optimisers."""
+    dims = (spec.act_dim, spec.obs_dim)
+    shared = dict[str, Any](time_scale=config.time_scale, precision=config.precision)
+    return Parts(
+        config=config,
+        spec=spec,
+        behavior=dense_unet(*dims, widths=config.widths, **shared),
+        energy=energy_mlp(*dims, hidden=config.energy_hidden, **shared),
+        solver=behavior.solver(config.sampler_steps, config.sampler_start),
+        behavior_tx=optax.adam(config.behavior_lr),
+        energy_tx=optax.adam(config.energy_lr),
+        averaging=Averaging(decay=config.ema_decay, every=10 if config.ema_decay > 0 else 1),
+    )
+
+
+def init(p: Parts, key: Key) -> StratDiffState:
+    """Untrained networks and empty rings."""
+    behavior_key, energy_key = jax.random.split(key)
+    c, width = p.config, p.spec.obs_dim + p.config.supports * p.spec.act_dim
+    cached = c.guided and c.support == "cache"
+    identity = Normaliser(jnp.zeros(p.spec.act_dim), jnp.ones(p.spec.act_dim))
+    energy_params = p.energy.init(energy_key) if c.guided else ()
+    return StratDiffState(
+        behavior=init_state(p.behavior.init(behavior_key), p.behavior_tx, identity) if c.proposes else (),
+        supports=ring.empty(c.cached_states, width) if cached else (),
+        energy=energy.EnergyState(energy_params, p.energy_tx.init(energy_params)) if c.guided else (),
+        recent=ring.empty(c.cached_online, width) if cached else (),
+        rho=jnp.float32(c.rho),
+    )
+
+
+# -- proposals and marks -----------------------------------------------------------------------------------------------
+
+
+def draw_actions(p: Parts, state: StratDiffState, obs: Array, key: Key, count: int, scale: Array | float) -> Array:
+    """`count` actions per state, normalised, `[count, B, A]` for obs `[B, O]`; one call of each network per step.
+
+    `scale` is the guidance scale s, a Python 0 for mu itself, or a traced `[]` array to sweep it in one program.
+    """
+    denoise = behavior.denoiser(p.behavior, state.behavior.ema, obs)
+    if not (isinstance(scale, int | float) and scale == 0):
+        f = energy.energy(p.energy, state.energy.params, obs)
+        denoise = energy_guided(denoise, f, scale, p.config.guidance_limit)
+    shape = (count, obs.shape[0], p.spec.act_dim)
+    return behavior.draw(denoise, state.behavior.normaliser, p.solver, key, shape)
+
+
+def scores(p: Parts, state: StratDiffState, batch: Batch, key: Key) -> Array:
+    """``mean_j |a_i - a'_ij|^2 / (2 sigma_s^2)`` `[B]`; low is offline-like."""
+    if not p.config.proposes:
+        return jax.random.uniform(key, batch.reward.shape)
+    proposals = draw_actions(p, state, batch.obs, key, p.config.proposals, p.config.guidance)
+    distance = jnp.sum((normalise(state.behavior.normaliser, batch.action) - proposals) ** 2, axis=-1)
+    return distance.mean(axis=0) / (2.0 * p.config.score_std**2)
+
+
+def lowest(score: Array, count: Array | int) -> Array:
+    """1.0 for the `count` rows of lowest score `[B]`, 0.0 for the others; of equal scores the earlier row is lower."""
+    rank = jnp.argsort(jnp.argsort(score, stable=True))
+    return (rank < count).astype(jnp.float32)
+
+
+def mark(p: Parts, state: StratDiffState, batch: Batch, key: Key) -> tuple[Array, Metrics]:
+    """See `Stratifier.mark`; synthetic rows are scored and ranked like any other."""
+    score = scores(p, state, batch, key)
+    rows = score.shape[0]
+    count = jnp.round(state.rho * rows) if p.config.adaptive_rho else round(p.config.rho * rows)
+    conserve = lowest(score, count)
+    offline, online = batch.source == Source.OFFLINE, batch.source == Source.ONLINE
+    missed, kept = offline * (1.0 - conserve), online * conserve
+    metrics = {
+        "conserve": conserve.mean(),
+        "rho": state.rho,
+        "offline_marked_online": masked_mean(missed, offline),
+        "online_marked_offline": masked_mean(kept, online),
+        "exchanged": missed.sum() + kept.sum(),
+        "score_offline": masked_mean(score, offline),
+        "score_online": masked_mean(score, online),
+    }
+    for name, rows_of in (("offline", offline), ("online", online)):
+        for percent, quantile in zip((10, 50, 90), masked_quantiles(score, rows_of, (0.1, 0.5, 0.9)), strict=True):
+            metrics[f"score_{name}_p{percent}"] = quantile
+    return conserve, metrics
+
+
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean of `x` `[B]` where `mask`, 0 where there are no such rows."""
+    return jnp.sum(x * mask) / jnp.maximum(mask.sum(), 1)
+
+
+def masked_quantiles(x: Array, mask: Array, levels: tuple[float, ...]) -> Array:
+    """Quantiles of `x` `[B]` where `mask`, 0 where there are no such rows."""
+    quantiles = jnp.nanquantile(jnp.where(mask, x, jnp.nan), jnp.asarray(levels))
+    return jnp.nan_to_num(quantiles)
+
+
+# -- learning ----------------------------------------------------------------------------------------------------------
+
+
+def fit_behavior(p: Parts, state: StratDiffState, rows: Array, key: Key, steps: int) -> tuple[StratDiffState, Metrics]:
+    """`steps` denoising steps on actions drawn from the offline rows."""
+    layout, model = p.spec.layout, state.behavior
+    if p.config.normalise_actions:
+        model = model._replace(normaliser=fit_normaliser([(rows[:, layout.action], None)], p.spec.act_dim))
+
+    def minibatch(key: Key) -> tuple[Array, Array]:
+        drawn = rows[jax.random.randint(key, (p.config.behavior_batch,), 0, rows.shape[0])]
+        return drawn[:, layout.obs], drawn[:, layout.action]
+
+    model, metrics = behavior.fit(p.behavior, p.behavior_tx, p.averaging, model, minibatch, key, steps)
+    return state._replace(behavior=model), {f"behavior_{name}": value for name, value in metrics.items()}
+
+
+def draw_supports(p: Parts, state: StratDiffState, obs: Array, key: Key) -> Array:
+    """K actions of mu per state, normalised, `[B, K, A]` for obs `[B, O]`."""
+    return jnp.moveaxis(draw_actions(p, state, obs, key, p.config.supports, 0), 0, 1)
+
+
+def support_rows(p: Parts, state: StratDiffState, obs: Array, key: Key) -> Array:
+    """States `[B, O]` with fresh supports as rows of a cache."""
+    return jnp.concatenate([obs, draw_supports(p, state, obs, key).reshape(obs.shape[0], -1)], axis=-1)
+
+
+def fill_supports(p: Parts, state: StratDiffState, rows: Array, key: Key, steps: int) -> tuple[StratDiffState, Metrics]:
+    """Draws the supports of `support_chunk` random offline states, `steps` times."""
+    chunk = min(p.config.support_chunk, p.config.cached_states)
+
+    def fill(cache: Buffer, key: Key) -> tuple[Buffer, None]:
+        row_key, support_key = jax.random.split(key)
+        obs = rows[jax.random.randint(row_key, (chunk,), 0, rows.shape[0])][:, p.spec.layout.obs]
+        return ring.insert(cache, support_rows(p, state, obs, support_key)), None
+
+    cache, _ = jax.lax.scan(fill, state.supports, jax.random.split(key, steps))
+    return state._replace(supports=cache), {"supports_drawn": cache.size.astype(jnp.float32)}
+
+
+def cached_minibatch(p: Parts, state: StratDiffState, key: Key) -> tuple[Array, Array]:
+    """States `[B, O]` and supports `[B, K, A]` from the caches: half met online, once that many have been."""
+    offline_key, online_key = jax.random.split(key)
+    size = p.config.energy_batch
+    offline = ring.sample(state.supports, offline_key, size)
+    online = ring.sample(state.recent, online_key, size)
+    met = jnp.arange(size) < jnp.minimum(state.recent.size, size // 2)
+    rows = jnp.where(met[:, None], online, offline)
+    obs, supports = rows[:, : p.spec.obs_dim], rows[:, p.spec.obs_dim :]
+    return obs, supports.reshape(size, p.config.supports, p.spec.act_dim)
+
+
+def support_values(p: Parts, state: StratDiffState, obs: Array, supports: Array, value: Value) -> Array:
+    """Q of the supports `[B, K]`, in one call of the critics."""
+    actions = unnormalise(state.behavior.normaliser, supports)
+    return value(jnp.broadcast_to(obs[:, None], (*actions.shape[:2], obs.shape[-1])), actions)
+
+
+def fit_energy(
+    p: Parts, state: StratDiffState, obs: Array | None, value: Value, key: Key, steps: int
+) -> tuple[StratDiffState, Metrics]:
+    """`steps` contrastive steps: on states `[steps, B, O]` whose supports are drawn now, or from the caches (None)."""
+    gain_key, step_key = jax.random.split(key)
+
+    def step(model: energy.EnergyState, inputs) -> tuple[energy.EnergyState, tuple]:
+        at_hand, key = inputs
+        draw_key, fit_key = jax.random.split(key)
+        if at_hand is None:
+            drawn, supports = cached_minibatch(p, state, draw_key)
+        else:
+            drawn, supports = at_hand, draw_supports(p, state, at_hand, draw_key)
+        q = support_values(p, state, drawn, supports, value)
+        target = energy.labels(q, p.config.beta, p.config.q_standardise)
+        model, metrics = energy.fit_step(p.energy, p.energy_tx, model, drawn, supports, target, fit_key)
+        shown = slice(0, p.config.gain_rows)
+        return model, (metrics, drawn[shown], q[shown])
+
+    model, (metrics, shown, q) = jax.lax.scan(step, state.energy, (obs, jax.random.split(step_key, steps)))
+    state, metrics = state._replace(energy=model), jax.tree.map(jnp.mean, metrics)
+    if p.config.gain_rows:
+        proposed = draw_actions(p, state, shown[-1], gain_key, 1, p.config.guidance)[0]
+        reached = value(shown[-1], unnormalise(state.behavior.normaliser, proposed))
+        metrics["proposal_gain"] = (reached - q[-1].mean(axis=-1)).mean()
+    return state, metrics
+
+
+def follow_error_rates(p: Parts, rho: Array, batches: Batch) -> Array:
+    """Adaptive rho after K marked batches: ``rho += K rate (caution missed - kept)``, within [0, 1].
+
+    `missed` is the share of rows of known offline origin that were marked online-like, `kept` that of known online rows
+    marked offline-like. A larger rho lowers the first and raises the second, so rho settles where the threshold on the
+    running scores makes ``kept = caution missed``: at equal error rates with caution 1. In balanced batches that is
+    rho = 1/2 whatever the scores; where the share of online rows changes, rho follows it, as far as scores tell the
+    origins apart. Caution above 1 holds on to more rows the less they can be told apart. Without rows of both origins
+    rho stays.
+    """
+    offline, online = batches.source == Source.OFFLINE, batches.source == Source.ONLINE
+    missed, kept = masked_mean(1.0 - batches.conserve, offline), masked_mean(batches.conserve, online)
+    change = p.config.rho_rate * batches.reward.shape[0] * (p.config.rho_caution * missed - kept)
+    return jnp.where(offline.any() & online.any(), jnp.clip(rho + change, 0.0, 1.0), rho)
+
+
+def fit(p: Parts, state: StratDiffState, batches: Batch, value: Value, key: Key) -> tuple[StratDiffState, Metrics]:
+    """See `Stratifier.fit`: a contrastive step per agent update, and adaptive rho."""
+    metrics: Metrics = {}
+    if p.config.guided:
+        at_hand = batches.obs if p.config.support == "batch" else None
+        state, metrics = fit_energy(p, state, at_hand, value, key, batches.reward.shape[0])
+    if p.config.adaptive_rho:
+        state = state._replace(rho=follow_error_rates(p, state.rho, batches))
+    return state, metrics
+
+
+def prepare(
+    p: Parts, state: StratDiffState, stage: str, rows: Array, value: Value, key: Key, steps: int
+) -> tuple[StratDiffState, Metrics]:
+    """See `Stratifier.prepare`."""
+    if stage == "behavior":
+        return fit_behavior(p, state, rows, key, steps)
+    if stage == "supports":
+        return fill_supports(p, state, rows, key, steps)
+    row_key, fit_key = jax.random.split(key)
+    obs = None
+    if p.config.support == "batch":
+        index = jax.random.randint(row_key, (steps, p.config.energy_batch), 0, rows.shape[0])
+        obs = rows[index][..., p.spec.layout.obs]
+    return fit_energy(p, state, obs, value, fit_key, steps)
+
+
+def observe(p: Parts, state: StratDiffState, obs: Array, key: Key) -> StratDiffState:
+    """See `Stratifier.observe`: the state's supports join the cache."""
+    return state._replace(recent=ring.insert(state.recent, support_rows(p, state, obs[None], key)))
+
+
+def stages(config: StratDiffConfig) -> tuple[Stage, ...]:
+    """What the config needs trained before the online phase."""
+    trained = []
+    if config.proposes:
+        trained.append(Stage("behavior", config.behavior_steps, config.share_behavior))
+    if config.guided and config.support == "cache":
+        chunks = math.ceil(config.cached_states / min(config.support_chunk, config.cached_states))
+        trained.append(Stage("supports", chunks, config.share_behavior))
+    if config.guided:
+        trained.append(Stage("energy", config.energy_steps))
+    return tuple(trained)
+
+
+def stratdiff(config: StratDiffConfig, spec: Spec) -> Stratifier:
+    """StratDiff for one seed; its state is a `StratDiffState`."""
+    p, needed = parts(config, spec), stages(config)
+    learns_online = config.guided or config.adaptive_rho
+    return Stratifier(
+        init=functools.partial(init, p),
+        mark=functools.partial(mark, p),
+        fit=functools.partial(fit, p) if learns_online else None,
+        stages=needed,
+        prepare=functools.partial(prepare, p) if needed else None,
+        observe=functools.partial(observe, p) if config.guided and config.support == "cache" else None,
+    )

@@ -1,0 +1,225 @@
+"""``cfdg-jax sample``: fits a generator to named data and writes any number of rows for any reader of D4RL's files.
+
+    fit        the augmenter of the config, one seed, in raw units
+    generate   chunk by chunk, straight to disk: memory holds a chunk, whatever the number of rows
+
+Every generated transition becomes two rows of the file: ``(obs, action, reward, terminal)``, and a row that holds the
+next observation and a timeout. D4RL's own loader pairs a row with the one after it and drops rows that time out, so it
+and everything built on it reads exactly the generated transitions; so does `cfdg_jax.load_dataset`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from cfdg_jax.augment.quality import quality_report
+from cfdg_jax.augment.registry import make_augmenter
+from cfdg_jax.config import TrainConfig, choice, config_hash
+from cfdg_jax.core.seeds import purpose_key, seed_keys
+from cfdg_jax.data import buffer as ring
+from cfdg_jax.data.dataset import Dataset, load_dataset
+from cfdg_jax.data.transforms import identity_transforms, pack
+from cfdg_jax.envs.onestep import one_step
+from cfdg_jax.train.logging import write_atomic
+from cfdg_jax.train.progress import Interrupts, Progress
+from cfdg_jax.types import Array, Augmenter, Buffer, RowLayout, Source, Spec, require
+
+COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One call of the command: what is fitted to what, and where the rows go."""
+
+    config: TrainConfig
+    augmenter: Augmenter
+    spec: Spec
+    task: str
+    dynamics: str
+    offline: np.ndarray
+    online: np.ndarray | None
+    rows: int
+    out: pathlib.Path
+
+    @property
+    def key(self) -> Array:
+        return purpose_key(seed_keys(self.config.run_key, 1, self.config.first_seed)[0], "sample")
+
+    @property
+    def partial(self) -> pathlib.Path:
+        """Where rows are until all are there."""
+        return self.out.with_name(self.out.name + ".partial")
+
+    @property
+    def generator(self) -> pathlib.Path:
+        """Where the fitted generator is kept until then."""
+        return self.out.with_name(self.out.name + ".generator").resolve()
+
+
+def prepare(config: TrainConfig, online: str | None, rows: int, out: pathlib.Path, progress: Progress) -> Job:
+    """Loads the data and makes the generator.
+
+    Raises:
+      UserError: for no generator, one that needs a second dataset, datasets that do not fit, or a name in use.
+    """
+    name = choice(config, "augment")
+    require(name != "none", "augment", "is none", "name a generator, such as --augment synther")
+    require(rows >= 1, "rows", f"is {rows}", "must be at least 1")
+    require(out.suffix in (".hdf5", ".h5"), str(out), "is no HDF5 file name", "end it in .hdf5")
+    require(not out.exists(), str(out), "exists", "choose another name or move it away")
+    if online is None:
+        alone = getattr(config.augment, "data", None) == "offline"
+        remedy = "name the second with --online" + (", or use --augment.data offline" * (name == "synther"))
+        require(alone, "online", f"is missing: {name} is fitted to offline and online rows", remedy)
+    offline_data = load_dataset(config.dataset, progress=progress.shown)
+    online_data = None if online is None else load_dataset(online, progress=progress.shown)
+    for data in filter(None, [online_data]):
+        same = (data.obs_dim, data.act_dim) == (offline_data.obs_dim, offline_data.act_dim)
+        require(same, "online", f"{data.name} has other dimensions than {offline_data.name}", "use the same task")
+    terminals = any(data.terminals.any() for data in (offline_data, online_data) if data is not None)
+    spec = Spec(offline_data.obs_dim, offline_data.act_dim, horizon=1_000, terminates=bool(terminals))
+    augmenter = make_augmenter(config.augment, spec, with_terminal=spec.terminates)
+    packed = None if online_data is None else _pack(online_data)
+    task, dynamics = config.env.task or offline_data.task, offline_data.dynamics
+    return Job(config, augmenter, spec, task, dynamics, _pack(offline_data), packed, rows, out)
+
+
+def _pack(data: Dataset) -> np.ndarray:
+    return pack(data, identity_transforms(data.obs_dim))
+
+
+def sample(job: Job, progress: Progress) -> pathlib.Path:
+    """Fits and writes; a call that was interrupted continues where it stopped.
+
+    Returns:
+      The file.
+
+    Raises:
+      Interrupted: if SIGINT or SIGTERM arrived; what is done so far is kept beside `out`.
+      OSError: before anything is written, if the disk cannot hold the rows.
+    """
+    with Interrupts().watching() as interrupts:
+        state = _fitted(job, progress, interrupts)
+        _require_room(job)
+        generate = jax.jit(job.augmenter.generate, static_argnums=(2, 3))
+        with h5py.File(job.partial, "a") as file:
+            done = _open_partial(file, job)
+            with progress.bar("generate", job.rows, done, unit="row") as bar:
+                for start, source, count, key in _chunks(job, done):
+                    interrupts.check()
+                    rows, _ = generate(state, key, source, min(job.config.refresh.chunk, job.rows))
+                    _append(file, job.spec.layout, np.asarray(rows)[:count], start)
+                    bar.update(count)
+    os.replace(job.partial, job.out)
+    shutil.rmtree(job.generator)
+    return job.out
+
+
+def _fitted(job: Job, progress: Progress, interrupts: Interrupts) -> Any:
+    """The fitted generator: read back, or made and kept; a fit that is interrupted starts anew."""
+    aug, offline = job.augmenter, jnp.asarray(job.offline)
+    online: Buffer = ring.full(offline if job.online is None else jnp.asarray(job.online))
+    init = jax.jit(aug.init)
+    place = job.generator / config_hash(job.config)
+    with ocp.StandardCheckpointer() as checkpointer:
+        if place.is_dir():
+            return checkpointer.restore(place, jax.eval_shape(init, job.key, offline, online))
+        state = init(purpose_key(job.key, "init"), offline, online)
+        fit = jax.jit(aug.fit, static_argnames="steps", donate_argnums=0)
+        per_call = job.config.refresh.fit_steps_per_call
+        with progress.bar("fit", aug.fit_steps, unit="step") as bar:
+            for start in range(0, aug.fit_steps, per_call):
+                interrupts.check()
+                count = min(per_call, aug.fit_steps - start)
+                state, metrics = fit(state, offline, online, purpose_key(job.key, "fit", start), steps=count)
+                bar.set_postfix({name: f"{float(value):.3g}" for name, value in metrics.items()}, refresh=False)
+                bar.update(count)
+        checkpointer.save(place, state)
+    return state
+
+
+def _chunks(job: Job, done: int) -> Iterator[tuple[int, int, int, Array]]:
+    """``(first row, source, rows, key)`` of the chunks that are not yet written; sources one after the other."""
+    shares, first = job.augmenter.shares, 0
+    ends = np.round(np.cumsum(list(shares.values())) * job.rows).astype(int)
+    for source, end in zip(shares, ends, strict=True):
+        while first < end:
+            count = int(min(job.config.refresh.chunk, job.rows, end - first))
+            if first >= done:
+                yield first, int(source), count, purpose_key(job.key, f"generate{source}", first)
+            first += count
+
+
+def _open_partial(file: h5py.File, job: Job) -> int:
+    """Makes the datasets, or checks that those of an earlier call fit; returns the generated rows in them."""
+    asked = f"{config_hash(job.config)}-{job.rows}"
+    if "hash" not in file.attrs:
+        widths = {"observations": (job.spec.obs_dim,), "actions": (job.spec.act_dim,)}
+        for name in COLUMNS:
+            kind = bool if name in ("terminals", "timeouts") else np.float32
+            file.create_dataset(name, (2 * job.rows, *widths.get(name, ())), kind)
+        file.create_dataset("infos/source", (2 * job.rows,), np.int8)
+        described = {"task": job.task, "dynamics": job.dynamics, "generator": choice(job.config, "augment")}
+        described |= {"name": f"generated from {job.config.dataset}"}
+        for name, value in described.items():
+            file.create_dataset(f"metadata/{name}", data=value)
+        file.attrs["hash"], file.attrs["done"] = asked, 0
+    same = file.attrs["hash"] == asked
+    require(same, str(job.partial), "holds rows of other settings", "delete it, or choose another --out")
+    return int(file.attrs["done"])
+
+
+def _append(file: h5py.File, layout: RowLayout, rows: np.ndarray, start: int) -> None:
+    """Writes generated `rows` `[n, D]` as the file's transitions from number `start`."""
+    batch, pairs = jax.device_get(layout.unpack(jnp.asarray(rows))), slice(2 * start, 2 * (start + len(rows)))
+    zero = np.zeros(len(rows), np.float32)
+    interleave = lambda first, second: np.stack([first, second], axis=1).reshape(2 * len(rows), *np.shape(first)[1:])
+    file["observations"][pairs] = interleave(batch.obs, batch.next_obs)
+    file["actions"][pairs] = interleave(batch.action, np.zeros_like(batch.action))
+    file["rewards"][pairs] = interleave(batch.reward, zero)
+    file["terminals"][pairs] = interleave(batch.terminal > 0, zero > 0)
+    file["timeouts"][pairs] = interleave(zero > 0, zero == 0)
+    file["infos/source"][pairs] = np.repeat(np.asarray(batch.source, np.int8), 2)
+    file.attrs["done"] = start + len(rows)
+    file.flush()
+
+
+def _require_room(job: Job) -> None:
+    """Raises `OSError` if the disk cannot hold the rows; HDF5 would crash when it met that half way."""
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    width = 2 * (4 * (job.spec.obs_dim + job.spec.act_dim + 1) + 3)
+    held = job.partial.stat().st_size if job.partial.exists() else 0
+    if shutil.disk_usage(job.out.parent).free < job.rows * width - held + 1_000_000:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(job.out))
+
+
+def check(job: Job) -> dict[str, float]:
+    """Measures the finished file (`cfdg_jax.augment.quality`), row kind by row kind, and writes it beside the file.
+
+    Returns:
+      ``{"<source>/<measure>": value}``, such as ``synthetic_online/dynamics_error``.
+    """
+    rows = _pack(load_dataset(str(job.out)))
+    with h5py.File(job.out) as file:
+        source = file["infos/source"][::2]
+    simulate = one_step(job.task, job.dynamics)
+    report: dict[str, float] = {}
+    for kind in job.augmenter.shares:
+        measured = quality_report(rows[source == kind], job.spec.layout, job.offline, job.online, simulate)
+        report |= {f"{Source(kind).name.lower()}/{name}": value for name, value in measured.items()}
+    place = job.out.with_name(job.out.name + ".quality.json")
+    write_atomic(place, json.dumps({"dataset": job.config.dataset, "rows": job.rows, **report}, indent=1) + "\n")
+    return report

@@ -1,0 +1,114 @@
+"""``cfdg-jax sample``: every reader sees the generated rows, interrupted calls continue, wrong input is told."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from cfdg_jax import cli
+from cfdg_jax.data.dataset import load_dataset
+from cfdg_jax.train import sample as module
+from cfdg_jax.train.progress import Interrupted
+from cfdg_jax.types import Source
+
+DATA = "local:toy-dense-medium-replay-v0"
+SMALL = ["--preset", "smoke", "--quiet", "--refresh.chunk", "60", "--augment.steps", "20"]
+
+
+def run(out, *more, augment="synther", rows="150"):
+    return cli.main(
+        ["sample", "--dataset", DATA, "--augment", augment, "--rows", rows, "--out", str(out), *SMALL, *more]
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_setup(monkeypatch):
+    monkeypatch.setattr(cli, "_setup", lambda *arguments: None)
+
+
+def d4rl_pairs(path):
+    """What D4RL's own qlearning_dataset reads: a row and the next, rows that time out dropped."""
+    with h5py.File(path) as file:
+        columns = {name: file[name][:] for name in module.COLUMNS}
+    keep = ~columns["timeouts"][:-1]
+    return columns["observations"][:-1][keep], columns["observations"][1:][keep], columns["rewards"][:-1][keep]
+
+
+def test_every_reader_of_d4rl_files_sees_the_generated_rows(tmp_path, capsys):
+    out = tmp_path / "more.hdf5"
+    assert run(out, "--check") == 0
+    data = load_dataset(str(out))
+    assert len(data) == 150 and data.task == "toy-dense"
+    obs, next_obs, rewards = d4rl_pairs(out)
+    np.testing.assert_array_equal(obs, data.observations)
+    goes_on = ~data.terminals  # no one bootstraps from what follows a terminal
+    np.testing.assert_array_equal(next_obs[goes_on], data.next_observations[goes_on])
+    np.testing.assert_array_equal(rewards, data.rewards)
+    assert len(np.unique(data.rewards)) > 140 and np.abs(data.actions).max() <= 1
+    with h5py.File(out) as file:
+        assert (file["infos/source"][:] == Source.SYNTHETIC_OFFLINE).all()
+    report = json.loads((tmp_path / "more.hdf5.quality.json").read_text())
+    assert report["rows"] == 150 and np.isfinite(report["synthetic_offline/offline/energy_distance"])
+    assert "synthetic_offline/offline/energy_distance" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["more.hdf5", "more.hdf5.quality.json"]
+
+
+def test_cfdg_writes_both_kinds(tmp_path):
+    out = tmp_path / "both.hdf5"
+    assert run(out, "--online", "local:toy-dense-medium-v0", augment="cfdg", rows="100") == 0
+    with h5py.File(out) as file:
+        kinds = dict(zip(*np.unique(file["infos/source"][::2], return_counts=True), strict=True))
+    assert kinds == {Source.SYNTHETIC_OFFLINE: 20, Source.SYNTHETIC_ONLINE: 80}
+
+
+@pytest.mark.parametrize("stop_at", [1, 3])
+def test_an_interrupted_call_continues_to_the_same_file(tmp_path, monkeypatch, stop_at):
+    whole, out = tmp_path / "whole.hdf5", tmp_path / "out.hdf5"
+    assert run(whole) == 0
+    checks = {"left": stop_at}
+
+    def check(self):
+        checks["left"] -= 1
+        if checks["left"] == 0:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Interrupts, "check", check)
+        assert run(out) == 130
+    assert not out.exists()
+    assert run(out) == 0
+    with h5py.File(whole) as one, h5py.File(out) as other:
+        for name in module.COLUMNS:
+            np.testing.assert_array_equal(one[name][:], other[name][:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"augment": "cfdg"}, "online: is missing: cfdg is fitted to offline and online rows; name the second"),
+        ({"rows": "0"}, "rows: is 0; must be at least 1"),
+        ({"rows": "many"}, "rows: is 'many'; must be a whole number"),
+        ({"augment": "synter"}, "augment: 'synter' is unknown; did you mean synther"),
+    ],
+)
+def test_wrong_input_is_one_line(tmp_path, capsys, arguments, message):
+    assert run(tmp_path / "x.hdf5", **arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+
+
+def test_no_generator_is_refused(tmp_path, capsys):
+    flags = ["--dataset", DATA, "--augment", "none", "--rows", "9", "--out", str(tmp_path / "x.hdf5")]
+    assert cli.main(["sample", *flags]) == 2
+    assert "augment: is none; name a generator" in capsys.readouterr().err
+
+
+def test_other_settings_on_top_of_a_partial_file_are_refused(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "x.hdf5"
+    monkeypatch.setattr(module.os, "replace", lambda *paths: (_ for _ in ()).throw(Interrupted))
+    assert run(out) == 130
+    assert run(out, "--augment.width", "16") == 2
+    assert "holds rows of other settings" in capsys.readouterr().err
+    (tmp_path / "y.txt").touch()
+    assert run(tmp_path / "y.txt") == 2

@@ -1,0 +1,471 @@
+"""StratDiff: the rank split, its caches and stages, adaptive rho, and the origin of toy rows recovered."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from cfdg_jax.data import buffer as ring
+from cfdg_jax.diffusion import behavior
+from cfdg_jax.diffusion.fit import Normaliser
+from cfdg_jax.diffusion.network import Network
+from cfdg_jax.stratify import stratdiff as module
+from cfdg_jax.stratify.stratdiff import StratDiffConfig, StratDiffState, lowest, parts, stages, stratdiff
+from cfdg_jax.types import Source, Spec, UserError
+
+SPEC = Spec(obs_dim=2, act_dim=2, horizon=20)
+SMALL = StratDiffConfig(
+    widths=(32, 16), energy_hidden=(32, 32), time_scale=2.0, sampler_steps=8, guidance=1.0, supports=6,
+    behavior_steps=1_000, behavior_batch=256, behavior_lr=3e-3, ema_decay=0.99, cached_states=300, cached_online=40,
+    support_chunk=100, energy_steps=300, energy_batch=32, energy_lr=2e-3, gain_rows=8,
+)  # fmt: skip
+SPREAD = 0.15
+
+
+def policy_mean(obs, other=False):
+    """The behaviour policy steers by the first coordinate, the other one by its negative, 0.5 aside."""
+    side = -1.0 if other else 1.0
+    return np.stack([side * 0.5 * obs[:, 0], np.full(len(obs), side * 0.25)], axis=1)
+
+
+def toy_batch(rows, seed=0, online_share=0.5):
+    """Rows of the behaviour policy (offline) and of another one (online) at the same kind of states."""
+    rng = np.random.default_rng(seed)
+    online = np.arange(rows) >= round(rows * (1 - online_share))
+    obs = rng.uniform(-1, 1, (rows, 2)).astype(np.float32)
+    mean = np.where(online[:, None], policy_mean(obs, True), policy_mean(obs))
+    action = np.clip(mean + SPREAD * rng.normal(size=(rows, 2)), -1, 1)
+    source = np.where(online, int(Source.ONLINE), int(Source.OFFLINE))
+    packed = SPEC.layout.pack(obs, action, 0.0, obs, 0.0, -np.inf, source, xp=np)
+    return jnp.asarray(packed), SPEC.layout.unpack(jnp.asarray(packed))
+
+
+def toy_value(obs, action):
+    """Highest a little above the behaviour policy's mean."""
+    best = jnp.stack([0.5 * obs[..., 0], jnp.full(obs.shape[:-1], 0.4)], axis=-1)
+    return -8.0 * jnp.sum((action - best) ** 2, axis=-1)
+
+
+def prepared(config, key=0, chunk=250):
+    """The stratifier and its state after all stages, each cut into calls of at most `chunk` steps."""
+    stratifier, (rows, _) = stratdiff(config, SPEC), toy_batch(4_000, seed=7, online_share=0.0)
+    key = jax.random.key(key)
+    state, metrics = jax.jit(stratifier.init)(key), {}
+    prepare = jax.jit(
+        lambda state, key, stage, steps: stratifier.prepare(state, stage, rows, toy_value, key, steps),
+        static_argnums=(2, 3),
+    )
+    for stage in stratifier.stages:
+        for done in range(0, stage.steps, chunk):
+            key, call_key = jax.random.split(key)
+            state, metrics[stage.name] = prepare(state, call_key, stage.name, min(chunk, stage.steps - done))
+    return stratifier, state, metrics
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return prepared(SMALL)
+
+
+def auc(score, batch):
+    """Probability that an online row scores above an offline one."""
+    online = np.asarray(batch.source) == Source.ONLINE
+    return stats.mannwhitneyu(np.asarray(score)[online], np.asarray(score)[~online]).statistic / (
+        online.sum() * (~online).sum()
+    )
+
+
+def scored(config, state, batch, key=3):
+    return jax.jit(functools.partial(module.scores, parts(config, SPEC)))(state, batch, jax.random.key(key))
+
+
+# -- the split ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rho", "rows"), [(0.5, 128), (0.3, 77), (0.7, 179), (0.0, 0), (1.0, 256)])
+def test_exactly_the_lowest_round_rho_b_rows_are_kept(rho, rows):
+    """Reference check 56, through `mark`."""
+    stratifier = stratdiff(dataclasses.replace(SMALL, score="random", rho=rho), SPEC)
+    batch = toy_batch(256)[1]
+    conserve, metrics = stratifier.mark(stratifier.init(jax.random.key(0)), batch, jax.random.key(1))
+    assert conserve.sum() == rows and set(np.unique(conserve)) <= {0.0, 1.0} and conserve.dtype == jnp.float32
+    assert metrics["conserve"] == pytest.approx(rows / 256)
+
+
+def test_split_is_by_score_and_permutes_with_the_rows():
+    score = jax.random.normal(jax.random.key(0), (256,))
+    mask = np.asarray(lowest(score, 77))
+    assert np.max(score[mask == 1]) < np.min(score[mask == 0])
+    order = np.random.default_rng(0).permutation(256)
+    np.testing.assert_array_equal(lowest(score[order], 77), mask[order])
+
+
+def test_ties_go_to_the_earlier_row():
+    np.testing.assert_array_equal(lowest(jnp.array([1.0, 0.0, 1.0, 1.0, 2.0]), 3), [1, 1, 1, 0, 0])
+
+
+def test_a_row_at_its_proposal_scores_zero_and_sigma_changes_no_rank(trained):
+    """Reference check 57."""
+    _, state, _ = trained
+    batch, key, p = toy_batch(64)[1], jax.random.key(3), parts(SMALL, SPEC)
+    proposal = jax.jit(lambda: module.draw_actions(p, state, batch.obs, key, 1, SMALL.guidance))()[0]
+    assert np.abs(proposal).max() <= 1.0
+    np.testing.assert_allclose(scored(SMALL, state, batch._replace(action=proposal)), 0.0, atol=1e-8)
+    score = scored(SMALL, state, batch)
+    np.testing.assert_allclose(score, np.sum((batch.action - proposal) ** 2, axis=1) / 2, rtol=1e-4, atol=1e-6)
+    wide = scored(dataclasses.replace(SMALL, score_std=3.0), state, batch)
+    np.testing.assert_allclose(wide, score / 9, rtol=1e-5)
+
+
+def test_several_proposals_average_the_distance(trained):
+    """The mean squared distance to many draws is the distance to their mean plus their variance."""
+    _, state, _ = trained
+    config, batch, key = dataclasses.replace(SMALL, proposals=40), toy_batch(32)[1], jax.random.key(3)
+    draws = jax.jit(lambda: module.draw_actions(parts(config, SPEC), state, batch.obs, key, 40, config.guidance))()
+    expected = np.sum((batch.action - draws.mean(axis=0)) ** 2 + draws.var(axis=0), axis=1) / 2
+    np.testing.assert_allclose(scored(config, state, batch), expected, rtol=1e-4, atol=1e-6)
+
+
+# -- what is recovered -------------------------------------------------------------------------------------------------
+
+
+def test_scores_tell_the_origin_of_rows_and_random_ones_do_not(trained):
+    stratifier, state, _ = trained
+    batch = toy_batch(2_000, seed=1)[1]
+    assert auc(scored(SMALL, state, batch), batch) > 0.9
+    assert auc(scored(dataclasses.replace(SMALL, guidance=0.0), state, batch), batch) > 0.9
+    assert auc(scored(dataclasses.replace(SMALL, score="random"), state, batch), batch) == pytest.approx(0.5, abs=0.04)
+    conserve, metrics = jax.jit(stratifier.mark)(state, batch, jax.random.key(0))
+    offline = np.asarray(batch.source) == Source.OFFLINE
+    assert np.mean(np.asarray(conserve)[offline]) > 0.85
+    wrong = np.sum(np.asarray(conserve) != offline)
+    assert metrics["exchanged"] == wrong
+    assert metrics["offline_marked_online"] == pytest.approx(wrong / 2_000, abs=1e-6)  # as many either way, of 1,000
+    assert metrics["online_marked_offline"] == pytest.approx(wrong / 2_000, abs=1e-6)
+
+
+def test_five_steps_from_a_low_start_rank_as_many_steps_do(trained):
+    """The stated price of the fast choice: the same noise ranks alike, where fewer steps from t = 1 would not."""
+    _, state, _ = trained
+    batch = toy_batch(1_000, seed=1)[1]
+    score = {}
+    for name, steps, start in (("many", 40, None), ("fast", 5, 5.0), ("too few", 4, None)):
+        score[name] = scored(dataclasses.replace(SMALL, sampler_steps=steps, sampler_start=start), state, batch)
+    agreement = {name: stats.spearmanr(score["many"], score[name]).statistic for name in score}
+    assert agreement["fast"] > 0.97 and agreement["too few"] < 0.8
+    assert np.mean(lowest(score["many"], 500) == lowest(score["fast"], 500)) > 0.95
+
+
+def test_guidance_moves_proposals_where_q_is_higher(trained):
+    _, state, metrics = trained
+    obs, p = toy_batch(1_500, seed=2)[1].obs, parts(SMALL, SPEC)
+    draw = jax.jit(lambda scale: module.draw_actions(p, state, obs, jax.random.key(5), 1, scale)[0])
+    swept = jax.jit(jax.vmap(lambda s: module.draw_actions(p, state, obs, jax.random.key(5), 1, s)[0]))
+    plain, guided, strong = swept(jnp.array([0.0, 1.0, 3.0]))
+    np.testing.assert_allclose(guided, draw(1.0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(plain, module.draw_actions(p, state, obs, jax.random.key(5), 1, 0)[0], atol=1e-4)
+    # mu = N(m, w^2), beta Q = -k |a - m'|^2 / 2 with k = 48: the guided mean is (m + k w^2 m') / (1 + k w^2)
+    pull = 48 * SPREAD**2 / (1 + 48 * SPREAD**2)
+    assert np.mean(plain[:, 1]) == pytest.approx(0.25, abs=0.03)
+    assert np.mean(guided[:, 1]) == pytest.approx(0.25 + 0.15 * pull, abs=0.03)
+    values = [float(toy_value(obs, a).mean()) for a in (plain, guided)]
+    assert values[1] > values[0] + 0.05 and np.mean(strong[:, 1]) > np.mean(guided[:, 1])
+    assert metrics["energy"]["proposal_gain"] > 0.0
+
+
+def test_without_guidance_proposals_are_the_behaviour_model():
+    """Reference check 60, with an ideal network."""
+    mean, std = np.array([0.2, -0.1]), 0.15
+
+    def noise(params, x, t, obs):
+        at = behavior.schedule(t)
+        return at.sigma * (x - at.alpha * mean) / (at.alpha**2 * std**2 + at.sigma**2)
+
+    config = dataclasses.replace(SMALL, guidance=0.0, sampler_steps=80)
+    refuse = Network(None, lambda *args: pytest.fail("the energy network was evaluated"))
+    p = parts(config, SPEC)._replace(behavior=Network(None, noise), energy=refuse)
+    state = stratdiff(config, SPEC).init(jax.random.key(0))
+    assert state.energy == state.supports == state.recent == ()
+    draws = jax.jit(lambda: module.draw_actions(p, state, jnp.zeros((50_000, 2)), jax.random.key(0), 2, 0))()
+    for i in range(2):
+        assert stats.kstest(np.asarray(draws[..., i]).ravel(), stats.norm(mean[i], std).cdf).pvalue > 0.01
+
+
+def test_rows_share_one_call_of_each_network_per_step():
+    shapes = []
+
+    def recorded(name, out):
+        def apply(params, x, t, obs):
+            shapes.append((name, x.shape))
+            return out(x)
+
+        return Network(None, apply)
+
+    config = dataclasses.replace(SMALL, proposals=3)
+    p = parts(config, SPEC)._replace(
+        behavior=recorded("behavior", lambda x: 0.1 * x), energy=recorded("energy", lambda x: x.sum(axis=-1))
+    )
+    state = stratdiff(config, SPEC).init(jax.random.key(0))
+    batch = toy_batch(64)[1]
+    jaxpr = jax.make_jaxpr(functools.partial(module.scores, p))(state, batch, jax.random.key(0))
+    assert shapes == [("behavior", (3, 64, 2)), ("energy", (3, 64, 2))]  # the body of the scan over steps, once
+    loops = [eqn for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "scan"]
+    assert [loop.params["length"] for loop in loops] == [config.sampler_steps]
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_by_source(trained):
+    stratifier, state, _ = trained
+    mark, key = jax.jit(stratifier.mark), jax.random.key(3)
+    batch = toy_batch(200, seed=4)[1]
+    score, (_, metrics) = np.asarray(scored(SMALL, state, batch)), mark(state, batch, key)
+    for name, rows in (("offline", slice(0, 100)), ("online", slice(100, 200))):
+        assert metrics[f"score_{name}"] == pytest.approx(score[rows].mean(), rel=1e-5)
+        for percent in (10, 50, 90):
+            expected = np.percentile(score[rows], percent)
+            assert metrics[f"score_{name}_p{percent}"] == pytest.approx(expected, rel=1e-4)
+    assert all(m.shape == () and m.dtype == jnp.float32 for m in metrics.values())
+    for share, absent in ((1.0, "offline"), (0.0, "online")):
+        _, metrics = mark(state, toy_batch(200, seed=4, online_share=share)[1], key)
+        assert [v for k, v in metrics.items() if k.startswith(f"score_{absent}")] == [0.0] * 4
+        assert metrics["offline_marked_online" if absent == "offline" else "online_marked_offline"] == 0.0
+        assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_synthetic_rows_are_marked_but_not_counted(trained):
+    stratifier, state, _ = trained
+    batch = toy_batch(100)[1]
+    synthetic = batch._replace(source=jnp.where(batch.source == Source.ONLINE, int(Source.SYNTHETIC_ONLINE), 0))
+    conserve, metrics = stratifier.mark(state, synthetic, jax.random.key(3))
+    np.testing.assert_array_equal(conserve, stratifier.mark(state, batch, jax.random.key(3))[0])
+    assert metrics["online_marked_offline"] == metrics["score_online"] == 0.0
+    assert metrics["exchanged"] == np.sum(1 - np.asarray(conserve)[:50])
+
+
+# -- stages and caches -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, ["behavior", "supports", "energy"]),
+        ({"support": "batch"}, ["behavior", "energy"]),
+        ({"guidance": 0.0}, ["behavior"]),
+        ({"score": "random"}, []),
+    ],
+)
+def test_stages_are_what_the_score_needs(changes, names):
+    config = dataclasses.replace(SMALL, **changes)
+    stratifier = stratdiff(config, SPEC)
+    assert [stage.name for stage in stratifier.stages] == names
+    assert all(stage.shared == (stage.name != "energy") for stage in stratifier.stages)
+    assert all(stage.name in StratDiffState._fields for stage in stratifier.stages)
+    assert (stratifier.prepare is None) == (names == [])
+    assert (stratifier.fit is None) == ("energy" not in names) and (stratifier.observe is None) == (
+        "supports" not in names
+    )
+    assert not any(stage.shared for stage in stages(dataclasses.replace(config, share_behavior=False)))
+    assert stratdiff(dataclasses.replace(config, adaptive_rho=True), SPEC).fit is not None
+
+
+def test_the_cache_holds_states_of_the_dataset_with_likely_actions(trained):
+    _, state, metrics = trained
+    assert [stage.steps for stage in stages(SMALL)] == [1_000, 3, 300]
+    assert state.supports.size == 300 == metrics["supports"]["supports_drawn"]
+    obs, actions = np.split(np.asarray(state.supports.rows), [2], axis=1)
+    rows, _ = toy_batch(4_000, seed=7, online_share=0.0)
+    assert np.isin(obs[:, 0], np.asarray(rows[:, 0])).all()
+    errors = actions.reshape(300, 6, 2) - policy_mean(obs)[:, None]
+    assert np.abs(errors.mean(axis=(0, 1))).max() < 0.03 and errors.std() == pytest.approx(SPREAD, abs=0.04)
+
+
+@pytest.mark.parametrize(("cached", "chunk", "steps"), [(250, 100, 3), (50, 100, 1)])
+def test_a_cache_that_is_no_multiple_of_a_chunk_is_filled(trained, cached, chunk, steps):
+    _, state, _ = trained
+    config, rows = dataclasses.replace(SMALL, cached_states=cached, support_chunk=chunk), toy_batch(20)[0]
+    assert {stage.name: stage.steps for stage in stages(config)}["supports"] == steps
+    fill = jax.jit(lambda s: module.fill_supports(parts(config, SPEC), s, rows, jax.random.key(1), steps)[0])
+    cache = fill(state._replace(supports=ring.empty(cached, 14))).supports
+    assert cache.size == cached and np.abs(np.asarray(cache.rows)).sum(axis=1).min() > 0
+
+
+def marked_caches(config, met):
+    """A state whose offline states are 0 and whose `met` online states are 1."""
+    state = stratdiff(config, SPEC).init(jax.random.key(0))
+    recent = ring.empty(40, 14)
+    if met:
+        recent = ring.insert(recent, jnp.ones((met, 14)))
+    return state._replace(supports=ring.full(jnp.zeros((300, 14))), recent=recent)
+
+
+@pytest.mark.parametrize(("met", "online"), [(0, 0), (5, 5), (16, 16), (40, 16)])
+def test_half_of_a_minibatch_was_met_online_once_there_are_enough(met, online):
+    p = parts(SMALL, SPEC)
+    obs, supports = module.cached_minibatch(p, marked_caches(SMALL, met), jax.random.key(1))
+    assert obs.shape == (32, 2) and supports.shape == (32, 6, 2)
+    assert obs.sum() == 2 * online and supports.sum() == 12 * online
+
+
+def test_observing_adds_the_state_with_its_supports(trained):
+    stratifier, state, _ = trained
+    observe = jax.jit(stratifier.observe)
+    for i in range(42):
+        state = observe(state, jnp.array([i / 50, 0.5]), jax.random.key(i))
+    assert state.recent.size == 40 and state.recent.position == 2
+    newest = state.recent.rows[1]
+    np.testing.assert_allclose(newest[:2], [0.82, 0.5])
+    np.testing.assert_allclose(newest[2:].reshape(6, 2).mean(axis=0), [0.41, 0.25], atol=0.2)
+    assert len(np.unique(newest[2:])) == 12
+
+
+# -- learning online ---------------------------------------------------------------------------------------------------
+
+
+def batches_of(count, seed=0, rows=32):
+    one = toy_batch(rows, seed)[1]
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), one)
+
+
+@pytest.mark.parametrize("support", ["cache", "batch"])
+def test_fit_follows_the_current_q(trained, support):
+    """Q turns against the direction it had offline, and the proposals follow it."""
+    _, state, _ = trained
+    config, obs = dataclasses.replace(SMALL, support=support, guidance=3.0), toy_batch(500, seed=2)[1].obs
+    turned, p = lambda obs, action: -8.0 * action[..., 1], parts(config, SPEC)
+    draw = jax.jit(lambda state: module.draw_actions(p, state, obs, jax.random.key(5), 1, 1.0)[0, :, 1].mean())
+    fit = jax.jit(lambda state, key: stratdiff(config, SPEC).fit(state, batches_of(150), turned, key))
+    start, (state, first) = draw(state), fit(state, jax.random.key(0))
+    state, metrics = fit(state, jax.random.key(1))
+    assert draw(state) < start - 0.1
+    assert metrics["energy_floor"] < metrics["energy_loss"] < first["energy_loss"]
+    assert 1.0 < metrics["energy_samples"] < 6.0 and metrics["proposal_gain"] > 0.0
+    assert all(m.shape == () for m in metrics.values())
+
+
+def test_fit_leaves_the_behaviour_model_and_the_caches(trained):
+    stratifier, state, _ = trained
+    flat = lambda obs, action: jnp.zeros(obs.shape[:-1])
+    new, metrics = jax.jit(lambda s: stratifier.fit(s, batches_of(4), flat, jax.random.key(0)))(state)
+    for field in ("behavior", "supports", "recent", "rho"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(new, field), getattr(state, field))
+    assert metrics["energy_samples"] == pytest.approx(6.0) and metrics["energy_floor"] == pytest.approx(np.log(6))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+
+
+def test_q_is_asked_about_raw_actions_in_one_call(trained):
+    _, state, _ = trained
+    state = state._replace(
+        behavior=state.behavior._replace(normaliser=Normaliser(jnp.array([0.1, 0.2]), jnp.full(2, 0.5)))
+    )
+    calls = []
+    obs, supports = jnp.arange(10.0).reshape(5, 2), jnp.full((5, 6, 2), 0.4)
+
+    def value(obs, action):
+        calls.append((obs, action))
+        return obs[..., 0]
+
+    q = module.support_values(parts(SMALL, SPEC), state, obs, supports, value)
+    ((asked_obs, asked),) = calls
+    np.testing.assert_allclose(asked, jnp.broadcast_to(jnp.array([0.3, 0.4]), (5, 6, 2)), rtol=1e-6)
+    np.testing.assert_array_equal(asked_obs[:, 3], obs)
+    np.testing.assert_array_equal(q, jnp.broadcast_to(obs[:, :1], (5, 6)))
+
+
+def test_normalised_actions_use_the_moments_of_the_dataset():
+    config = dataclasses.replace(SMALL, normalise_actions=True, guidance=0.0, behavior_steps=2)
+    rows, _ = toy_batch(4_000, seed=7, online_share=0.0)
+    _, state, _ = prepared(config)
+    actions = np.asarray(rows[:, SPEC.layout.action])
+    np.testing.assert_allclose(state.behavior.normaliser.mean, actions.mean(axis=0), atol=1e-4)
+    np.testing.assert_allclose(state.behavior.normaliser.std, actions.std(axis=0), rtol=1e-3)
+    batch, key, p = toy_batch(50)[1], jax.random.key(3), parts(config, SPEC)
+    z = jax.jit(lambda: module.draw_actions(p, state, batch.obs, key, 1, 0))()[0]
+    distance = (np.asarray(batch.action) - actions.mean(axis=0)) / actions.std(axis=0) - z
+    np.testing.assert_allclose(scored(config, state, batch), np.sum(distance**2, axis=1) / 2, rtol=2e-3)
+
+
+# -- adaptive rho ------------------------------------------------------------------------------------------------------
+
+
+def marked_batches(missed, kept, offline=80, online=20):
+    """Four batches in which `missed` offline rows are marked online-like and `kept` online rows offline-like."""
+    batch = toy_batch(offline + online, online_share=online / (offline + online))[1]
+    conserve = np.concatenate([np.arange(offline) >= missed, np.arange(online) < kept]).astype(np.float32)
+    batch = batch._replace(conserve=jnp.asarray(conserve))
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (4, *x.shape)), batch)
+
+
+@pytest.mark.parametrize(
+    ("missed", "kept", "caution", "change"),
+    [(8, 0, 1.0, 0.1), (0, 5, 1.0, -0.25), (8, 2, 1.0, 0.0), (8, 4, 2.0, 0.0), (8, 2, 2.0, 0.1)],
+)
+def test_rho_balances_the_error_rates(missed, kept, caution, change):
+    config = dataclasses.replace(SMALL, adaptive_rho=True, rho_rate=0.01, rho_caution=caution)
+    rho = module.follow_error_rates(parts(config, SPEC), jnp.float32(0.5), marked_batches(missed, kept))
+    assert rho == pytest.approx(0.5 + 4 * 0.01 * change, abs=1e-6)
+
+
+def test_rho_stays_without_rows_of_both_origins_and_within_its_bounds():
+    config = dataclasses.replace(SMALL, adaptive_rho=True, rho_rate=10.0)
+    follow = functools.partial(module.follow_error_rates, parts(config, SPEC), jnp.float32(0.5))
+    only_offline = jax.tree.map(lambda x: x[:, :80], marked_batches(40, 0))
+    assert follow(only_offline) == 0.5
+    assert follow(marked_batches(80, 0)) == 1.0 and follow(marked_batches(0, 20)) == 0.0
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_adaptive_rho_finds_the_share_of_offline_rows(trained, share):
+    """From wherever it starts, rho goes to where both error rates are e: (1 - share)(1 - e) + share e."""
+    _, state, _ = trained
+    config = dataclasses.replace(SMALL, adaptive_rho=True, guidance=0.0, rho=0.9, rho_rate=0.05)
+    stratifier = stratdiff(config, SPEC)
+    batch = toy_batch(200, online_share=share)[1]
+
+    @jax.jit
+    def run(state):
+        def step(state, key):
+            conserve, metrics = stratifier.mark(state, batch, key)
+            marked = jax.tree.map(lambda x: x[None], batch._replace(conserve=conserve))
+            return stratifier.fit(state, marked, toy_value, key)[0], metrics
+
+        return jax.lax.scan(step, state._replace(rho=jnp.float32(0.9)), jax.random.split(jax.random.key(0), 150))
+
+    state, metrics = run(state)
+    assert metrics["conserve"][0] == pytest.approx(0.9)
+    missed, kept = (metrics[name][-50:].mean() for name in ("offline_marked_online", "online_marked_offline"))
+    assert missed == pytest.approx(float(kept), abs=0.02) and missed < 0.25
+    assert state.rho == pytest.approx(float((1 - share) * (1 - missed) + share * missed), abs=0.03)
+
+
+# -- promises ----------------------------------------------------------------------------------------------------------
+
+
+def test_marking_k_batches_at_once_equals_one_by_one(trained):
+    stratifier, state, _ = trained
+    batches, keys = batches_of(3), jax.random.split(jax.random.key(0), 3)
+    together, metrics = jax.jit(jax.vmap(stratifier.mark, (None, 0, 0)))(state, batches, keys)
+    assert together.shape == (3, 32) and metrics["score_offline"].shape == (3,)
+    for i in range(3):
+        alone, _ = jax.jit(stratifier.mark)(state, jax.tree.map(lambda x, i=i: x[i], batches), keys[i])
+        np.testing.assert_array_equal(together[i], alone)
+    assert not np.array_equal(together[0], together[1])  # fresh noise for the same rows
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rho", 1.2), ("guidance", -1.0), ("proposals", 0), ("supports", 1), ("score_std", 0.0), ("widths", ()),
+        ("energy_hidden", (8, 0)), ("guidance_limit", 0.0), ("sampler_start", 0.01), ("support_chunk", 0),
+        ("ema_decay", 1.5), ("behavior_lr", 0.0), ("beta", -1.0), ("rho_caution", 0.0), ("cached_online", 0),
+        ("sampler_steps", 0),
+    ],
+)  # fmt: skip
+def test_a_bad_value_names_its_field(field, value):
+    with pytest.raises(UserError, match=f"^stratify.{field}: "):
+        StratDiffConfig(**{field: value})
