@@ -166,7 +166,7 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
         values |= {"online.update_every": 1_000, "online.utd": 2, "mix.gate": 2_000, "mix.recent": 5_000}
     if agent in ("redq", "rlpd"):
         values |= {"online.utd": 4, "agent.critics": 4}
-    if augment == "cfdg":  # reference 5.4: CPU preset (width 256, 5K steps, 16 to 32 sampling steps)
+    if augment != "none":  # reference 5.4: CPU preset (width 256, 5K steps, 16 to 32 sampling steps)
         values |= {
             "augment.width": 256,
             "augment.dim_t": 64,
@@ -174,6 +174,10 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
             "augment.sampler_steps": 16,
             "augment.churn": 0.0,
         }
+    if augment in ("cfdg", "synther"):  # one-step errors a quarter of those of s' itself after 2,000 fit steps
+        values |= {"augment.next_obs": "change"}
+    if augment == "synther":
+        values |= {"refresh.every": 5_000, "refresh.rows": 20_000}
     if family == "toy":
         values |= {"offline.steps": 0 if scratch else 4_000, "online.steps": 4_000}
         values |= {"online.start_steps": 500, "online.capacity": 10_000}

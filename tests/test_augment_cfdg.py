@@ -347,3 +347,25 @@ def test_labels_name_both_synthetic_sources():
     assert (
         module.LABELS == {ONLINE: module.ONLINE, OFFLINE: module.OFFLINE} and module.NULL not in module.LABELS.values()
     )
+
+
+def test_modelling_changes_gives_back_next_observations_of_the_right_size():
+    """Where s' = s + 0.01 noise, generated changes are as small as the data's, which absolute s' cannot resolve."""
+    spec, rng = Spec(obs_dim=2, act_dim=1, horizon=10), np.random.default_rng(0)
+    obs = rng.normal(size=(2_000, 2)).astype(np.float32) * 10
+    next_obs = obs + 0.01 * rng.normal(size=obs.shape)
+    rows = jnp.asarray(spec.layout.pack(obs, np.tanh(obs[:, :1]), obs[:, 0], next_obs, 0.0, 0.0, 0.0, xp=np))
+    spread = {}
+    for kind in ("absolute", "change"):
+        config = CFDGConfig(
+            width=32, dim_t=16, blocks=2, steps=300, batch=64, sampler_steps=16, churn=0.0, next_obs=kind
+        )
+        made = cfdg(config, spec, False)
+        state = made.init(jax.random.key(0), rows, ring.full(rows))
+        state, _ = jax.jit(made.fit, static_argnames="steps")(
+            state, rows, ring.full(rows), jax.random.key(1), steps=300
+        )
+        new, _ = jax.jit(made.generate, static_argnums=(2, 3))(state, jax.random.key(2), 3, 500)
+        spread[kind] = float(np.std(new[:, spec.layout.next_obs] - new[:, spec.layout.obs]))
+        assert np.std(new[:, spec.layout.obs]) == pytest.approx(10, rel=0.2)
+    assert spread["change"] == pytest.approx(0.01, rel=0.3) and spread["absolute"] > 0.1

@@ -20,6 +20,7 @@ from cfdg_jax.augment.rows import (
     draw_offline,
     draw_online,
     generate_rows,
+    modelled,
     online_mask,
     row_network,
     row_training,
@@ -99,12 +100,13 @@ def cfdg(config: CFDGConfig, spec: Spec, with_terminal: bool) -> Augmenter:
         require(
             offline_rows.shape[0] >= 2, "augment", "cfdg needs offline rows", "name a dataset or set augment to none"
         )
-        return [(offline_rows, None), (online.rows, online_mask(online, config.recent_window))]
+        offline, gathered = (modelled(config, layout, rows) for rows in (offline_rows, online.rows))
+        return [(offline, None), (gathered, online_mask(online, config.recent_window))]
 
     def loss(params: Params, normaliser: Normaliser, offline_rows: Array, online: Buffer, key: Key) -> Array:
         row_key, label_key, sigma_key, noise_key = jax.random.split(key, 4)
         rows, labels = draw_balanced(offline_rows, online, row_key, config.batch // 2, config.recent_window)
-        clean = normalise(normaliser, rows[:, :columns])
+        clean = normalise(normaliser, modelled(config, layout, rows)[:, :columns])
         labels = drop_labels(label_key, labels, config.p_uncond, NULL)
         sigma, noise = edm.draw_sigma(sigma_key, labels.shape), jax.random.normal(noise_key, clean.shape)
         return edm.loss(network, params, clean, sigma, noise, labels).mean()

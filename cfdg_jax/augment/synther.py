@@ -17,6 +17,7 @@ from cfdg_jax.augment.rows import (
     draw_offline,
     draw_online,
     generate_rows,
+    modelled,
     online_mask,
     row_network,
     row_training,
@@ -65,8 +66,8 @@ def synther(config: SynthERConfig, spec: Spec, with_terminal: bool) -> Augmenter
             f"is {config.data} but there are no offline rows",
             "name a dataset or use online",
         )
-        offline_part = (offline_rows, None)
-        online_part = (online.rows, online_mask(online, config.recent_window))
+        offline_part = (modelled(config, layout, offline_rows), None)
+        online_part = (modelled(config, layout, online.rows), online_mask(online, config.recent_window))
         return [offline_part] * from_offline + [online_part] * from_online
 
     def draw(offline_rows: Array, online: Buffer, key: Key) -> Array:
@@ -78,7 +79,8 @@ def synther(config: SynthERConfig, spec: Spec, with_terminal: bool) -> Augmenter
 
     def loss(params: Params, normaliser: Normaliser, offline_rows: Array, online: Buffer, key: Key) -> Array:
         row_key, sigma_key, noise_key = jax.random.split(key, 3)
-        clean = normalise(normaliser, draw(offline_rows, online, row_key)[:, :columns])
+        rows = modelled(config, layout, draw(offline_rows, online, row_key))
+        clean = normalise(normaliser, rows[:, :columns])
         sigma, noise = edm.draw_sigma(sigma_key, clean.shape[:1]), jax.random.normal(noise_key, clean.shape)
         return edm.loss(network, params, clean, sigma, noise).mean()
 
