@@ -75,6 +75,7 @@ class RefreshConfig:
     rows: int = 1_000_000  # generated rows per refresh, all sources together (CFDG: synthetic buffer 1M)
     chunk: int = 10_000  # rows generated in one dispatch; bounds the memory of sampling
     fit_steps_per_call: int = 250  # generator updates scanned in one dispatch
+    check: bool = True  # measure the new rows and log it (`augment.quality`): seconds a refresh, on the host
     last: bool = False  # also refresh at the very end, where no update uses it
 
 

@@ -126,6 +126,16 @@ def test_average_acts_at_calls_1_11_21_and_copies_up_to_101():
     assert len(set(averages[110:120])) == 1 and averages[120] != averages[119]
 
 
+def test_average_of_many_seeds_stays_a_condition():
+    """A select would read and write every average at every step."""
+    averaging, weights = Averaging(), jnp.arange(3.0)
+    update = jax.vmap(averaging.update)
+    traced = str(jax.make_jaxpr(update)(weights, weights + 1, jnp.full(3, 105)))
+    assert "cond[" in traced
+    for call, expected in ((105, weights), (111, 0.79782 * weights + 0.20218 * (weights + 1))):
+        np.testing.assert_allclose(update(weights, weights + 1, jnp.full(3, call)), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("call", "decay"),
     [(50, 0), (101, 0), (102, 0.370), (111, 0.798), (201, 0.954), (1001, 0.9893), (2931, 0.995), (9001, 0.995)],

@@ -182,3 +182,36 @@ def test_a_write_that_fails_half_way_says_so(tmp_path):
     assert done.returncode == 1, done.stderr
     assert any(line.startswith("error: disk full") for line in done.stderr.splitlines()), done.stderr
     assert (out / "config.yaml").is_file()
+
+
+def test_interrupted_while_the_stratifier_is_prepared_resumes_bit_identically(tmp_path, monkeypatch):
+    config = toy_config(augment="none", stratify="stratdiff")
+    whole = cfdg_jax.train(config, tmp_path / "whole", progress=False)
+    original, asked = session.Session.stop_if_asked, []
+
+    def ask(self):
+        if self.phase == "stratify" and self.step >= 80 and not asked:
+            asked.append(self.step)
+            self.interrupts.requested = True
+        original(self)
+
+    monkeypatch.setattr(session.Session, "stop_if_asked", ask)
+    with pytest.raises(Interrupted):
+        cfdg_jax.train(config, tmp_path / "run", progress=False)
+    run = cfdg_jax.load_run(tmp_path / "run")
+    assert [run.summary["phase"], run.summary["step"], run.summary["status"]] == ["stratify", asked[0], "interrupted"]
+    assert_same_run(whole, cfdg_jax.train(resume=run.folder, progress=False))
+
+
+def test_a_shared_behaviour_model_is_the_same_for_all_seeds_and_the_energies_are_not(tmp_path):
+    run = cfdg_jax.train(toy_config(augment="none", stratify="stratdiff"), tmp_path / "run", progress=False)
+    _, saved = run.restore()
+    alike = lambda tree: [np.array_equal(leaf[0], leaf[1]) for leaf in map(np.asarray, _floats(tree))]
+    assert all(alike(saved.state.stratifier.behavior)) and all(alike(saved.state.stratifier.supports))
+    assert not all(alike(saved.state.stratifier.energy))
+
+
+def _floats(tree):
+    import jax
+
+    return [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype == np.float32]

@@ -116,10 +116,10 @@ def cfdg(config: CFDGConfig, spec: Spec, with_terminal: bool) -> Augmenter:
         guided = classifier_free(labelled, LABELS[int(source)], NULL, config.w, config.guided)
         return generate_rows(guided, config, state.normaliser, layout, with_terminal, key, source, rows)
 
-    init, fit = row_training(config, network, columns, with_terminal, parts, loss)
+    training = row_training(config, network, columns, with_terminal, parts, loss)
     shares = {int(Source.SYNTHETIC_ONLINE): config.online_share, int(Source.SYNTHETIC_OFFLINE): 1 - config.online_share}
     shares = {source: share for source, share in shares.items() if share > 0}
-    return Augmenter(init, fit, generate, shares, config.steps, config.warm_start)
+    return Augmenter(training.init, training.fit, generate, shares, config.steps, config.warm_start)
 
 
 def draw_balanced(offline_rows: Array, online: Buffer, key: Key, half: int, window: int = 0) -> tuple[Array, Array]:

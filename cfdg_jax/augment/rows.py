@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from cfdg_jax.diffusion.fit import (
     GeneratorState,
     Normaliser,
     fit_normaliser,
-    fit_scan,
+    fit_step,
     init_state,
     optimiser,
     unnormalise,
@@ -85,6 +85,30 @@ def row_network(config: DenoiserConfig, columns: int, labels: int = 0, label_emb
     )
 
 
+class RowTraining(NamedTuple):
+    """A denoiser of rows in training, for one seed; its state is a `GeneratorState`.
+
+    Attributes:
+      init: ``(key, offline_rows, online) -> state``.
+      refit: ``(state, offline_rows, online) -> state`` with the normaliser of the present rows if the network is kept
+        between refreshes, so that it follows the ring; unchanged otherwise.
+      step: ``(state, offline_rows, online, key) -> (state, metrics)``, one optimiser step.
+    """
+
+    init: Callable[[Key, Array, Buffer], GeneratorState]
+    refit: Callable[[GeneratorState, Array, Buffer], GeneratorState]
+    step: Callable[[GeneratorState, Array, Buffer, Key], tuple[GeneratorState, Metrics]]
+
+    def fit(
+        self, state: GeneratorState, offline_rows: Array, online: Buffer, key: Key, steps: int
+    ) -> tuple[GeneratorState, Metrics]:
+        """`steps` steps; metrics are means over them."""
+        state = self.refit(state, offline_rows, online)
+        one = lambda state, key: self.step(state, offline_rows, online, key)
+        state, metrics = jax.lax.scan(one, state, jax.random.split(key, steps))
+        return state, jax.tree.map(jnp.mean, metrics)
+
+
 def row_training(
     config: DenoiserConfig,
     network: Network,
@@ -92,10 +116,8 @@ def row_training(
     with_terminal: bool,
     parts: Callable[[Array, Buffer], list[tuple[Array, Array | None]]],
     loss: Callable[[Params, Normaliser, Array, Buffer, Key], Array],
-) -> tuple[Callable[[Key, Array, Buffer], GeneratorState], Callable[..., tuple[GeneratorState, Metrics]]]:
-    """`init` and `fit` of an `Augmenter` whose state is a `GeneratorState`.
-
-    With `warm_start`, `fit` also refits the normaliser, so that a kept state follows the ring.
+) -> RowTraining:
+    """The training of a denoiser of rows.
 
     Args:
       parts: ``(offline_rows, online) -> parts`` of the normaliser's equal-weight mixture.
@@ -104,17 +126,18 @@ def row_training(
     tx = optimiser(config.lr, None if config.warm_start else config.steps)
     averaging = Averaging(decay=config.ema_decay, every=config.ema_every)
     identity = (columns - 1,) if with_terminal else ()
+    moments = lambda offline_rows, online: fit_normaliser(parts(offline_rows, online), columns, identity)
 
     def init(key: Key, offline_rows: Array, online: Buffer) -> GeneratorState:
-        return init_state(network.init(key), tx, fit_normaliser(parts(offline_rows, online), columns, identity))
+        return init_state(network.init(key), tx, moments(offline_rows, online))
 
-    def fit(state: GeneratorState, offline_rows: Array, online: Buffer, key: Key, steps: int):
-        if config.warm_start:
-            state = state._replace(normaliser=fit_normaliser(parts(offline_rows, online), columns, identity))
-        loss_of = lambda params, key: loss(params, state.normaliser, offline_rows, online, key)
-        return fit_scan(state, loss_of, tx, averaging, key, steps)
+    def refit(state: GeneratorState, offline_rows: Array, online: Buffer) -> GeneratorState:
+        return state._replace(normaliser=moments(offline_rows, online)) if config.warm_start else state
 
-    return init, fit
+    def step(state: GeneratorState, offline_rows: Array, online: Buffer, key: Key) -> tuple[GeneratorState, Metrics]:
+        return fit_step(state, lambda p: loss(p, state.normaliser, offline_rows, online, key), tx, averaging)
+
+    return RowTraining(init, refit, step)
 
 
 # -- real rows ---------------------------------------------------------------------------------------------------------

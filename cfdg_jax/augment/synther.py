@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from cfdg_jax.augment.rows import (
     DenoiserConfig,
+    RowTraining,
     draw_offline,
     draw_online,
     generate_rows,
@@ -24,14 +25,17 @@ from cfdg_jax.augment.rows import (
 )
 from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import GeneratorState, Normaliser, normalise
-from cfdg_jax.types import Array, Augmenter, Buffer, Key, Metrics, Params, Source, Spec, require
+from cfdg_jax.diffusion.network import Network
+from cfdg_jax.types import Array, Augmenter, Buffer, Key, Metrics, Params, RowLayout, Source, Spec, require
+
+Data = Literal["online", "offline", "pooled"]
 
 
 @dataclasses.dataclass(frozen=True)
 class SynthERConfig(DenoiserConfig):
     """SynthER's generator; the shared fields say where offline upsampling chose otherwise."""
 
-    data: Literal["online", "offline", "pooled"] = "online"  # rows it learns (online: CFDG's comparison); pooled: 1:1
+    data: Data = "online"  # rows it learns (online: CFDG's comparison); pooled: 1:1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,15 +59,31 @@ def synther(config: SynthERConfig, spec: Spec, with_terminal: bool) -> Augmenter
       spec: The task.
       with_terminal: Model the terminal flag; otherwise generated rows never terminate.
     """
-    layout, columns = spec.layout, spec.layout.generative_width(with_terminal)
-    network = row_network(config, columns)
-    from_offline, from_online = config.data != "online", config.data != "offline"
+    layout = spec.layout
+    network = row_network(config, layout.generative_width(with_terminal))
+    training = unlabelled_training(config, config.data, network, layout, with_terminal)
+
+    def generate(state: GeneratorState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
+        unlabelled = edm.denoiser(network, state.ema)
+        denoise = lambda x, sigma: unlabelled(x, sigma, None)
+        return generate_rows(denoise, config, state.normaliser, layout, with_terminal, key, source, rows)
+
+    source = Source.SYNTHETIC_OFFLINE if config.data == "offline" else Source.SYNTHETIC_ONLINE
+    return Augmenter(training.init, training.fit, generate, {int(source): 1.0}, config.steps, config.warm_start)
+
+
+def unlabelled_training(
+    config: DenoiserConfig, data: Data, network: Network, layout: RowLayout, with_terminal: bool
+) -> RowTraining:
+    """Training on batches of the rows that `data` names."""
+    columns = layout.generative_width(with_terminal)
+    from_offline, from_online = data != "online", data != "offline"
 
     def parts(offline_rows: Array, online: Buffer) -> list[tuple[Array, Array | None]]:
         require(
             not from_offline or offline_rows.shape[0] >= 2,
             "augment.data",
-            f"is {config.data} but there are no offline rows",
+            f"is {data} but there are no offline rows",
             "name a dataset or use online",
         )
         offline_part = (modelled(config, layout, offline_rows), None)
@@ -84,11 +104,4 @@ def synther(config: SynthERConfig, spec: Spec, with_terminal: bool) -> Augmenter
         sigma, noise = edm.draw_sigma(sigma_key, clean.shape[:1]), jax.random.normal(noise_key, clean.shape)
         return edm.loss(network, params, clean, sigma, noise).mean()
 
-    def generate(state: GeneratorState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
-        unlabelled = edm.denoiser(network, state.ema)
-        denoise = lambda x, sigma: unlabelled(x, sigma, None)
-        return generate_rows(denoise, config, state.normaliser, layout, with_terminal, key, source, rows)
-
-    init, fit = row_training(config, network, columns, with_terminal, parts, loss)
-    source = Source.SYNTHETIC_OFFLINE if config.data == "offline" else Source.SYNTHETIC_ONLINE
-    return Augmenter(init, fit, generate, {int(source): 1.0}, config.steps, config.warm_start)
+    return row_training(config, network, columns, with_terminal, parts, loss)

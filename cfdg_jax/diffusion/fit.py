@@ -44,6 +44,21 @@ class GeneratorState(NamedTuple):
     step: Array
 
 
+@jax.custom_batching.custom_vmap
+def lockstep(count: Array) -> Array:
+    """`count` of steps, which all seeds make together: batched over seeds it stays one number.
+
+    A condition on it then stays a condition, where `jax.vmap` would run both branches for every seed.
+    """
+    return count
+
+
+@lockstep.def_vmap
+def _first_seed(seeds: int, batched: list[bool], count: Array) -> tuple[Array, bool]:
+    del seeds
+    return (count[0] if batched[0] else count), False
+
+
 @dataclasses.dataclass(frozen=True)
 class Averaging:
     """Exponential average of weights with warm-up, as ema-pytorch 0.8.3 makes it for SynthER.
@@ -67,8 +82,8 @@ class Averaging:
 
     def update(self, average: Params, params: Params, call: Array) -> Params:
         """The average after optimiser step `call`."""
+        call = lockstep(call)
         decay = self.decay_at(call)
-        # Batched over seeds the condition becomes a select on every step; its cost is lost in that of the gradient.
         blend = lambda old, new: jax.tree.map(lambda o, n: decay * o + (1.0 - decay) * n, old, new)
         return jax.lax.cond(self.due(call), blend, lambda old, new: old, average, params)
 

@@ -81,3 +81,17 @@ def energy_guided(
         return plain + push
 
     return guided
+
+
+def fixed_columns(denoise: Denoise, known: Array, columns: Array) -> Denoise:
+    """The denoiser of rows of which some columns are known: samples keep them, and the others follow them.
+
+    With D exact in the known columns, a sampler carries them as ``known + sigma n`` by itself, which is the noised
+    condition that the other columns are denoised beside (inpainting; Song et al. 2021, arXiv 2011.13456, appendix I).
+
+    Args:
+      denoise: The denoiser of whole rows.
+      known: `[n, d]`; what stands in the other columns is not used.
+      columns: `[d]` bool, the known ones.
+    """
+    return lambda x, sigma: jnp.where(columns, known, denoise(x, sigma))

@@ -15,7 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from cfdg_jax.report import plots, stats, tables
+from cfdg_jax.report import diagnostics, plots, stats, tables
 from cfdg_jax.report.runs import Run, read_runs
 from cfdg_jax.report.tables import Table
 from cfdg_jax.types import require
@@ -55,7 +55,13 @@ def build_report(run_dirs: Sequence[pathlib.Path | str], out: pathlib.Path | str
     out.mkdir(parents=True, exist_ok=True)
     every_table = tables.all_tables(runs)
     sections = [_warnings(runs), *_curves(runs, _saver(out)), *_scores(runs, every_table, _saver(out))]
-    sections += [*_rows(runs, _saver(out)), *_seconds(runs, _saver(out)), *_configs(runs), _provenance(runs)]
+    sections += [
+        *_diagnostics(runs, _saver(out)),
+        *_rows(runs, _saver(out)),
+        *_seconds(runs, _saver(out)),
+        *_configs(runs),
+        _provenance(runs),
+    ]
     page = _template().substitute(
         title=escape(_title(runs)), lead=escape(_lead(runs)), body="\n".join([*sections, _definitions()])
     )
@@ -163,6 +169,22 @@ def _rows(runs: Sequence[Run], save: Saver) -> Iterator[str]:
             "observation, terminal), all kinds embedded together. Only neighbourhoods mean something, not distances."
         )
         yield _figure(save(f"rows {run.path.name} {run.label} {run.dataset}", plots.tsne(run)), caption)
+
+
+def _diagnostics(runs: Sequence[Run], save: Saver) -> Iterator[str]:
+    for run in filter(diagnostics.stratified, runs):
+        yield f"<h2>Who was treated conservatively: {escape(run.label)}</h2>"
+        caption = (
+            f"{run.dataset}. Left: scores by origin, medians with 10 % to 90 % bands; low is offline-like. Middle: marks "
+            "that cross the origin. Right: the energy network's loss and its floor, the entropy of its labels."
+        )
+        yield _figure(save(f"stratification {run.path.name}", diagnostics.stratification(run)), caption)
+    for dataset, group in tables.by_dataset(runs).items():
+        figure = diagnostics.generator_quality(group)
+        if figure is not None:
+            yield f"<h2>Quality of generated rows: {escape(dataset)}</h2>"
+            caption = "At every refresh, means over seeds; every measure in units of the data (`augment.quality`)."
+            yield _figure(save(f"quality {dataset}", figure), caption)
 
 
 def _seconds(runs: Sequence[Run], save: Saver) -> Iterator[str]:

@@ -17,11 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfdg_jax.augment.quality import Simulate, quality_report
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.data import buffer as ring
+from cfdg_jax.data.transforms import apply_observation, apply_reward, invert_observation
+from cfdg_jax.envs.onestep import one_step
 from cfdg_jax.train.program import Program
 from cfdg_jax.train.progress import Interrupts, Progress
-from cfdg_jax.types import Array, TrainState
+from cfdg_jax.types import Array, Source, TrainState
+
+CHECKED = {"samples": 500, "searched": 5_000}
+"""Rows that `quality_report` compares, and searches for neighbours, at a refresh."""
 
 
 def synthetic_rows(program: Program) -> dict[int, int]:
@@ -87,3 +93,37 @@ def _fit(program: Program, state: TrainState, keys: Array, progress: Progress, i
 @functools.partial(jax.jit, donate_argnums=0)
 def _write(rows: Array, new: Array, start: Array) -> Array:
     return jax.lax.dynamic_update_slice(rows, new, (0, start, 0))
+
+
+def check_rows(program: Program, state: TrainState) -> dict[str, np.ndarray]:
+    """How good the synthetic rows of every seed are, ``{"<source>/<measure>": [S]}`` (`cfdg_jax.augment.quality`)."""
+    offline, size = np.asarray(program.offline_rows), int(state.online.size)
+    simulate = _simulator(program)
+    reports = []
+    for seed in range(program.config.seeds):
+        online = np.asarray(state.online.rows[seed, :size])
+        report: dict[str, float] = {}
+        for source, buffer in state.synthetic.items():
+            rows = np.asarray(buffer.rows[seed])
+            if len(rows) >= 2 and np.isfinite(rows[:, : program.spec.layout.terminal]).all():
+                measured = quality_report(
+                    rows, program.spec.layout, offline if len(offline) else None, online, simulate, **CHECKED
+                )
+                report |= {f"{Source(source).name.lower()}/{name}": value for name, value in measured.items()}
+        reports.append(report)
+    names = dict.fromkeys(name for report in reports for name in report)
+    return {name: np.array([report.get(name, np.nan) for report in reports]) for name in names}
+
+
+def _simulator(program: Program) -> Simulate | None:
+    """One step of the true dynamics in the units of the rows, where an observation determines the state."""
+    step = one_step(program.config.env.task, "d4rl" if program.config.env.dynamics == "d4rl" else "gymnasium")
+    if step is None:
+        return None
+    transforms = jax.tree.map(np.asarray, program.transforms)
+
+    def simulate(obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        next_obs, reward = step(invert_observation(transforms.observation, obs), action)
+        return apply_observation(transforms.observation, next_obs), apply_reward(transforms.reward, reward)
+
+    return simulate

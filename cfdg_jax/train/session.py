@@ -22,7 +22,7 @@ from cfdg_jax.train.evaluate import run_episodes
 from cfdg_jax.train.logging import RunLogger
 from cfdg_jax.train.program import Meters, Program
 from cfdg_jax.train.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.train.refresh import refresh, synthetic_rows
+from cfdg_jax.train.refresh import check_rows, refresh, synthetic_rows
 from cfdg_jax.types import TrainState
 
 
@@ -199,6 +199,8 @@ class Session:
         start = time.perf_counter()
         with self.clock("refresh"), self.checkpoint_if_interrupted():
             self.state, metrics = refresh(self.program, self.state, self.step, self.progress, self.interrupts)
+            if self.program.config.refresh.check:
+                metrics |= check_rows(self.program, self.state)
         seconds = {"refresh_seconds": time.perf_counter() - start}
         self.logger.metrics("refresh", self.step, metrics | seconds)
 
