@@ -73,7 +73,9 @@ def write_asset(run: Run, task: str) -> None:
     score = lambda step: float(normalized_score(task, returns[step]))  # type: ignore[arg-type]
     medium = min(steps, key=lambda step: abs(score(step) - 100 / 3))
     if abs(score(medium) - 100 / 3) > 10:
-        raise SystemExit(f"no snapshot is near a third of the reference; best {max(map(score, steps)):.1f}: train longer")
+        raise SystemExit(
+            f"no snapshot is near a third of the reference; best {max(map(score, steps)):.1f}: train longer"
+        )
     expert = max(steps, key=score)
     until = [step for step in steps if step <= medium]
     chosen = sorted({until[round(i)] for i in np.linspace(0, len(until) - 1, min(SNAPSHOTS, len(until)))})

@@ -26,8 +26,9 @@ from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.config import TrainConfig, named_choice, override
 from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.registry import make_env, spec_of
+from cfdg_jax.train.build import build_program
 from cfdg_jax.train.logging import device_name, versions, write_atomic
-from cfdg_jax.train.program import Program, build_program
+from cfdg_jax.train.program import Program
 from cfdg_jax.types import Source, Spec, require
 
 WHAT = ("offline", "agents", "online", "generator", "env")

@@ -139,6 +139,7 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
     values: dict[str, Any] = {
         "offline.steps": 20_000,
         "online.steps": 20_000,
+        "online.start_steps": 1_000,
         "online.capacity": 100_000,
         "refresh.every": 5_000,
         "refresh.min_online": 1_000,
@@ -150,7 +151,7 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
     }
     if scratch:
         values |= {"offline.steps": 0, "online.steps": 100_000}
-        values |= {"online.start_steps": 1_000, "online.random_steps": 1_000}
+        values |= {"online.random_steps": 1_000}
         values |= {"evaluate.online_every": 5_000}
     if agent in ("iql", "pex"):  # IQL paper, locomotion and AntMaze (reference 3.1)
         antmaze = family == "antmaze"

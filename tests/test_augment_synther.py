@@ -108,7 +108,7 @@ def test_offline_needs_no_online_rows_and_online_no_offline_ones(data):
         state, metrics = fit(init(jax.random.key(0), *rows), *rows, jax.random.key(1), 3)
         assert np.isfinite(metrics["loss"]) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     for choice in ("offline", "pooled"):
-        with pytest.raises(UserError, match="augment.data: is .* but there are no offline rows"):
+        with pytest.raises(UserError, match=r"augment\.data: is .* but there are no offline rows"):
             synther(dataclasses.replace(SMALL, data=choice), SPEC, True).init(jax.random.key(0), offline[:0], online)
 
 

@@ -1,5 +1,6 @@
 """Whole runs: what they write, that seeds are what they would be alone, that a broken seed stays alone."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from train_helpers import assert_same_run, final_leaves, hopper_config, lines, seed_alone, toy_config
 
 import cfdg_jax
+from cfdg_jax.config import named_choice
 from cfdg_jax.report.build import build_report
 from cfdg_jax.train import online
 from cfdg_jax.train.program import Program
@@ -192,3 +194,12 @@ def test_offline_rows_are_held_once_whatever_the_seeds():
 def test_summary_is_valid_json_with_versions(toy_run):
     summary = json.loads((toy_run.folder / "summary.json").read_text())
     assert summary["versions"]["jax"] == jax.__version__ and "offline" in summary["seconds"]
+
+
+@pytest.mark.parametrize(("field", "name"), [("augment", "cfdg"), ("stratify", "stratdiff")])
+def test_what_learns_from_offline_rows_is_refused_without_them_before_the_run(tmp_path, field, name):
+    with pytest.raises(UserError, match=f"{field}.*offline"):
+        cfdg_jax.train(
+            dataclasses.replace(hopper_config(), **{field: named_choice(field, name)}), tmp_path / "run", progress=False
+        )
+    assert not (tmp_path / "run").exists()

@@ -18,15 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfdg_jax.agents.registry import make_agent
-from cfdg_jax.augment.registry import make_augmenter
 from cfdg_jax.config import TrainConfig
 from cfdg_jax.core.seeds import over_seeds, purpose_key, purpose_keys, seed_keys
 from cfdg_jax.data import buffer as ring
 from cfdg_jax.data.mix import Counts, Pool, draw
 from cfdg_jax.data.returns import close_episodes
 from cfdg_jax.data.transforms import Transforms, apply_observation, apply_reward
-from cfdg_jax.stratify.registry import make_stratifier
 from cfdg_jax.types import (
     Agent,
     Array,
@@ -39,7 +36,6 @@ from cfdg_jax.types import (
     Stage,
     Stratifier,
     TrainState,
-    require,
 )
 
 
@@ -57,7 +53,7 @@ class Meters(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Everything about a run that is not state. Build with `build_program`."""
+    """Everything about a run that is not state. Made by `cfdg_jax.train.build.build_program`."""
 
     config: TrainConfig
     spec: Spec
@@ -357,28 +353,6 @@ class Program:
 def _accumulate(meters: Meters, metrics: Metrics, updates: int) -> Meters:
     return Meters(
         {name: meters.sums[name] + updates * value for name, value in metrics.items()}, meters.updates + updates
-    )
-
-
-def build_program(config: TrainConfig, spec: Spec, transforms: Transforms, rows: np.ndarray) -> Program:
-    """Makes the algorithms of `config` and puts the offline rows `[N, D]` (N may be 0) on the device, once."""
-    schedule = max(config.offline.steps, 1)
-    stratifier = make_stratifier(config.stratify, spec)
-    require(
-        not stratifier.stages or rows.shape[0] > 0,
-        "stratify",
-        "is trained on offline data before the online phase, but there is no dataset",
-        "name one with --dataset, or use --stratify none",
-    )
-    return Program(
-        config=config,
-        spec=spec,
-        transforms=jax.tree.map(jnp.asarray, transforms),
-        offline_rows=jnp.asarray(rows),
-        offline_agent=make_agent(config.agent, spec, "offline", schedule),
-        online_agent=make_agent(config.agent, spec, "online", schedule),
-        augmenter=make_augmenter(config.augment, spec, with_terminal=spec.terminates),
-        stratifier=stratifier,
     )
 
 

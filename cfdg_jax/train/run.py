@@ -27,12 +27,13 @@ from cfdg_jax.data.check import check_fits
 from cfdg_jax.data.dataset import load_dataset
 from cfdg_jax.data.transforms import fit_transforms, identity_transforms, pack
 from cfdg_jax.envs.registry import spec_of
+from cfdg_jax.train.build import build_program
 from cfdg_jax.train.checkpoint import Checkpointer, Saved, load_offline_agent, save_offline_agent
 from cfdg_jax.train.evaluate import run_episodes
 from cfdg_jax.train.logging import device_name, truncate_logs, versions, write_atomic, write_summary
 from cfdg_jax.train.offline import prepare_stratifier, pretrain
 from cfdg_jax.train.online import improve
-from cfdg_jax.train.program import Program, build_program
+from cfdg_jax.train.program import Program
 from cfdg_jax.train.progress import Interrupted, Interrupts, Progress
 from cfdg_jax.train.refresh import synthetic_rows
 from cfdg_jax.train.session import Session, Stopwatch
