@@ -174,11 +174,12 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
             "augment.steps": 3_000,
             "augment.sampler_steps": 16,
             "augment.churn": 0.0,
+            "augment.next_obs": "change",  # one-step errors a quarter of those of s' itself after 2,000 fit steps
+            "refresh.every": 5_000,
+            "refresh.rows": 20_000,
         }
-    if augment in ("cfdg", "synther"):  # one-step errors a quarter of those of s' itself after 2,000 fit steps
-        values |= {"augment.next_obs": "change"}
-    if augment == "synther":
-        values |= {"refresh.every": 5_000, "refresh.rows": 20_000}
+    if augment == "edis":
+        values |= {"augment.energy_batch": 64, "augment.negatives": 4}
     if family == "toy":
         values |= {"offline.steps": 0 if scratch else 4_000, "online.steps": 4_000}
         values |= {"online.start_steps": 500, "online.capacity": 10_000}
@@ -231,6 +232,7 @@ def _smoke(config: TrainConfig, scratch: bool) -> dict[str, Any]:
     small: dict[str, Any] = {
         "agent.hidden": (32, 32), "agent.critic_hidden": (32, 32), "agent.actions": 4, "mix.gate": 150,
         "augment.width": 32, "augment.dim_t": 16, "augment.steps": 100, "augment.sampler_steps": 8,
+        "augment.energy_batch": 8, "augment.negatives": 2, "augment.energy_steps": 3, "augment.energy_hidden": (32, 32),
         "stratify.widths": (32, 16), "stratify.energy_hidden": (32, 32), "stratify.supports": 4,
         "stratify.behavior_steps": 60, "stratify.behavior_batch": 64, "stratify.cached_states": 60,
         "stratify.cached_online": 30, "stratify.support_chunk": 20, "stratify.energy_steps": 50,

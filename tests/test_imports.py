@@ -64,7 +64,7 @@ def import_names(requirements):
 
 
 OPTIONAL = import_names(
-    r for extra in ("minari", "tensorboard", "wandb") for r in project()["optional-dependencies"][extra]
+    r for extra in ("minari", "tensorboard", "wandb", "likelihood") for r in project()["optional-dependencies"][extra]
 )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cfdg_jax.augment.cfdg import CFDGConfig, cfdg
+from cfdg_jax.augment.edis import EDISConfig, edis
 from cfdg_jax.augment.none import NoneConfig, none
 from cfdg_jax.augment.synther import SynthERConfig, synther
 from cfdg_jax.types import Augmenter, Spec
@@ -13,6 +14,7 @@ from cfdg_jax.types import Augmenter, Spec
 AUGMENTERS: dict[str, tuple[type, Callable[[Any, Spec, bool], Augmenter]]] = {
     "none": (NoneConfig, none),
     "synther": (SynthERConfig, synther),
+    "edis": (EDISConfig, edis),
     "cfdg": (CFDGConfig, cfdg),
 }
 

@@ -48,7 +48,7 @@ def over_seeds(fn: Callable, in_axes: Sequence[int | None], how: SeedAxis = "aut
     if how == "auto":
         how = "vmap"
     if how == "vmap":
-        return jax.vmap(fn, in_axes=tuple(in_axes))
+        return _one_or_many(fn, tuple(in_axes))
 
     def scanned(*args: Any) -> Any:
         seeded = [arg for arg, axis in zip(args, in_axes, strict=True) if axis == 0]
@@ -60,3 +60,18 @@ def over_seeds(fn: Callable, in_axes: Sequence[int | None], how: SeedAxis = "aut
         return jax.lax.map(one, seeded)
 
     return scanned
+
+
+def _one_or_many(fn: Callable, in_axes: tuple[int | None, ...]) -> Callable:
+    """`jax.vmap`, but a seed axis of length 1 is taken off and put back: a batched product of one is a third slower."""
+    mapped = jax.vmap(fn, in_axes=in_axes)
+
+    def run(*args: Any) -> Any:
+        seeded = [arg for arg, axis in zip(args, in_axes, strict=True) if axis == 0]
+        if {leaf.shape[0] for leaf in jax.tree.leaves(seeded)} != {1}:
+            return mapped(*args)
+        off = lambda tree: jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), tree)
+        alone = fn(*(off(arg) if axis == 0 else arg for arg, axis in zip(args, in_axes, strict=True)))
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], alone)
+
+    return run

@@ -175,8 +175,8 @@ def _diagnostics(runs: Sequence[Run], save: Saver) -> Iterator[str]:
     for run in filter(diagnostics.stratified, runs):
         yield f"<h2>Who was treated conservatively: {escape(run.label)}</h2>"
         caption = (
-            f"{run.dataset}. Left: scores by origin, medians with 10 % to 90 % bands; low is offline-like. Middle: marks "
-            "that cross the origin. Right: the energy network's loss and its floor, the entropy of its labels."
+            f"{run.dataset}. Left: scores by origin, medians with 10 % to 90 % bands; low is offline-like. "
+            "Middle: marks that cross the origin. Right: the energy network's loss and its floor, its labels' entropy."
         )
         yield _figure(save(f"stratification {run.path.name}", diagnostics.stratification(run)), caption)
     for dataset, group in tables.by_dataset(runs).items():
