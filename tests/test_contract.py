@@ -1,7 +1,7 @@
 """What every registered agent, augmenter and stratifier promises, alone and together; new ones are covered at once.
 
-Every combination of the three is traced whole; every agent with every augmenter and with every stratifier is trained
-offline to online on the toy task.
+Every combination of the three is traced whole, with one agent of each factory; each of these agents is trained offline
+to online on the toy task with every augmenter and with every stratifier.
 """
 
 import dataclasses
@@ -140,7 +140,9 @@ def test_the_hand_over_gives_what_the_online_phase_starts_from(name):
     )
 
 
-COMBINATIONS = list(itertools.product(AGENTS, AUGMENTERS, STRATIFIERS))
+ONE_OF_EACH = list({entry.factory: name for name, entry in reversed(AGENTS.items())}.values())
+"""One agent per factory: the others differ from it in numbers alone."""
+COMBINATIONS = list(itertools.product(ONE_OF_EACH, AUGMENTERS, STRATIFIERS))
 
 
 @pytest.mark.parametrize(("agent", "augment", "stratify"), COMBINATIONS)
@@ -162,8 +164,6 @@ def test_every_combination_traces_as_one_program(agent, augment, stratify):
     assert set(meters.sums) == set(arguments[1].sums)
 
 
-ONE_OF_EACH = list({entry.factory: name for name, entry in reversed(AGENTS.items())}.values())
-"""One agent per factory: the others differ from it in numbers alone."""
 PAIRS = [(a, g, "none") for a, g in itertools.product(ONE_OF_EACH, AUGMENTERS)]
 PAIRS += [(a, "none", s) for a, s in itertools.product(ONE_OF_EACH, STRATIFIERS) if s != "none"]
 
