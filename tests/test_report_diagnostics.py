@@ -47,10 +47,25 @@ def test_pictures_show_what_was_logged(tmp_path):
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), 0.2)
 
 
+def test_tables_hold_the_last_values_of_the_seeds_that_have_one(tmp_path):
+    later = marks(200) | {"offline_marked_online": [0.3, 0.5, 0.7]}
+    run = read_run(with_metrics(tmp_path / "run", [marks(100), later, quality(150)]))
+    marked, made = diagnostics.all_tables([run])
+    assert marked.title.startswith(run.dataset) and made.title.startswith(run.dataset)
+    row = dict(zip(marked.header, marked.rows[0], strict=True))
+    assert row["Method"] == run.label and row["Energy loss"].startswith("2.00")
+    assert row["Offline rows marked online-like"] == "0.50 [0.30, 0.70]"
+    assert row["Score of offline rows"] == "–"  # `marks` logs percentiles alone
+    (row,) = made.rows
+    assert row[0] == f"{run.label}, online label" and row[1] == "0.20 [undefined]"  # two of three seeds have a value
+    assert diagnostics.all_tables([read_run(write_run(tmp_path / "plain"))]) == []
+
+
 def test_the_page_has_them_only_where_there_is_something_to_show(tmp_path):
     plain, full = write_run(tmp_path / "plain"), with_metrics(tmp_path / "full", [marks(100), quality(150)])
     assert diagnostics.generator_quality([read_run(plain)]) is None
     without = build_report([plain], tmp_path / "a").read_text(encoding="utf-8")
     page = build_report([full], tmp_path / "b").read_text(encoding="utf-8")
-    for title in ("Who was treated conservatively", "Quality of generated rows"):
+    for title in ("Inside the methods", "Who was treated conservatively", "Quality of generated rows"):
         assert title in page and title not in without
+    assert "Energy loss" in (tmp_path / "b" / "scores.md").read_text(encoding="utf-8")

@@ -149,12 +149,12 @@ def test_scores_tell_the_origin_of_rows_and_random_ones_do_not(trained):
     assert metrics["online_marked_offline"] == pytest.approx(wrong / 2_000, abs=1e-6)
 
 
-def test_five_steps_from_a_low_start_rank_as_many_steps_do(trained):
+def test_four_steps_from_a_low_start_rank_as_many_steps_do(trained):
     """The stated price of the fast choice: the same noise ranks alike, where fewer steps from t = 1 would not."""
     _, state, _ = trained
     batch = toy_batch(1_000, seed=1)[1]
     score = {}
-    for name, steps, start in (("many", 40, None), ("fast", 5, 5.0), ("too few", 4, None)):
+    for name, steps, start in (("many", 40, None), ("fast", 4, 3.0), ("too few", 4, None)):
         score[name] = scored(dataclasses.replace(SMALL, sampler_steps=steps, sampler_start=start), state, batch)
     agreement = {name: stats.spearmanr(score["many"], score[name]).statistic for name in score}
     assert agreement["fast"] > 0.97 and agreement["too few"] < 0.8

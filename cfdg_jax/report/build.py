@@ -53,10 +53,10 @@ def build_report(run_dirs: Sequence[pathlib.Path | str], out: pathlib.Path | str
     out = pathlib.Path(out) if out else (runs[0].path if len(runs) == 1 else runs[0].path.parent) / "report"
     require(out.is_dir() or not out.exists(), str(out), "is a file", "name a folder for the report")
     out.mkdir(parents=True, exist_ok=True)
-    every_table = tables.all_tables(runs)
-    sections = [_warnings(runs), *_curves(runs, _saver(out)), *_scores(runs, every_table, _saver(out))]
+    scores, inside = tables.all_tables(runs), diagnostics.all_tables(runs)
+    sections = [_warnings(runs), *_curves(runs, _saver(out)), *_scores(runs, scores, _saver(out))]
     sections += [
-        *_diagnostics(runs, _saver(out)),
+        *_diagnostics(runs, inside, _saver(out)),
         *_rows(runs, _saver(out)),
         *_seconds(runs, _saver(out)),
         *_configs(runs),
@@ -65,7 +65,7 @@ def build_report(run_dirs: Sequence[pathlib.Path | str], out: pathlib.Path | str
     page = _template().substitute(
         title=escape(_title(runs)), lead=escape(_lead(runs)), body="\n".join([*sections, _definitions()])
     )
-    _write(out / "scores.md", "\n".join(tables.to_markdown(table) for table in every_table))
+    _write(out / "scores.md", "\n".join(tables.to_markdown(table) for table in [*scores, *inside]))
     _write(out / "scores.csv", tables.to_csv(runs))
     _write(out / "report.html", page)
     return out / "report.html"
@@ -171,7 +171,10 @@ def _rows(runs: Sequence[Run], save: Saver) -> Iterator[str]:
         yield _figure(save(f"rows {run.path.name} {run.label} {run.dataset}", plots.tsne(run)), caption)
 
 
-def _diagnostics(runs: Sequence[Run], save: Saver) -> Iterator[str]:
+def _diagnostics(runs: Sequence[Run], inside: Sequence[Table], save: Saver) -> Iterator[str]:
+    if inside:
+        yield "<h2>Inside the methods</h2>"
+        yield from map(_table, inside)
     for run in filter(diagnostics.stratified, runs):
         yield f"<h2>Who was treated conservatively: {escape(run.label)}</h2>"
         caption = (

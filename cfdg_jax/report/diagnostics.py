@@ -1,4 +1,4 @@
-"""Pictures of what goes on inside a method: how a stratifier marks rows, and how good a generator's rows are."""
+"""What goes on inside a method, as pictures and tables: how rows are marked, and how good generated rows are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from cfdg_jax.report import tables
 from cfdg_jax.report.plots import COLORS, style, thousands
-from cfdg_jax.report.runs import Run
+from cfdg_jax.report.runs import SAMPLE_KINDS, Run
+from cfdg_jax.report.tables import Table
 
 QUALITY = {
     "dynamics_error": "one-step error of s'\n(1: as bad as not moving)",
@@ -19,6 +21,18 @@ QUALITY = {
     "online_nearer": "share nearest to\nan online row",
 }
 """The measures of generated rows that are drawn, with what to write beside them."""
+
+GENERATED = tuple(kind for kind in SAMPLE_KINDS if kind.startswith("synthetic_"))
+
+MARKS = {
+    "offline_marked_online": "Offline rows marked online-like",
+    "online_marked_offline": "Online rows marked offline-like",
+    "score_offline": "Score of offline rows",
+    "score_online": "Score of online rows",
+    "energy_loss": "Energy loss",
+    "energy_floor": "Its floor",
+}
+"""The columns of a stratifier's table: metrics of the online phase."""
 
 
 def series(run: Run, phase: str, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -29,6 +43,43 @@ def series(run: Run, phase: str, name: str) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(0), np.zeros(0)
     kept = ~np.isnan(values).all(axis=1)
     return np.array([line["step"] for line in lines])[kept], np.nanmean(values[kept], axis=1)
+
+
+def last(run: Run, phase: str, name: str) -> np.ndarray | None:
+    """The last value logged of a metric, of the finite seeds that have one, `[S]`; None if there is none."""
+    for line in reversed(run.metrics):
+        if line["phase"] == phase and name in line:
+            values = np.array([np.nan if v is None else v for v in line[name]], float)[run.finite]
+            return values[~np.isnan(values)]
+    return None
+
+
+def all_tables(runs: Sequence[Run]) -> list[Table]:
+    """For each dataset: how rows were marked at the end, and how good rows were at the last refresh."""
+    found = []
+    for dataset, group in tables.by_dataset(runs).items():
+        marked = {run.label: (run, "") for run in group if stratified(run)}
+        chance = "An offline-like score is low. With half of a batch marked, marks by lot cross the origin in 0.50."
+        found.append(_table(f"{dataset}: who was treated conservatively, at the end", MARKS, marked, "online", chance))
+        made = {
+            f"{run.label}, {kind.removeprefix('synthetic_')} label": (run, f"{kind}/")
+            for run in group
+            for kind in GENERATED
+        }
+        columns = {name: text.replace("\n", " ") for name, text in QUALITY.items()}
+        units = "Every measure in units of the data (`augment.quality`)."
+        found.append(_table(f"{dataset}: generated rows at the last refresh", columns, made, "refresh", units))
+    return [table for table in found if table.rows]
+
+
+def _table(title: str, columns: dict[str, str], lines: dict[str, tuple[Run, str]], phase: str, note: str) -> Table:
+    """A row per line that logged any of `columns`, whose names begin with the line's own prefix."""
+    rows = []
+    for label, (run, prefix) in lines.items():
+        values = [last(run, phase, prefix + name) for name in columns]
+        if any(value is not None for value in values):
+            rows.append((label, *(tables.cell(value, 2) for value in values)))
+    return Table(title, ("Method", *columns.values()), tuple(rows), (note, tables.CELLS))
 
 
 def stratified(run: Run) -> bool:
@@ -70,7 +121,7 @@ def generator_quality(runs: Sequence[Run]) -> Figure | None:
     found = {
         (run.label, source, name): series(run, "refresh", f"{source}/{name}")
         for run in runs
-        for source in ("synthetic_online", "synthetic_offline")
+        for source in GENERATED
         for name in QUALITY
     }
     found = {key: value for key, value in found.items() if len(value[0])}

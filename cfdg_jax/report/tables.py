@@ -23,6 +23,8 @@ LAST = 5
 
 MISSING = "–"
 
+CELLS = "Cells: mean over seeds [95 % bootstrap interval]."
+
 COLUMNS = {
     "offline_end": "Offline end",
     "last": "Last evaluation",
@@ -131,7 +133,7 @@ def score_table(origin: str, normalized: bool, runs: Sequence[Run]) -> Table:
 
 
 def _notes(origin: str, normalized: bool, runs: Sequence[Run]) -> Iterator[str]:
-    yield "Cells: mean over seeds [95 % bootstrap interval]."
+    yield CELLS
     if any(run.finite.sum() < stats.MIN_SEEDS for run in runs):
         yield f"[undefined]: fewer than {stats.MIN_SEEDS} seeds give no interval."
     if origin == "local":
