@@ -7,21 +7,24 @@
 ``env``        environment steps/s for 1, 5, 20 and 64 copies
 
 Rates are the best of several repetitions, so that a shared machine's other work counts as little as can be. FLOP are
-counted by XLA's own cost analysis of the compiled program.
+those of the matrix products in the traced program.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import math
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.config import TrainConfig, named_choice, override
@@ -71,11 +74,38 @@ def noise_rows(spec: Spec, rows: int) -> np.ndarray:
     return spec.layout.pack(obs, action, reward, next_obs, 0.0, -np.inf, float(Source.OFFLINE), xp=np)
 
 
-def flop_of(jitted: Any, *args: Any, **static: Any) -> float:
-    """FLOP of one call as XLA counts them (a scan's body counts once)."""
-    analysis = jitted.lower(*args, **static).compile().cost_analysis()
-    analysis = analysis[0] if isinstance(analysis, list) else analysis
-    return float(analysis["flops"])
+def product_flop(function: Callable, *args: Any, delay: int = 1) -> float:
+    """FLOP of the matrix products in ``function(*args)``, scans times their length.
+
+    Args:
+      function: Traceable; constants are bound.
+      delay: A conditional takes its dearest branch in one call of `delay`, its cheapest in the others.
+    """
+    return _flop_in(jax.make_jaxpr(function)(*args).jaxpr, delay)
+
+
+def _flop_in(jaxpr: Jaxpr, delay: int) -> float:
+    return sum(_flop_of(equation, delay) for equation in jaxpr.eqns)
+
+
+def _flop_of(equation: Any, delay: int) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+    inside = [_flop_in(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner, delay) for inner in _jaxprs(params)]
+    if name == "cond":
+        return (max(inside) + (delay - 1) * min(inside)) / delay
+    require(name != "while" or sum(inside) == 0.0, name, "loops over products unknown times", "count it by hand")
+    return params.get("length", 1) * sum(inside)
+
+
+def _jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr | ClosedJaxpr]:
+    for value in params.values():
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(one, Jaxpr | ClosedJaxpr):
+                yield one
 
 
 def offline_rates(quick: bool) -> dict[str, Any]:
@@ -91,8 +121,10 @@ def offline_rates(quick: bool) -> dict[str, Any]:
 
 def update_rate(program: Program, updates: int, repeats: int) -> dict[str, float]:
     """Offline updates/s over all seeds, `updates` per call, and the rate of the products in them."""
-    flop = flop_of(program.offline_chunk, *_offline_arguments(program), updates=1)
-    carry = _offline_arguments(program)[:2]
+    agent, arguments = program.config.agent, _offline_arguments(program)
+    delay = getattr(agent, "delay", getattr(agent, "policy_delay", 1))
+    flop = product_flop(lambda *args: program.offline_chunk(*args, updates), *arguments, delay=delay) / updates
+    carry = arguments[:2]
 
     def call():
         nonlocal carry
@@ -229,18 +261,23 @@ def generator_rates(quick: bool) -> dict[str, Any]:
         state = state._replace(online=online)
         generator = program.start_generator(state, state.key, program.offline_rows)
 
-        def fit(program=program, state=state, steps=steps):
+        learn = functools.partial(program.fit_generator, steps=steps)
+        sample = functools.partial(program.generate, source=int(Source.SYNTHETIC_ONLINE), rows=rows)
+        learnt, drawn = (state, program.offline_rows, state.key), (generator, state.key)
+        flop = {"fit": product_flop(learn, generator, *learnt) / steps, "sample": product_flop(sample, *drawn) / rows}
+
+        def fit(learn=learn, learnt=learnt):
             nonlocal generator
-            generator, metrics = program.fit_generator(generator, state, program.offline_rows, state.key, steps)
+            generator, metrics = learn(generator, *learnt)
             return metrics
 
-        fit_rate = steps / best_seconds(fit, 2 if quick else 4)
-        sample = lambda: program.generate(generator, state.key, int(Source.SYNTHETIC_ONLINE), rows)  # noqa: B023
-        results[f"width_{width}"] = {
-            "fit_steps_per_second": fit_rate,
-            "rows_per_second": rows / best_seconds(sample, 2),
-            "sampler_steps": values["augment.sampler_steps"],
+        rate = {
+            "fit": steps / best_seconds(fit, 2 if quick else 4),
+            "sample": rows / best_seconds(lambda: sample(generator, state.key), 2),  # noqa: B023
         }
+        names = {"fit": "steps_per_second", "sample": "rows_per_second"}
+        for part, name in names.items():
+            results[f"{part}_width_{width}"] = {name: rate[part], "gflops": rate[part] * flop[part] / 1e9}
     return results
 
 

@@ -1,0 +1,44 @@
+"""The benchmark's count of FLOP, which every share of the matrix-product rate rests on."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cfdg_jax.bench import product_flop, program_of
+from cfdg_jax.types import UserError
+
+X, W = jnp.ones((8, 16)), jnp.ones((16, 32))
+ONE = 2.0 * 8 * 16 * 32
+
+
+def test_products_are_counted_wherever_they_stand():
+    square = W @ W.T
+    times_five = lambda x: jax.lax.scan(lambda carry, _: (carry @ square, None), x, None, length=5)[0]
+    assert product_flop(lambda x: jnp.tanh(x @ W), X) == ONE
+    assert product_flop(jax.jit(jax.vmap(lambda row: row @ W)), X) == ONE
+    assert product_flop(times_five, X) == 5 * ONE / 2
+    assert product_flop(jax.grad(lambda w, x: (x @ w).sum(), (0, 1)), W, X) == 3 * ONE  # forwards, and to both sides
+
+
+def test_a_conditional_takes_its_dear_branch_once_in_delay_calls():
+    function = lambda x, due: jax.lax.cond(due, lambda x: (x @ W).sum(), lambda x: x.sum(), x)
+    assert product_flop(function, X, True, delay=4) == ONE / 4
+
+
+def test_loops_of_unknown_length_are_refused():
+    loop = lambda x: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ W @ W.T, x)
+    with pytest.raises(UserError, match="unknown times"):
+        product_flop(loop, X)
+
+
+def test_iql_costs_what_its_networks_cost():
+    """Halfcheetah, batch 256: products of forward passes and three times them where a gradient is taken."""
+    program = program_of("halfcheetah", 1, 1_000, {"augment.width": 64})
+    carry = program.init("offline"), program.no_meters("offline"), program.offline_rows
+    layers = lambda inputs, outputs: inputs * 256 + 256 * 256 + 256 * outputs
+    critic, value, policy = layers(17 + 6, 1), layers(17, 1), layers(17, 6)
+    # no gradient is taken with respect to the inputs of the first layers
+    trained = 3 * (2 * critic + value + policy) - 256 * (2 * (17 + 6) + 17 + 17)
+    expected = 2.0 * 256 * (trained + 2 * critic + 2 * value)
+    counted = product_flop(lambda *args: program.offline_chunk(*args, 10), *carry) / 10
+    assert counted == pytest.approx(expected, rel=0.05)
