@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cfdg_jax.diffusion import edm
+from cfdg_jax.diffusion import network as network_module
 from cfdg_jax.diffusion.network import Network, resmlp
 
 
@@ -137,7 +138,7 @@ def test_frequencies_get_no_gradient():
     [("float32", "Precision.HIGHEST,"), ("bfloat16", "BF16_BF16_F32"), ("default", "dot_general")],
 )
 def test_precision_reaches_every_product_of_both_passes(precision, stated):
-    """CPUs compute float32 products whatever is asked, so this reads the program instead of comparing numbers."""
+    """CPUs have one kind of product whatever is asked, so this reads the program instead of comparing numbers."""
     network = resmlp(4, width=8, dim_t=8, blocks=1, precision=precision)
     params, x = jax.eval_shape(network.init, jax.random.key(0)), jnp.ones((2, 4))
     loss = lambda params: network.apply(params, x, jnp.float32(0.1), None).sum()
@@ -146,6 +147,31 @@ def test_precision_reaches_every_product_of_both_passes(precision, stated):
     assert products == 16  # forward 6, weights 6, inputs 4 (not of x and of the time features)
     assert program.count(stated) == products and ("precision=" in program) == (precision != "default")
     assert "bf16[" not in program, "weights, sums and results stay float32"
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("tensorfloat32", 10), ("bfloat16", 7)])
+def test_factors_are_rounded_on_every_backend(precision, bits):
+    """By NumPy: the mantissa's last bits cut off after adding half of the last one kept, ties to even."""
+
+    def rounded(x):
+        whole, cut = np.asarray(x, np.float32).view(np.uint32), 23 - bits
+        kept = (whole + (1 << (cut - 1)) - 1 + ((whole >> cut) & 1)) >> cut << cut
+        return kept.astype(np.uint32).view(np.float32)
+
+    network = resmlp(4, width=8, dim_t=8, blocks=1, precision=precision)
+    plain = resmlp(4, width=8, dim_t=8, blocks=1, precision="float32")
+    params, x = network.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (64, 4))
+    c = jnp.float32(0.1)
+    ours, exact = network.apply(params, x, c, None), plain.apply(params, x, c, None)
+    gap = float(jnp.abs(ours - exact).max() / jnp.abs(exact).max())
+    assert 0.0 < gap < 4 * 2.0**-bits
+    layer = lambda x, w: network_module._rounding_dot(bits)(x, w, (((1,), (0,)), ((), ())))
+    w, g = jax.random.normal(jax.random.key(2), (4, 5)), jax.random.normal(jax.random.key(3), (64, 5))
+    product, back = jax.vjp(layer, x, w)
+    np.testing.assert_allclose(product, rounded(x) @ rounded(w), rtol=1e-5, atol=1e-6)
+    to_x, to_w = back(g)
+    np.testing.assert_allclose(to_x, rounded(np.asarray(g) @ rounded(w).T), rtol=2.0**-bits, atol=1e-6)
+    np.testing.assert_allclose(to_w, rounded(x).T @ np.asarray(g), rtol=1e-5, atol=1e-5)
 
 
 def test_labels_and_condition_exclude_each_other():

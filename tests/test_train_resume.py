@@ -99,15 +99,23 @@ def test_interrupted_between_events_resumes_bit_identically(uninterrupted, tmp_p
     assert_same_run(whole, cfdg_jax.train(resume=run.folder, progress=False))
 
 
+@pytest.fixture(scope="module")
+def refreshed(tmp_path_factory):
+    """By warm start, a run with several refreshes."""
+    folder = tmp_path_factory.mktemp("refreshed")
+    configs = {warm: toy_config(augment__warm_start=warm, refresh__every=30) for warm in (False, True)}
+    return {warm: cfdg_jax.train(config, folder / str(warm), progress=False) for warm, config in configs.items()}
+
+
 @pytest.mark.parametrize(
     ("dispatch", "warm_start", "lost"), [(1, False, False), (4, False, False), (6, True, False), (4, False, True)]
 )
 def test_a_refresh_interrupted_after_any_dispatch_continues_bit_identically(
-    dispatch, warm_start, lost, tmp_path, monkeypatch
+    dispatch, warm_start, lost, refreshed, tmp_path, monkeypatch
 ):
     """In the fit, among the rows, in a warm-started second refresh; and anew where the kept half is lost."""
-    config = toy_config(augment__warm_start=warm_start, refresh__every=30)
-    whole = cfdg_jax.train(config, tmp_path / "whole", progress=False)
+    whole = refreshed[warm_start]
+    config = whole.config
     save, made = checkpoint.Kept.save, []
 
     def save_and_interrupt(self, tree, now=False):

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 
 from cfdg_jax.types import Array, Key, Params
 
-Precision = Literal["default", "float32", "bfloat16"]
+Precision = Literal["default", "float32", "tensorfloat32", "bfloat16"]
 """How matrix products are computed; weights, sums and everything else stay float32. ``default`` is the backend's own:
-float32 on CPU, TF32 on NVIDIA GPUs. ``bfloat16`` rounds the factors and accumulates in float32; it pays on accelerators
-only."""
+float32 on CPU, TF32 on NVIDIA GPUs. ``tensorfloat32`` and ``bfloat16`` round the factors to 10 and 7 bits of mantissa,
+on every backend, so that their effect on quality can be measured anywhere; only accelerators are faster for it."""
 
 LabelEmbed = Literal["mlp", "onehot_concat"]
 """``mlp``: an embedding row through a two-layer MLP, added to the time embedding. ``onehot_concat``: joined to x."""
@@ -29,8 +29,10 @@ LabelEmbed = Literal["mlp", "onehot_concat"]
 _PRECISIONS: dict[str, Any] = {
     "default": None,
     "float32": jax.lax.Precision.HIGHEST,
+    "tensorfloat32": None,  # GPUs compute the rounded factors exactly; naming the algorithm is an error on CPU
     "bfloat16": jax.lax.DotAlgorithmPreset.BF16_BF16_F32,
 }
+_MANTISSA = {"tensorfloat32": 10, "bfloat16": 7}
 _FREQUENCIES = 8  # random Fourier features (SynthER denoiser_network.py, learned_sinusoidal_dim 16)
 
 
@@ -243,8 +245,29 @@ def _dense(name: str, x: Array, features: int, precision: Precision) -> Array:
     """A linear layer of the module being called, PyTorch's default initialisation."""
     bound = x.shape[-1] ** -0.5
     uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
-    layer = nn.Dense(features, kernel_init=uniform, bias_init=uniform, precision=_PRECISIONS[precision], name=name)
+    layer = nn.Dense(
+        features,
+        kernel_init=uniform,
+        bias_init=uniform,
+        precision=_PRECISIONS[precision],
+        dot_general=_rounding_dot(_MANTISSA[precision]) if precision in _MANTISSA else None,
+        name=name,
+    )
     return layer(x)
+
+
+def _rounding_dot(mantissa: int) -> Callable[..., Array]:
+    """``jax.lax.dot_general`` of factors rounded to `mantissa` bits, where CPUs would multiply them as they are.
+
+    Going back, the gradient of x is rounded, which is a factor of the layer before; that of the weights is not.
+    """
+    rounded = lambda x: jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=mantissa)
+
+    def dot(x: Array, kernel: Array, *args: Any, **keywords: Any) -> Array:
+        straight_through = kernel + jax.lax.stop_gradient(rounded(kernel) - kernel)
+        return jax.lax.dot_general(rounded(x), straight_through, *args, **keywords)
+
+    return dot
 
 
 def _join(x: Array, condition: Array) -> Array:
