@@ -102,7 +102,8 @@ def _parser() -> Parser:
     sweep.add_argument("--quiet", action="store_true", help="no progress bars")
     sample = add("sample", _sample, "Fit a generator to a dataset and write rows in D4RL's layout.", takes_fields=True)
     sample.add_argument("--dataset", required=True, help="offline rows")
-    sample.add_argument("--online", help="a second dataset whose rows count as online ones (cfdg, edis)")
+    second = "a second dataset whose rows count as online ones: for cfdg, edis, and synther with --augment.data online"
+    sample.add_argument("--online", help=f"{second} (its default here) or pooled")
     sample.add_argument("--augment", default="synther", help="generator (default synther)")
     sample.add_argument("--rows", required=True, help="rows to generate")
     sample.add_argument("--out", required=True, metavar="FILE.hdf5")
@@ -224,7 +225,8 @@ def _sample(arguments: argparse.Namespace) -> int:
         values = {"augment.data": "offline"} | values
     progress = Progress(not arguments.quiet)
     rows = coerce(int, arguments.rows, "rows")
-    job = prepare(make_config(values, arguments.preset), arguments.online, rows, pathlib.Path(arguments.out), progress)
+    config, out = make_config(values, arguments.preset), pathlib.Path(arguments.out)
+    job = prepare(config, arguments.online, rows, out, progress, checked=arguments.check)
     print(f"written: {sample(job, progress)}  ({rows:,} transitions)")
     if arguments.check:
         for name, value in check(job).items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -271,6 +272,7 @@ def _number(annotation: type, value: Any, path: str) -> Any:
         number = float(str(value).replace("_", ""))
     except ValueError:
         raise wrong from None
+    require(math.isfinite(number), path, f"is {number}", "must be finite")
     if annotation is float:
         return number
     if number != int(number):

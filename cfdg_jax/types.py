@@ -242,6 +242,7 @@ class Augmenter(NamedTuple):
       fit_steps: Optimiser steps of one refresh.
       warm_start: Whether a refresh continues with the state of the one before instead of a fresh `init`; `fit` then
         follows the changed rows by itself.
+      model: ``(state, source) -> augment.rows.RowModel``, what `generate` samples from; None for no augmentation.
     """
 
     init: Callable[[Key, Array, Buffer], Any]
@@ -250,6 +251,7 @@ class Augmenter(NamedTuple):
     shares: Mapping[int, float]
     fit_steps: int
     warm_start: bool = False
+    model: Callable[[Any, int], Any] | None = None
 
 
 class Stage(NamedTuple):

@@ -78,6 +78,20 @@ def test_probes_need_a_key():
         log_density(lambda x, sigma: x, jnp.zeros((1, 1)), probes=2)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sigma_min": 100.0}, "sigma_min: is 100.0; must lie between 0 and sigma_max, 80.0"),
+        ({"tolerance": 0.0}, "tolerance: is 0.0; must be positive"),
+        ({"probes": -1}, "probes: is -1; must be at least 0"),
+    ],
+)
+def test_values_out_of_range_are_told(options, message):
+    with pytest.raises(UserError) as error:
+        log_density(lambda x, sigma: x, jnp.zeros((1, 1)), jax.random.key(0), **options)
+    assert str(error.value) == message
+
+
 def test_without_diffrax_the_message_names_the_extra(monkeypatch):
     real = builtins.__import__
 

@@ -13,7 +13,7 @@ from cfdg_jax.train import sample as module
 from cfdg_jax.train.progress import Interrupted
 from cfdg_jax.types import Source
 
-DATA = "local:toy-dense-medium-replay-v0"
+DATA, OTHER = "local:toy-dense-medium-replay-v0", "local:toy-dense-medium-v0"
 SMALL = ["--preset", "smoke", "--quiet", "--refresh.chunk", "60", "--augment.steps", "20"]
 SMALL += ["--refresh.fit_steps_per_call", "10"]
 
@@ -76,6 +76,50 @@ def test_cfdg_writes_both_kinds(tmp_path):
     assert kinds == {Source.SYNTHETIC_OFFLINE: 20, Source.SYNTHETIC_ONLINE: 80}
 
 
+@pytest.mark.parametrize(("fitted_to", "named"), [("online", [OTHER]), ("pooled", [DATA, OTHER])])
+def test_the_file_names_the_data_it_was_made_from(tmp_path, fitted_to, named):
+    out = tmp_path / "x.hdf5"
+    assert run(out, "--online", OTHER, "--augment.data", fitted_to, "--check") == 0
+    with h5py.File(out) as file:
+        name = file["metadata/name"][()].decode()
+    assert name == f"generated from {' and '.join(named)}"
+    assert json.loads((tmp_path / "x.hdf5.quality.json").read_text())["data"] == " and ".join(named)
+    assert load_dataset(str(out)).return_range == pytest.approx(load_dataset(named[0]).return_range, rel=1e-6)
+
+
+def test_a_call_never_continues_one_on_other_data(tmp_path, monkeypatch, capsys):
+    out, checks = tmp_path / "x.hdf5", {"left": 2}
+
+    def check(self):
+        checks["left"] -= 1
+        if checks["left"] == 0:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Interrupts, "check", check)
+        assert run(out, "--online", OTHER, augment="cfdg") == 130
+    before = [path.name for path in (tmp_path / "x.hdf5.generator").iterdir()]
+    assert len(before) == 1
+    with monkeypatch.context() as patch:
+        checks["left"] = 2
+        patch.setattr(module.Interrupts, "check", check)
+        assert run(out, "--online", DATA, augment="cfdg") == 130
+    assert len(list((tmp_path / "x.hdf5.generator").iterdir())) == 2  # fitted anew
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (["--augment.lr", "1e9", "--augment.steps", "60"], "lower --augment.lr"),
+        (["--augment.w", "1e30", "--online", "local:toy-dense-medium-v0"], "are not finite; lower --augment.w"),
+    ],
+)
+def test_what_is_not_finite_is_never_written(tmp_path, capsys, fields, message):
+    assert run(tmp_path / "x.hdf5", *fields, augment="cfdg" if "--online" in fields else "synther") == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("stop_at", [1, 2, 4])
 def test_an_interrupted_call_continues_to_the_same_file(tmp_path, monkeypatch, capsys, stop_at):
     whole, out = tmp_path / "whole.hdf5", tmp_path / "out.hdf5"
@@ -105,12 +149,25 @@ def test_an_interrupted_call_continues_to_the_same_file(tmp_path, monkeypatch, c
         ({"rows": "0"}, "rows: is 0; must be at least 1"),
         ({"rows": "many"}, "rows: is 'many'; must be a whole number"),
         ({"augment": "synter"}, "augment: 'synter' is unknown; did you mean synther"),
+        ({"more": ["--check"], "rows": "1"}, "rows: is 1; must be at least 2 here, or leave out --check"),
+        ({"more": ["--augment.churn", "inf"]}, "augment.churn: is inf; must be finite"),
+        (
+            {"more": ["--online", OTHER, "--augment.data", "offline"]},
+            f"online: is {OTHER}, but synther is fitted to offline rows alone; leave --online out",
+        ),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, capsys, arguments, message):
-    assert run(tmp_path / "x.hdf5", **arguments) == 2
+    more = arguments.pop("more", [])
+    assert run(tmp_path / "x.hdf5", *more, **arguments) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
+
+
+def test_a_place_that_cannot_be_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert run(tmp_path / "file" / "x.hdf5") == 2
+    assert "out: cannot lie in" in capsys.readouterr().err
 
 
 def test_no_generator_is_refused(tmp_path, capsys):

@@ -10,10 +10,14 @@ import pytest
 from train_helpers import assert_same_run, final_leaves, hopper_config, lines, seed_alone, toy_config
 
 import cfdg_jax
-from cfdg_jax.config import named_choice
+from cfdg_jax.config import named_choice, override
 from cfdg_jax.report.build import build_report
-from cfdg_jax.train import online
+from cfdg_jax.report.runs import read_run
+from cfdg_jax.train import online, refresh
+from cfdg_jax.train import run as run_module
 from cfdg_jax.train.program import Program
+from cfdg_jax.train.progress import Progress
+from cfdg_jax.train.session import Stopwatch
 from cfdg_jax.types import Source, UserError
 
 
@@ -102,6 +106,53 @@ def test_the_seed_axis_may_be_scanned_instead(toy_run, tmp_path):
     scanned = cfdg_jax.train(toy_config(seed_axis="scan"), tmp_path / "scan", progress=False)
     many, other = lines(toy_run.folder, "metrics.jsonl"), lines(scanned.folder, "metrics.jsonl")
     np.testing.assert_allclose(many[0]["q"], other[0]["q"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "first"),
+    [
+        ({}, 60),
+        ({"online.steps": 60}, None),
+        ({"online.steps": 60, "refresh.last": True}, 60),
+        ({"refresh.min_online": 61}, None),
+        ({"refresh.every": 20}, 40),
+        ({"mix.batch_size": 101}, None),
+        ({"mix.batch_size": 101, "online.capacity": 200, "refresh.every": 110}, 110),
+    ],
+)
+def test_the_first_refresh_waits_for_a_batch_of_online_rows(fields, first):
+    assert refresh.first_refresh(override(toy_config(), fields)) == first
+
+
+def test_a_generator_that_is_never_refreshed_is_told(tmp_path, capsys):
+    config = toy_config(refresh__every=500, offline__steps=0, online__steps=50)
+    run = cfdg_jax.train(config, tmp_path / "run", progress=True)
+    assert "no refresh comes before the end" in capsys.readouterr().err
+    assert any("cfdg never generated a row" in note for note in read_run(run.folder).notes)
+
+
+def test_every_label_gets_a_row(toy_run):
+    config = override(toy_config(), {"refresh.rows": 2, "augment.online_share": 0.999})
+    program, _ = run_module.prepare(config, Progress(False), Stopwatch())
+    assert refresh.synthetic_rows(program) == {Source.SYNTHETIC_ONLINE: 1, Source.SYNTHETIC_OFFLINE: 1}
+    one = dataclasses.replace(program, config=override(config, {"refresh.rows": 1}))
+    with pytest.raises(UserError, match=r"refresh\.rows: is 1; must be at least 2"):
+        refresh.synthetic_rows(one)
+
+
+def test_log_density_is_that_of_the_last_generator(toy_run):
+    """Its own rows are likelier than the same rows with noise; the density of each label is its own."""
+    pytest.importorskip("diffrax", reason="the extra `likelihood` is not installed")
+    _, saved = toy_run.restore()
+    rows = np.asarray(saved.state.synthetic[Source.SYNTHETIC_ONLINE].rows[1])
+    noisy = rows + np.float32(2.0) * np.random.default_rng(0).standard_normal(rows.shape, np.float32)
+    options = {"probes": 1, "key": jax.random.key(0), "tolerance": 1e-2}
+    own, other = (toy_run.log_density(x, seed=1, **options) for x in (rows, noisy))
+    assert own.shape == (len(rows),) and np.isfinite(own).all() and own.mean() > other.mean()
+    with pytest.raises(UserError, match="seed: is 2; must lie between 0 and 1"):
+        toy_run.log_density(rows, seed=2)
+    with pytest.raises(UserError, match=r"source: is 0; valid for this run: SYNTHETIC_ONLINE"):
+        toy_run.log_density(rows, source=0)
 
 
 def test_nan_in_one_seed_leaves_the_others_untouched_and_is_reported(toy_run, tmp_path, monkeypatch, capsys):
@@ -207,7 +258,6 @@ def test_what_learns_from_offline_rows_is_refused_without_them_before_the_run(tm
 
 def test_a_refresh_needs_the_memory_of_a_chunk_beside_the_rings():
     from cfdg_jax.bench import program_of
-    from cfdg_jax.train import refresh
 
     small = {"augment.width": 32, "augment.sampler_steps": 3, "refresh.rows": 1_000_000, "refresh.chunk": 5_000}
     program = program_of("hopper", 2, 1_000, small)

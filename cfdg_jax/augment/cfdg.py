@@ -17,11 +17,13 @@ import jax.numpy as jnp
 
 from cfdg_jax.augment.rows import (
     DenoiserConfig,
+    RowModel,
     draw_offline,
     draw_online,
     generate_rows,
     modelled,
     online_mask,
+    row_model,
     row_network,
     row_training,
 )
@@ -111,15 +113,18 @@ def cfdg(config: CFDGConfig, spec: Spec, with_terminal: bool) -> Augmenter:
         sigma, noise = edm.draw_sigma(sigma_key, labels.shape), jax.random.normal(noise_key, clean.shape)
         return edm.loss(network, params, clean, sigma, noise, labels).mean()
 
-    def generate(state: GeneratorState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
+    def model(state: GeneratorState, source: int) -> RowModel:
         labelled = edm.denoiser(network, state.ema)
         guided = classifier_free(labelled, LABELS[int(source)], NULL, config.w, config.guided)
-        return generate_rows(guided, config, state.normaliser, layout, with_terminal, key, source, rows)
+        return row_model(guided, state.normaliser, config, layout, with_terminal)
+
+    def generate(state: GeneratorState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
+        return generate_rows(model(state, source), config, layout, with_terminal, key, source, rows)
 
     training = row_training(config, network, columns, with_terminal, parts, loss)
     shares = {int(Source.SYNTHETIC_ONLINE): config.online_share, int(Source.SYNTHETIC_OFFLINE): 1 - config.online_share}
     shares = {source: share for source, share in shares.items() if share > 0}
-    return Augmenter(training.init, training.fit, generate, shares, config.steps, config.warm_start)
+    return Augmenter(training.init, training.fit, generate, shares, config.steps, config.warm_start, model)
 
 
 def draw_balanced(offline_rows: Array, online: Buffer, key: Key, half: int, window: int = 0) -> tuple[Array, Array]:

@@ -22,7 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cfdg_jax.augment.rows import DenoiserConfig, draw_online, generate_rows, modelled, row_network
+from cfdg_jax.augment.rows import (
+    DenoiserConfig,
+    RowModel,
+    draw_online,
+    generate_rows,
+    modelled,
+    row_model,
+    row_network,
+)
 from cfdg_jax.augment.synther import unlabelled_training
 from cfdg_jax.core.networks import Network, ensemble, mlp
 from cfdg_jax.diffusion import edm
@@ -168,7 +176,8 @@ def edis(config: EDISConfig, spec: Spec, with_terminal: bool) -> Augmenter:
         state = jax.lax.fori_loop(denoising, steps, lambda i, state: energy_step(state, online, keys[i]), state)
         return state._replace(step=state.step + steps), state.metrics
 
-    def generate(state: EDISState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
+    def model(state: EDISState, source: int) -> RowModel:
+        del source
         denoiser = state.denoiser
         unlabelled = edm.denoiser(network, denoiser.ema)
         plain = lambda x, sigma: unlabelled(x, sigma, None)
@@ -177,10 +186,13 @@ def edis(config: EDISConfig, spec: Spec, with_terminal: bool) -> Augmenter:
         )
         units = 1.0 if config.contrast == "corrected" else denoiser.normaliser.std
         guided = energy_guidance(plain, energies, config, masks, units)
-        return generate_rows(guided, config, denoiser.normaliser, layout, with_terminal, key, source, rows)
+        return row_model(guided, denoiser.normaliser, config, layout, with_terminal)
+
+    def generate(state: EDISState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
+        return generate_rows(model(state, source), config, layout, with_terminal, key, source, rows)
 
     shares = {int(Source.SYNTHETIC_ONLINE): 1.0}
-    return Augmenter(init, fit, generate, shares, fit_steps, config.warm_start)
+    return Augmenter(init, fit, generate, shares, fit_steps, config.warm_start, model)
 
 
 def energy_network(config: EDISConfig, columns: int) -> Network:

@@ -173,20 +173,35 @@ def online_mask(online: Buffer, window: int = 0) -> Array:
 # -- generated rows ----------------------------------------------------------------------------------------------------
 
 
+class RowModel(NamedTuple):
+    """A density of generated columns, as its denoiser.
+
+    Attributes:
+      denoise: Of normalised columns, guidance included.
+      normaliser: Of the columns.
+      columns: ``(rows [..., D]) -> [..., d]``, the columns of packed rows in raw units. Its Jacobian has determinant 1.
+    """
+
+    denoise: Denoise
+    normaliser: Normaliser
+    columns: Callable[[Array], Array]
+
+
+def row_model(
+    denoise: Denoise, normaliser: Normaliser, config: DenoiserConfig, layout: RowLayout, with_terminal: bool
+) -> RowModel:
+    """The model of a denoiser of normalised columns."""
+    width = layout.generative_width(with_terminal)
+    return RowModel(denoise, normaliser, lambda rows: modelled(config, layout, rows)[..., :width])
+
+
 def generate_rows(
-    denoise: Denoise,
-    config: DenoiserConfig,
-    normaliser: Normaliser,
-    layout: RowLayout,
-    with_terminal: bool,
-    key: Key,
-    source: int,
-    rows: int,
+    model: RowModel, config: DenoiserConfig, layout: RowLayout, with_terminal: bool, key: Key, source: int, rows: int
 ) -> tuple[Array, Metrics]:
-    """`rows` packed rows `[rows, D]` of `source` from a denoiser of normalised columns, and ``rejected``."""
-    z = sample(denoise, config.sampler, key, (rows, layout.generative_width(with_terminal)))
+    """`rows` packed rows `[rows, D]` of `source` from a model, and ``rejected``."""
+    z = sample(model.denoise, config.sampler, key, (rows, layout.generative_width(with_terminal)))
     z, rejected = screen(z)
-    packed = to_rows(unnormalise(normaliser, z), layout, source, with_terminal, config.terminal_threshold)
+    packed = to_rows(unnormalise(model.normaliser, z), layout, source, with_terminal, config.terminal_threshold)
     if config.next_obs == "change":
         packed = packed.at[..., layout.next_obs].add(packed[..., layout.obs])
     return packed, {"rejected": rejected}

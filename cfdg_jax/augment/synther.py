@@ -14,12 +14,14 @@ import jax.numpy as jnp
 
 from cfdg_jax.augment.rows import (
     DenoiserConfig,
+    RowModel,
     RowTraining,
     draw_offline,
     draw_online,
     generate_rows,
     modelled,
     online_mask,
+    row_model,
     row_network,
     row_training,
 )
@@ -63,13 +65,18 @@ def synther(config: SynthERConfig, spec: Spec, with_terminal: bool) -> Augmenter
     network = row_network(config, layout.generative_width(with_terminal))
     training = unlabelled_training(config, config.data, network, layout, with_terminal)
 
-    def generate(state: GeneratorState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
+    def model(state: GeneratorState, source: int) -> RowModel:
+        del source
         unlabelled = edm.denoiser(network, state.ema)
         denoise = lambda x, sigma: unlabelled(x, sigma, None)
-        return generate_rows(denoise, config, state.normaliser, layout, with_terminal, key, source, rows)
+        return row_model(denoise, state.normaliser, config, layout, with_terminal)
+
+    def generate(state: GeneratorState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
+        return generate_rows(model(state, source), config, layout, with_terminal, key, source, rows)
 
     source = Source.SYNTHETIC_OFFLINE if config.data == "offline" else Source.SYNTHETIC_ONLINE
-    return Augmenter(training.init, training.fit, generate, {int(source): 1.0}, config.steps, config.warm_start)
+    shares = {int(source): 1.0}
+    return Augmenter(training.init, training.fit, generate, shares, config.steps, config.warm_start, model)
 
 
 def unlabelled_training(

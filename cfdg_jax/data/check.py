@@ -100,7 +100,7 @@ def _warnings(dataset: Dataset, spec: Spec | None) -> tuple[str, ...]:
         warnings.append("no episode ends are labelled; returns are those of one endless episode")
     elif spec is not None and lengths.max() > spec.horizon:
         warnings.append(f"an episode has {lengths.max()} rows, but the time limit is {spec.horizon}; ends are missing")
-    if len(dataset) > 1 and lengths.max() == 1:
+    if len(dataset) > 1 and lengths.max() == 1 and "generator" not in dataset.metadata:
         warnings.append("every row ends an episode; rows are shuffled, or next observations belong elsewhere")
     if dataset.rewards.min() == dataset.rewards.max():
         warnings.append(f"all rewards are {dataset.rewards[0]:g}; nothing can be learnt from them")

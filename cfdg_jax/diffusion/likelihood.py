@@ -15,7 +15,7 @@ import numpy as np
 
 from cfdg_jax.diffusion.edm import Denoise
 from cfdg_jax.diffusion.fit import Normaliser, normalise
-from cfdg_jax.types import Array, Key, UserError
+from cfdg_jax.types import Array, Key, UserError, require
 
 
 def log_density(
@@ -44,9 +44,12 @@ def log_density(
       max_steps: Steps after which it gives up.
 
     Raises:
-      UserError: if diffrax is not installed, or if `probes` are asked for without a key.
+      UserError: if diffrax is not installed, if `probes` are asked for without a key, or for a value out of range.
     """
     diffrax = _diffrax()
+    require(0 < sigma_min < sigma_max, "sigma_min", f"is {sigma_min}", f"must lie between 0 and sigma_max, {sigma_max}")
+    require(tolerance > 0, "tolerance", f"is {tolerance}", "must be positive")
+    require(probes >= 0, "probes", f"is {probes}", "must be at least 0")
     count, d = x.shape
     if probes and key is None:
         raise UserError("probes", f"is {probes} without a key", "pass a key or use 0 for the exact divergence")

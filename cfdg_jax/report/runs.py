@@ -145,6 +145,9 @@ def read_run(folder: pathlib.Path | str) -> Run:
     notes = [*evaluation_notes, *metric_notes, *sample_notes, *_divergence(evaluations, summary)]
     if status == "interrupted":
         notes.append("the run was interrupted: its numbers are not final")
+    generator, phases = summary.get("choices", {}).get("augment", "none"), {line["phase"] for line in metrics}
+    if status == "done" and generator != "none" and "online" in phases and "refresh" not in phases:
+        notes.append(f"{generator} never generated a row, for no refresh was due")
     return Run(
         path=path,
         label=summary["label"],

@@ -49,7 +49,9 @@ def prepare_stratifier(session: Session) -> None:
     program, config = session.program, session.program.config
     stages = program.stratifier.stages
     ends = np.cumsum([stage.steps for stage in stages], dtype=int)
-    total = int(ends[-1]) if stages else 0
+    if not stages:
+        return
+    total = int(ends[-1])
     with session.clock("stratify"), session.progress.bar("stratify", total, session.step, unit="step") as bar:
         while session.step < total:
             session.stop_if_asked()

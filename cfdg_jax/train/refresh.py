@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.augment.quality import Simulate, quality_report
+from cfdg_jax.config import TrainConfig
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.data import buffer as ring
 from cfdg_jax.data.transforms import apply_observation, apply_reward, invert_observation
@@ -28,20 +29,34 @@ from cfdg_jax.envs.onestep import one_step
 from cfdg_jax.train.checkpoint import Kept
 from cfdg_jax.train.program import Program
 from cfdg_jax.train.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.types import Array, Metrics, Source, TrainState
+from cfdg_jax.types import Array, Metrics, Source, TrainState, require
 
 CHECKED = {"samples": 500, "searched": 5_000}
 """Rows that `quality_report` compares, and searches for neighbours, at a refresh."""
 
 
 def synthetic_rows(program: Program) -> dict[int, int]:
-    """Rows per synthetic source of one refresh; the parts sum to ``refresh.rows``."""
+    """Rows per synthetic source of one refresh, at least one each; the parts sum to ``refresh.rows``.
+
+    Raises:
+      UserError: for fewer rows than sources.
+    """
     total, shares = program.config.refresh.rows, program.augmenter.shares
-    counts = {source: round(total * share) for source, share in shares.items()}
+    require(total >= len(shares), "refresh.rows", f"is {total}", f"must be at least {len(shares)}, one per label")
+    counts = {source: max(1, round(total * share)) for source, share in shares.items()}
     if counts:
         largest = max(counts, key=lambda source: counts[source])
         counts[largest] += total - sum(counts.values())
-    return {source: count for source, count in counts.items() if count}
+    return counts
+
+
+def first_refresh(config: TrainConfig) -> int | None:
+    """The online step of the first refresh, None if the run ends before: a whole batch of online rows must be there."""
+    refresh, online = config.refresh, config.online
+    least = max(refresh.min_online, config.mix.batch_size)
+    step = -(-least // refresh.every) * refresh.every
+    late = step > online.steps if refresh.last else step >= online.steps
+    return None if late or online.capacity < least else step
 
 
 class Refresh(NamedTuple):
@@ -90,6 +105,9 @@ def refresh(
     metrics = {name: np.asarray(value) for name, value in under_way.fit.items()}
     generated = np.full(program.config.seeds, sum(synthetic_rows(program).values()))
     metrics |= {"rejected": np.asarray(under_way.rejected), "generated": generated}
+    known = slice(0, program.spec.layout.mc_return)
+    finite = [jnp.isfinite(rows[..., known]).all(axis=(1, 2)) for rows in under_way.rows.values()]
+    metrics["finite"] = np.all(finite, axis=0).astype(np.float32)
     return state._replace(generator=under_way.generator, synthetic=synthetic), metrics
 
 

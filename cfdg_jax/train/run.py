@@ -26,6 +26,7 @@ from cfdg_jax.config import REGISTRIES, TrainConfig, choice, config_hash, from_y
 from cfdg_jax.data.check import check_fits
 from cfdg_jax.data.dataset import load_dataset
 from cfdg_jax.data.transforms import fit_transforms, identity_transforms, pack
+from cfdg_jax.diffusion.likelihood import log_density_of_rows
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.train.build import build_program
 from cfdg_jax.train.checkpoint import Checkpointer, Saved, load_offline_agent, save_offline_agent
@@ -35,7 +36,7 @@ from cfdg_jax.train.offline import prepare_stratifier, pretrain
 from cfdg_jax.train.online import improve
 from cfdg_jax.train.program import Program
 from cfdg_jax.train.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.train.refresh import synthetic_rows
+from cfdg_jax.train.refresh import first_refresh, synthetic_rows
 from cfdg_jax.train.session import Session, Stopwatch
 from cfdg_jax.types import Source, require
 
@@ -67,6 +68,35 @@ class Run:
             return np.asarray(program.evaluate_act(saved.state.agent, observed, program.keys, jnp.asarray(0), phase))
 
         return act
+
+    def log_density(
+        self, rows: np.ndarray, source: int = Source.SYNTHETIC_ONLINE, seed: int = 0, **options: Any
+    ) -> np.ndarray:
+        """Log-density of packed rows under the generator of the newest checkpoint, in nats per unit of volume.
+
+        Args:
+          rows: `[n, D]` packed rows in the units of training, such as ``Run.restore()[0].offline_rows``.
+          source: Whose density: of the synthetic online or of the synthetic offline rows.
+          seed: Position of the seed.
+          options: Of `cfdg_jax.diffusion.likelihood.log_density`, such as ``probes`` with a ``key``.
+
+        Returns:
+          `[n]`.
+
+        Raises:
+          UserError: if the run has no fitted generator, no such source or seed, or diffrax is not installed.
+        """
+        program, saved = self.restore()
+        model, shares = program.augmenter.model, program.augmenter.shares
+        fitted = model is not None and bool(saved.state.synthetic)
+        require(fitted, str(self.folder), "has no fitted generator", "use a run with --augment after its first refresh")
+        known = ", ".join(f"{Source(kind).name} ({int(kind)})" for kind in shares)
+        require(source in shares, "source", f"is {int(source)}", f"valid for this run: {known}")
+        require(0 <= seed < self.config.seeds, "seed", f"is {seed}", f"must lie between 0 and {self.config.seeds - 1}")
+        assert model is not None
+        of_seed = model(jax.tree.map(lambda leaf: leaf[seed], saved.state.generator), int(source))
+        columns = of_seed.columns(jnp.asarray(rows))
+        return np.asarray(log_density_of_rows(of_seed.denoise, of_seed.normaliser, columns, **options))
 
     def restore(self, number: int | None = None) -> tuple[Program, Saved]:
         """The run's program and its newest checkpoint, or checkpoint `number` if it was kept."""
@@ -151,6 +181,10 @@ def train(
     with interrupts.watching():
         program, config = prepare(config, bars, clock)
         memory_plan(program, bars)
+        if program.augmenter.shares and program.config.online.steps and first_refresh(program.config) is None:
+            bars.say(
+                "warning: no refresh comes before the end, so no row is generated; lower refresh.every or min_online"
+            )
         if resume is None:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / "config.yaml", to_yaml(config))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -36,16 +37,23 @@ from cfdg_jax.envs.onestep import one_step
 from cfdg_jax.train.checkpoint import Kept
 from cfdg_jax.train.logging import write_atomic
 from cfdg_jax.train.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.types import Array, Augmenter, Buffer, RowLayout, Source, Spec, require
+from cfdg_jax.types import Array, Augmenter, Buffer, RowLayout, Source, Spec, UserError, require
 
+FIT_REMEDY = "lower --augment.lr"
 COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts")
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One call of the command: what is fitted to what, and where the rows go."""
+    """One call of the command: what is fitted to what, and where the rows go.
+
+    Attributes:
+      data: The datasets in words.
+      identity: Hash of the settings and of the rows of both datasets: calls that differ never continue one another.
+    """
 
     config: TrainConfig
+    data: str
     augmenter: Augmenter
     spec: Spec
     task: str
@@ -55,6 +63,7 @@ class Job:
     online: np.ndarray | None
     rows: int
     out: pathlib.Path
+    identity: str
 
     @property
     def key(self) -> Array:
@@ -71,21 +80,28 @@ class Job:
         return self.out.with_name(self.out.name + ".generator").resolve()
 
 
-def prepare(config: TrainConfig, online: str | None, rows: int, out: pathlib.Path, progress: Progress) -> Job:
-    """Loads the data and makes the generator.
+def prepare(
+    config: TrainConfig, online: str | None, rows: int, out: pathlib.Path, progress: Progress, checked: bool = False
+) -> Job:
+    """Loads the data and makes the generator; `checked` announces a later `check`.
 
     Raises:
-      UserError: for no generator, one that needs a second dataset, datasets that do not fit, or a name in use.
+      UserError: for no generator, one that needs a second dataset or would not look at it, datasets that do not fit,
+        too few rows, or a name in use.
     """
     name = choice(config, "augment")
     require(name != "none", "augment", "is none", "name a generator, such as --augment synther")
     require(rows >= 1, "rows", f"is {rows}", "must be at least 1")
     require(out.suffix in (".hdf5", ".h5"), str(out), "is no HDF5 file name", "end it in .hdf5")
     require(not out.exists(), str(out), "exists", "choose another name or move it away")
+    fitted_to = getattr(config.augment, "data", "pooled")
     if online is None:
-        alone = getattr(config.augment, "data", None) == "offline"
+        alone = fitted_to == "offline"
         remedy = "name the second with --online" + (", or use --augment.data offline" * (name == "synther"))
         require(alone, "online", f"is missing: {name} is fitted to offline and online rows", remedy)
+    else:
+        remedy = "leave --online out, or use --augment.data pooled"
+        require(fitted_to != "offline", "online", f"is {online}, but {name} is fitted to offline rows alone", remedy)
     offline_data = load_dataset(config.dataset, progress=progress.shown)
     online_data = None if online is None else load_dataset(online, progress=progress.shown)
     terminals = offline_data.terminals.any()
@@ -96,10 +112,28 @@ def prepare(config: TrainConfig, online: str | None, rows: int, out: pathlib.Pat
         terminals = terminals or online_data.terminals.any()
     spec = Spec(offline_data.obs_dim, offline_data.act_dim, horizon=1_000, terminates=bool(terminals))
     augmenter = make_augmenter(config.augment, spec, with_terminal=spec.terminates)
-    packed = None if online_data is None else _pack(online_data)
-    task, dynamics = config.env.task or offline_data.task, offline_data.dynamics
-    returns = offline_data.return_range
-    return Job(config, augmenter, spec, task, dynamics, returns, _pack(offline_data), packed, rows, out)
+    least = 2 * len(augmenter.shares) if checked else len(augmenter.shares)
+    require(rows >= least, "rows", f"is {rows}", f"must be at least {least} here{', or leave out --check' * checked}")
+    given = [offline_data] if online_data is None else [offline_data, online_data]
+    used = given[-1:] if fitted_to == "online" else given
+    offline, online_rows = _pack(offline_data), None if online_data is None else _pack(online_data)
+    digest = hashlib.sha256(config_hash(config).encode())
+    for rows_of_one in (offline, online_rows):
+        digest.update(b"none" if rows_of_one is None else np.ascontiguousarray(rows_of_one).data)
+    return Job(
+        config=config,
+        data=" and ".join(data.name for data in used),
+        augmenter=augmenter,
+        spec=spec,
+        task=config.env.task or offline_data.task,
+        dynamics=offline_data.dynamics,
+        return_range=used[0].return_range,
+        offline=offline,
+        online=online_rows,
+        rows=rows,
+        out=out,
+        identity=digest.hexdigest()[:16],
+    )
 
 
 def _pack(data: Dataset) -> np.ndarray:
@@ -115,18 +149,31 @@ def sample(job: Job, progress: Progress) -> pathlib.Path:
     Raises:
       Interrupted: if SIGINT or SIGTERM arrived; what is done so far is kept beside `out`.
       OSError: before anything is written, if the disk cannot hold the rows.
+      FloatingPointError: if the fit or the sampler leaves the finite numbers; nothing is kept then.
     """
+    try:
+        return _sample(job, progress)
+    except FloatingPointError:
+        job.partial.unlink(missing_ok=True)
+        shutil.rmtree(job.generator, ignore_errors=True)
+        raise
+
+
+def _sample(job: Job, progress: Progress) -> pathlib.Path:
     with Interrupts().watching() as interrupts:
-        state = _fitted(job, progress, interrupts)
         _require_room(job)
+        state = _fitted(job, progress, interrupts)
         generate = jax.jit(job.augmenter.generate, static_argnums=(2, 3))
         with h5py.File(job.partial, "a") as file:
             done = _open_partial(file, job)
             with progress.bar("generate", job.rows, done, unit="row") as bar:
                 for start, source, count, key in _chunks(job, done):
                     interrupts.check()
-                    rows, _ = generate(state, key, source, min(job.config.refresh.chunk, job.rows))
-                    _append(file, job.spec.layout, np.asarray(rows)[:count], start)
+                    made, _ = generate(state, key, source, min(job.config.refresh.chunk, job.rows))
+                    rows = np.asarray(made)[:count]
+                    what = f"generated rows {start:,} to {start + count:,} are not"
+                    _require_finite(rows[:, : job.spec.layout.mc_return], what, "lower --augment.w or --augment.lr")
+                    _append(file, job.spec.layout, rows, start)
                     bar.update(count)
     os.replace(job.partial, job.out)
     shutil.rmtree(job.generator)
@@ -138,7 +185,7 @@ def _fitted(job: Job, progress: Progress, interrupts: Interrupts) -> Any:
     aug, offline = job.augmenter, jnp.asarray(job.offline)
     online: Buffer = ring.full(offline if job.online is None else jnp.asarray(job.online))
     init = jax.jit(aug.init)
-    kept = Kept(job.generator / config_hash(job.config))
+    kept = Kept(job.generator / job.identity)
     begin = lambda: (jnp.zeros((), jnp.int32), init(purpose_key(job.key, "init"), offline, online))
     done, state = kept.load(jax.eval_shape(begin)) or begin()
     fit = jax.jit(aug.fit, static_argnames="steps", donate_argnums=0)
@@ -150,7 +197,9 @@ def _fitted(job: Job, progress: Progress, interrupts: Interrupts) -> Any:
                 count = min(per_call, aug.fit_steps - start)
                 state, metrics = fit(state, offline, online, purpose_key(job.key, "fit", start), steps=count)
                 done = jnp.int32(start + count)
-                bar.set_postfix({name: f"{float(value):.3g}" for name, value in metrics.items()}, refresh=False)
+                values = {name: float(value) for name, value in metrics.items()}
+                _require_finite(list(values.values()), f"after {start + count:,} fit steps {values} is not", FIT_REMEDY)
+                bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
                 bar.update(count)
                 kept.save((done, state))
     except Interrupted:
@@ -158,6 +207,11 @@ def _fitted(job: Job, progress: Progress, interrupts: Interrupts) -> Any:
         raise
     kept.save((done, state), now=True)
     return state
+
+
+def _require_finite(values: Any, what: str, remedy: str) -> None:
+    if not np.isfinite(values).all():
+        raise FloatingPointError(f"{what} finite; {remedy}")
 
 
 def _chunks(job: Job, done: int) -> Iterator[tuple[int, int, int, Array]]:
@@ -174,7 +228,7 @@ def _chunks(job: Job, done: int) -> Iterator[tuple[int, int, int, Array]]:
 
 def _open_partial(file: h5py.File, job: Job) -> int:
     """Makes the datasets, or checks that those of an earlier call fit; returns the generated rows in them."""
-    asked = f"{config_hash(job.config)}-{job.rows}"
+    asked = f"{job.identity}-{job.rows}"
     if "hash" not in file.attrs:
         widths = {"observations": (job.spec.obs_dim,), "actions": (job.spec.act_dim,)}
         for name in COLUMNS:
@@ -183,7 +237,7 @@ def _open_partial(file: h5py.File, job: Job) -> int:
         file.create_dataset("infos/source", (2 * job.rows,), np.int8)
         low, high = job.return_range
         described: dict[str, Any] = {"task": job.task, "dynamics": job.dynamics, "return_low": low, "return_high": high}
-        described |= {"name": f"generated from {job.config.dataset}", "generator": choice(job.config, "augment")}
+        described |= {"name": f"generated from {job.data}", "generator": choice(job.config, "augment")}
         for name, value in described.items():
             file.create_dataset(f"metadata/{name}", data=value)
         file.attrs["hash"], file.attrs["done"] = asked, 0
@@ -209,7 +263,10 @@ def _append(file: h5py.File, layout: RowLayout, rows: np.ndarray, start: int) ->
 
 def _require_room(job: Job) -> None:
     """Raises `OSError` if the disk cannot hold the rows; HDF5 would crash when it met that half way."""
-    job.out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        job.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError("out", f"cannot lie in {job.out.parent} ({error.strerror})", "name a folder") from None
     width = 2 * (4 * (job.spec.obs_dim + job.spec.act_dim + 1) + 3)
     held = job.partial.stat().st_size if job.partial.exists() else 0
     if shutil.disk_usage(job.out.parent).free < job.rows * width - held + 1_000_000:
@@ -231,5 +288,5 @@ def check(job: Job) -> dict[str, float]:
         measured = quality_report(rows[source == kind], job.spec.layout, job.offline, job.online, simulate)
         report |= {f"{Source(kind).name.lower()}/{name}": value for name, value in measured.items()}
     place = job.out.with_name(job.out.name + ".quality.json")
-    write_atomic(place, json.dumps({"dataset": job.config.dataset, "rows": job.rows, **report}, indent=1) + "\n")
+    write_atomic(place, json.dumps({"data": job.data, "rows": job.rows, **report}, indent=1) + "\n")
     return report

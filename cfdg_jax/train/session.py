@@ -22,7 +22,7 @@ from cfdg_jax.train.evaluate import run_episodes
 from cfdg_jax.train.logging import RunLogger
 from cfdg_jax.train.program import Meters, Program
 from cfdg_jax.train.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.train.refresh import check_rows, refresh, synthetic_rows
+from cfdg_jax.train.refresh import check_rows, first_refresh, refresh, synthetic_rows
 from cfdg_jax.types import TrainState
 
 
@@ -154,8 +154,8 @@ class Session:
         config = self.program.config
         if not synthetic_rows(self.program) or self.step == 0 or (last and not config.refresh.last):
             return False
-        enough = min(self.step, config.online.capacity) >= max(config.refresh.min_online, config.mix.batch_size)
-        return enough and self._due("refresh", config.refresh.every, False)
+        first = first_refresh(config)
+        return first is not None and self.step >= first and self._due("refresh", config.refresh.every, False)
 
     def log(self) -> None:
         """Writes the interval's mean metrics, clears the meters and looks for non-finite seeds."""
@@ -180,7 +180,8 @@ class Session:
                 self.failed[seed] = [self.phase, self.step]
                 self.progress.say(f"seed {seed}: parameters are not finite ({self.phase}, step {self.step})")
         if not finite.any():
-            raise FloatingPointError(f"all seeds are not finite ({self.phase}, step {self.step}); {self.failed}")
+            when = ", ".join(f"seed {seed} at {phase} step {step}" for seed, (phase, step) in self.failed.items())
+            raise FloatingPointError(f"no seed is finite: {when}; look for what grew first in metrics.jsonl")
 
     def evaluate(self) -> None:
         """Evaluates all seeds and writes one line."""
@@ -202,6 +203,10 @@ class Session:
             self.state, metrics = refresh(self.program, self.state, self.step, self.progress, self.interrupts, kept)
             if self.program.config.refresh.check:
                 metrics |= check_rows(self.program, self.state)
+        for index in np.flatnonzero(metrics["finite"] == 0):
+            seed = self.program.config.first_seed + int(index)
+            what = f"seed {seed}: generated rows are not finite (refresh, step {self.step})"
+            self.progress.say(f"{what}; lower augment.lr or the guidance")
         seconds = {"refresh_seconds": time.perf_counter() - start}
         self.logger.metrics("refresh", self.step, metrics | seconds)
 
