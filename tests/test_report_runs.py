@@ -8,6 +8,7 @@ import yaml
 from fake_runs import write_run
 
 from cfdg_jax.report.runs import read_run, read_runs
+from cfdg_jax.report.tables import all_tables
 from cfdg_jax.types import UserError
 
 
@@ -193,3 +194,8 @@ def test_seeds_of_different_settings_are_runs_of_their_own(tmp_path):
         for a, b in zip(part.evaluations, whole.evaluations, strict=True):
             np.testing.assert_array_equal(a.scores, b.scores[index])
         assert part.metrics[0]["critic_loss"] == [0.5, 0.5]
+    # they share a folder, and must not share a row's numbers
+    cells = [dict(zip(table.header, row, strict=True)) for table in all_tables([three, one])[:1] for row in table.rows]
+    for part, row in zip((three, one), cells, strict=True):
+        assert row["Last evaluation"].startswith(f"{part.curve('online')[1][-1].mean():.1f} ")
+    assert cells[0]["Last evaluation"] != cells[1]["Last evaluation"]

@@ -181,7 +181,7 @@ def _diagnostics(runs: Sequence[Run], inside: Sequence[Table], save: Saver) -> I
             f"{run.dataset}. Left: scores by origin, medians with 10 % to 90 % bands; low is offline-like. "
             "Middle: marks that cross the origin. Right: the energy network's loss and its floor, its labels' entropy."
         )
-        yield _figure(save(f"stratification {run.path.name}", diagnostics.stratification(run)), caption)
+        yield _figure(save(f"stratification {run.path.name} {run.label}", diagnostics.stratification(run)), caption)
     for dataset, group in tables.by_dataset(runs).items():
         figure = diagnostics.generator_quality(group)
         if figure is not None:

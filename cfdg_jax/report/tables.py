@@ -112,7 +112,7 @@ def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def score_table(origin: str, normalized: bool, runs: Sequence[Run]) -> Table:
     """Scores of comparable runs, one row per run, grouped by dataset in order of appearance."""
-    numbers = {run.path: per_seed(run) for run in runs}
+    numbers = {(run.path, run.label): per_seed(run) for run in runs}  # settings of one run share its folder
     shown = [key for key in COLUMNS if any(key in of_run for of_run in numbers.values())]
     header = ["Dataset", "Method", "Seeds", "Episodes"]
     for key in shown:
@@ -120,7 +120,7 @@ def score_table(origin: str, normalized: bool, runs: Sequence[Run]) -> Table:
     rows = []
     for dataset, group in by_dataset(runs).items():
         for i, run in enumerate(group):
-            of_run = numbers[run.path]
+            of_run = numbers[run.path, run.label]
             cells = [dataset if i == 0 else "", run.label, _seeds(run), str(run.evaluations[-1].episodes or MISSING)]
             for key in shown:
                 digits = 2 if key == "regret" else _digits(normalized, of_run["last"])
