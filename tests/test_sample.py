@@ -5,6 +5,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+from train_helpers import interrupted_at
 
 from cfdg_jax import cli
 from cfdg_jax.data import transforms
@@ -70,7 +71,7 @@ def test_generated_rows_are_scaled_as_the_data_and_their_returns_are_unknown(tmp
 
 def test_cfdg_writes_both_kinds(tmp_path):
     out = tmp_path / "both.hdf5"
-    assert run(out, "--online", "local:toy-dense-medium-v0", augment="cfdg", rows="100") == 0
+    assert run(out, "--online", OTHER, augment="cfdg", rows="100") == 0
     with h5py.File(out) as file:
         kinds = dict(zip(*np.unique(file["infos/source"][::2], return_counts=True), strict=True))
     assert kinds == {Source.SYNTHETIC_OFFLINE: 20, Source.SYNTHETIC_ONLINE: 80}
@@ -87,22 +88,12 @@ def test_the_file_names_the_data_it_was_made_from(tmp_path, fitted_to, named):
     assert load_dataset(str(out)).return_range == pytest.approx(load_dataset(named[0]).return_range, rel=1e-6)
 
 
-def test_a_call_never_continues_one_on_other_data(tmp_path, monkeypatch, capsys):
-    out, checks = tmp_path / "x.hdf5", {"left": 2}
-
-    def check(self):
-        checks["left"] -= 1
-        if checks["left"] == 0:
-            raise Interrupted
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module.Interrupts, "check", check)
+def test_a_call_never_continues_one_on_other_data(tmp_path, monkeypatch):
+    out = tmp_path / "x.hdf5"
+    with interrupted_at(2, monkeypatch):
         assert run(out, "--online", OTHER, augment="cfdg") == 130
-    before = [path.name for path in (tmp_path / "x.hdf5.generator").iterdir()]
-    assert len(before) == 1
-    with monkeypatch.context() as patch:
-        checks["left"] = 2
-        patch.setattr(module.Interrupts, "check", check)
+    assert len(list((tmp_path / "x.hdf5.generator").iterdir())) == 1
+    with interrupted_at(2, monkeypatch):
         assert run(out, "--online", DATA, augment="cfdg") == 130
     assert len(list((tmp_path / "x.hdf5.generator").iterdir())) == 2  # fitted anew
 
@@ -111,7 +102,7 @@ def test_a_call_never_continues_one_on_other_data(tmp_path, monkeypatch, capsys)
     ("fields", "message"),
     [
         (["--augment.lr", "1e9", "--augment.steps", "60"], "lower --augment.lr"),
-        (["--augment.w", "1e30", "--online", "local:toy-dense-medium-v0"], "are not finite; lower --augment.w"),
+        (["--augment.w", "1e30", "--online", OTHER], "are not finite; lower --augment.w"),
     ],
 )
 def test_what_is_not_finite_is_never_written(tmp_path, capsys, fields, message):
@@ -124,15 +115,7 @@ def test_what_is_not_finite_is_never_written(tmp_path, capsys, fields, message):
 def test_an_interrupted_call_continues_to_the_same_file(tmp_path, monkeypatch, capsys, stop_at):
     whole, out = tmp_path / "whole.hdf5", tmp_path / "out.hdf5"
     assert run(whole) == 0
-    checks = {"left": stop_at}
-
-    def check(self):
-        checks["left"] -= 1
-        if checks["left"] == 0:
-            raise Interrupted
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module.Interrupts, "check", check)
+    with interrupted_at(stop_at, monkeypatch):
         assert run(out) == 130
     assert "interrupted; run the same command again to continue" in capsys.readouterr().err
     assert not out.exists()

@@ -12,7 +12,7 @@ import types
 
 import numpy as np
 import pytest
-from train_helpers import assert_same_run, final_leaves, hopper_config, toy_config
+from train_helpers import assert_same_run, final_leaves, hopper_config, interrupted_at, toy_config
 
 import cfdg_jax
 from cfdg_jax import cli
@@ -83,17 +83,8 @@ def test_signals_write_a_checkpoint_and_exit_130(tmp_path, number):
 
 def test_interrupted_between_events_resumes_bit_identically(uninterrupted, tmp_path, monkeypatch):
     kind, whole = uninterrupted
-    checks = {"left": 4 if kind == "toy" else 3}
-
-    def interrupt(self):
-        checks["left"] -= 1
-        if checks["left"] == 0:
-            raise Interrupted
-
-    with monkeypatch.context() as patch:
-        patch.setattr(session.Interrupts, "check", interrupt)
-        with pytest.raises(Interrupted):
-            cfdg_jax.train(whole.config, tmp_path / "run", progress=False)
+    with interrupted_at(4 if kind == "toy" else 3, monkeypatch), pytest.raises(Interrupted):
+        cfdg_jax.train(whole.config, tmp_path / "run", progress=False)
     run = cfdg_jax.load_run(tmp_path / "run")
     assert run.summary["status"] == "interrupted"
     assert_same_run(whole, cfdg_jax.train(resume=run.folder, progress=False))

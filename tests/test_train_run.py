@@ -141,7 +141,7 @@ def test_every_label_gets_a_row(toy_run):
 
 
 def test_log_density_is_that_of_the_last_generator(toy_run):
-    """Its own rows are likelier than the same rows with noise; the density of each label is its own."""
+    """Its own rows are likelier than the same rows with noise."""
     pytest.importorskip("diffrax", reason="the extra `likelihood` is not installed")
     _, saved = toy_run.restore()
     rows = np.asarray(saved.state.synthetic[Source.SYNTHETIC_ONLINE].rows[1])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import pathlib
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from cfdg_jax.config import EnvConfig, OfflineConfig, TrainConfig, named_choice, override
 from cfdg_jax.presets import apply_preset
+from cfdg_jax.train.progress import Interrupted, Interrupts
 
 WALL_CLOCK = {"seconds", "steps_per_second", "refresh_seconds"}
 
@@ -54,6 +57,20 @@ def hopper_config(**values) -> TrainConfig:
     )
     config = override(apply_preset(config, "smoke", "hopper"), TINY | {"offline.steps": 0, "online.random_steps": 40})
     return override(config, {key.replace("__", "."): value for key, value in values.items()})
+
+
+@contextlib.contextmanager
+def interrupted_at(number: int, monkeypatch):
+    """Makes the check for signals number `number` find one."""
+    checks = itertools.count(1)
+
+    def check(self):
+        if next(checks) == number:
+            raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Interrupts, "check", check)
+        yield
 
 
 def seed_alone(config: TrainConfig, seed: int) -> TrainConfig:

@@ -152,7 +152,7 @@ class Session:
 
     def _refresh_due(self, last: bool) -> bool:
         config = self.program.config
-        if not synthetic_rows(self.program) or self.step == 0 or (last and not config.refresh.last):
+        if not synthetic_rows(self.program) or (last and not config.refresh.last):
             return False
         first = first_refresh(config)
         return first is not None and self.step >= first and self._due("refresh", config.refresh.every, False)
