@@ -165,11 +165,16 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
         values |= {"agent.tau": 0.02}
     if agent in ("td3bc", "apl_td3bc"):  # 2.5 diverges at that rate on 200,000 rows
         values |= {"agent.alpha": 0.5}
+    if agent == "td3bc":  # without cloning online the policy collapses, with all of it it stays where it is
+        values |= {"agent.online_bc_weight": 0.1, "agent.bc_decay": 30_000}
     if agent in ("cql", "calql", "apl_cql"):  # 1e-4 and less in the papers, over a million updates
         values |= {"agent.policy_learning_rate": 3e-4}
         values |= {"agent.init_temperature": 0.1}  # 1 in the papers; it would take 10,000 updates to come down
+    if agent in ("cql", "calql"):  # at 10 policies stay as pre-trained for tens of thousands of steps
+        values |= {"agent.online_penalty_weight": 3.0}  # EDIS 0 to 10 by task
     if agent in ("apl_cql", "apl_td3bc"):
         values |= {"online.update_every": 1_000, "online.utd": 2, "mix.gate": 2_000, "mix.recent": 5_000}
+        values |= {"mix.p_online": 0.5}  # APL 0.5 and 0.1
     if agent in ("redq", "rlpd"):
         values |= {"online.utd": 4, "agent.critics": 4}
     if augment != "none":  # reference 5.4: CPU preset (width 256, 5K steps, 16 to 32 sampling steps)

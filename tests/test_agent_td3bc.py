@@ -172,6 +172,26 @@ def test_conserve_weighs_each_rows_cloning():
     np.testing.assert_allclose(loss(half) - loss(np.zeros(6)), (half * squares).mean(), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("fields", "phase", "weights"),
+    [
+        ({}, "online", [2.0, 2.0, 2.0]),
+        ({"online_bc_weight": 0.5}, "offline", [2.0, 2.0, 2.0]),
+        ({"online_bc_weight": 0.5}, "online", [0.5, 0.5, 0.5]),
+        ({"online_bc_weight": 0.5, "bc_decay": 8}, "online", [2.0, 1.25, 0.5]),
+    ],
+)
+def test_cloning_fades_in_the_online_phase_alone(fields, phase, weights):
+    p = parts(dataclasses.replace(SMALL, bc_weight=2.0, **fields), SPEC, phase)
+    state, batch = module.init_state(p, jax.random.key(0)), random_batch(np.random.default_rng(2))
+    loss = lambda conserve, step: policy_loss(
+        p, state.policy, state.critic, batch._replace(conserve=np.full(6, conserve, np.float32)), step
+    )[0]
+    square = np.square(np.asarray(p.policy.apply(state.policy, batch.obs)) - batch.action).mean()
+    for step, weight in zip((0, 4, 100), weights, strict=True):
+        np.testing.assert_allclose(loss(1.0, step) - loss(0.0, step), weight * square, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("delay", "first", "count"), [(2, 0, 5), (2, 1, 4), (3, 4, 7), (1, 0, 2)])
 def test_the_policy_moves_at_every_delayth_update_whatever_the_calls(delay, first, count):
     agent = td3bc(dataclasses.replace(SMALL, delay=delay), SPEC, "offline")

@@ -100,6 +100,15 @@ def test_paper_preset_is_the_protocol_of_cfdg_table_1():
     assert (config.mix.kind, config.mix.batch_size, round(config.mix.synthetic_share, 3)) == ("balanced", 256, 0.333)
 
 
+def test_what_fades_online_fades_in_the_reduced_preset_alone():
+    weights = {"td3bc": "online_bc_weight", "cql": "online_penalty_weight", "calql": "online_penalty_weight"}
+    for agent, name in weights.items():
+        of = lambda preset, agent=agent, name=name: getattr(
+            apply_preset(chosen({"agent": agent}), preset, "hopper").agent, name
+        )
+        assert of("paper") is None and of("reduced") is not None
+
+
 def test_families():
     assert [task_family(t) for t in ("hopper", "toy-dense", "antmaze-umaze", "gym:Pendulum-v1")] == [
         "locomotion", "toy", "antmaze", "other",

@@ -10,7 +10,8 @@ One update on a minibatch (s, a, r, s', terminal, conserve)::
     targets of critics and policy move, by tau
 
 ``conserve`` is the weight of a row's cloning term: APL sets it to 0 on online batches, and with `bc_weight` 0 or a
-zero everywhere the agent is TD3 with a normalised policy loss.
+zero everywhere the agent is TD3 with a normalised policy loss. The authors have no online phase; fine-tuning lets go of
+the data by a cloning term that falls (Beeson and Montana 2022, arXiv 2211.11802): `online_bc_weight`, `bc_decay`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy
@@ -34,6 +36,8 @@ class TD3BCConfig:
 
     alpha: float = 2.5  # numerator of lambda; larger follows the critics more
     bc_weight: float = 1.0  # of the cloning term; 0 is TD3
+    online_bc_weight: float | None = None  # what it falls to in the online phase; none: it stays
+    bc_decay: int = 0  # online updates in which it falls, linearly; 0: at once
     bc_loss: Literal["mean", "sum"] = "mean"  # of squared differences over the A action dimensions (authors: mean)
     normalise_q: bool = True  # lambda = alpha / mean |Q|; False: lambda = 1, as TD3
     discount: float = 0.99  # all sources
@@ -57,9 +61,9 @@ class TD3BCConfig:
         for name in ("alpha", "learning_rate"):
             value = getattr(self, name)
             require(value > 0.0, f"agent.{name}", f"is {value}", "must be positive")
-        for name in ("bc_weight", "target_noise", "noise_clip", "explore_noise"):
+        for name in ("bc_weight", "online_bc_weight", "bc_decay", "target_noise", "noise_clip", "explore_noise"):
             value = getattr(self, name)
-            require(value >= 0.0, f"agent.{name}", f"is {value}", "must not be negative")
+            require(value is None or value >= 0.0, f"agent.{name}", f"is {value}", "must not be negative")
         for name in ("delay", "critics"):
             value = getattr(self, name)
             require(value >= 1, f"agent.{name}", f"is {value}", "must be at least 1")
@@ -91,15 +95,24 @@ class Parts(NamedTuple):
     critic: Network
     policy: Network
     optimiser: Optimiser
+    bc_weight: optax.Schedule
 
 
-def parts(config: TD3BCConfig, spec: Spec) -> Parts:
-    """Networks and optimiser."""
+def parts(config: TD3BCConfig, spec: Spec, phase: Literal["offline", "online"] = "offline") -> Parts:
+    """Networks, optimiser, and the cloning term's weight by the number of updates made in the phase."""
+    first, last = config.bc_weight, config.online_bc_weight
+    if phase == "offline" or last is None:
+        bc_weight = optax.constant_schedule(first)
+    elif config.bc_decay == 0:
+        bc_weight = optax.constant_schedule(last)
+    else:
+        bc_weight = optax.linear_schedule(first, last, config.bc_decay)
     return Parts(
         config=config,
         critic=critics(spec, config.hidden, config.critics, config.layer_norm, config.init),
         policy=deterministic_policy(spec, config.hidden, config.init),
         optimiser=adam(config.learning_rate, clip_norm=config.clip_norm),
+        bc_weight=bc_weight,
     )
 
 
@@ -126,17 +139,17 @@ def critic_loss(p: Parts, params: Params, batch: Batch, target: Array) -> tuple[
     return weighted_mean(td_loss(q, target, p.config.q_loss)), q
 
 
-def policy_loss(p: Parts, params: Params, critic: Params, batch: Batch) -> tuple[Array, Metrics]:
-    """The policy's loss, and its two terms with lambda."""
-    config = p.config
+def policy_loss(p: Parts, params: Params, critic: Params, batch: Batch, step: Array | int = 0) -> tuple[Array, Metrics]:
+    """The policy's loss, and its two terms with lambda; `step` `[]` counts the updates of the phase."""
+    config, bc_weight = p.config, p.bc_weight(step)
     action = p.policy.apply(params, batch.obs)
     first = jax.tree.map(lambda leaf: leaf[:1], critic)
     q = p.critic.apply(first, batch.obs, action)[0]
     scale = config.alpha / jax.lax.stop_gradient(jnp.abs(q).mean()) if config.normalise_q else jnp.ones(())
     square = jnp.square(action - batch.action)
     cloning = square.mean(axis=-1) if config.bc_loss == "mean" else square.sum(axis=-1)
-    loss = -scale * q.mean() + config.bc_weight * weighted_mean(cloning, batch.conserve)
-    return loss, {"policy_loss": loss, "bc_loss": cloning.mean(), "q_scale": scale}
+    loss = -scale * q.mean() + bc_weight * weighted_mean(cloning, batch.conserve)
+    return loss, {"policy_loss": loss, "bc_loss": cloning.mean(), "bc_weight": jnp.asarray(bc_weight), "q_scale": scale}
 
 
 def update_critic(p: Parts, state: TD3BCState, batch: Batch, noise: Array, step) -> tuple[TD3BCState, Metrics]:
@@ -152,7 +165,7 @@ def update_critic(p: Parts, state: TD3BCState, batch: Batch, noise: Array, step)
 def update_policy(p: Parts, state: TD3BCState, batch: Batch, step) -> tuple[TD3BCState, Metrics]:
     """The policy step against the current critics, then all targets."""
     grad = jax.grad(functools.partial(policy_loss, p), has_aux=True)
-    grads, metrics = grad(state.policy, state.critic, batch)
+    grads, metrics = grad(state.policy, state.critic, batch, step)
     policy, policy_opt = p.optimiser.apply(state.policy, grads, state.policy_opt, step)
     state = state._replace(
         policy=policy,
@@ -210,9 +223,9 @@ def go_online(p: Parts, state: TD3BCState, key: Key) -> TD3BCState:
 def td3bc(
     config: TD3BCConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int = 1_000_000
 ) -> Agent:
-    """TD3+BC for one seed. Both phases are the same, so `phase` and `schedule_steps` change nothing."""
-    del phase, schedule_steps
-    p = parts(config, spec)
+    """TD3+BC for one seed. No rate is annealed, so `schedule_steps` changes nothing."""
+    del schedule_steps
+    p = parts(config, spec, phase)
     return Agent(
         init=functools.partial(init_state, p),
         update=functools.partial(update, p),
