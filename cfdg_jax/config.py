@@ -44,6 +44,7 @@ class TransformConfig:
     reward: Literal["raw", "return_range", "minus_one", "scale_bias"] = "return_range"  # reference section 1.3
     observation: Literal["none", "standardise"] = "none"  # reference section 1.4
     failure_reward: float | None = None  # raw reward of a step without success, sparse tasks (Cal-QL: AntMaze 0)
+    failure_rule: Literal["all", "last"] = "all"  # rewards that must be failures: all (Cal-QL) or the last (CORL)
     truncation: Literal["none", "mean_reward"] = "none"  # worth of a cut trajectory after its end (none: Cal-QL)
 
 
@@ -154,6 +155,14 @@ class TrainConfig:
             "is empty and there is no dataset to take it from",
             "name an environment, such as --env.task hopper",
         )
+        for field in dataclasses.fields(self.stratify):
+            values = getattr(self.stratify, field.name) if field.name.endswith("_by_seed") else ()
+            fits = not values or self.seeds % len(values) == 0
+            found = f"has {len(values)} values and there are {self.seeds} seeds"
+            require(fits, f"stratify.{field.name}", found, "make seeds a multiple of them")
+        gate, capacity = self.mix.gate, self.online.capacity
+        opens = self.mix.kind != "oorb" or self.online.steps == 0 or gate < capacity
+        require(opens, "mix.gate", f"is {gate} and online.capacity {capacity}", "lower it, or no batch is ever online")
 
     @property
     def name(self) -> str:

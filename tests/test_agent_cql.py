@@ -228,7 +228,7 @@ def restated_sample(policy, obs, noise, config):
     low = config.log_std_min
     log_std = np.where(raw.real > 2, 2, np.where(raw.real < low, low, raw))
     u = mean + np.exp(log_std) * noise
-    log_det = 2 * (np.log(2) - u - np.log(1 + np.exp(-2 * u)))
+    log_det = np.log(1 - np.tanh(u) ** 2 + config.density_epsilon)
     return np.tanh(u), (-0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - log_det).sum(axis=1)
 
 
@@ -289,8 +289,8 @@ def restated_step(nets, batch, noise, adams, config, calibrate):
 
     log_prob = restated_sample(nets["pi"], s, noise.action, config)[1]
     new["log_alpha"] = rising("log_alpha", -np.mean(log_prob - SPEC.act_dim))
-    alpha = np.exp((new if config.order == "alpha_first" else nets)["log_alpha"])
-    seen = nets if config.order == "joint" else new
+    alpha = np.exp((new if config.order in ("alpha_first", "alpha_only") else nets)["log_alpha"])
+    seen = nets if config.order in ("joint", "alpha_only") else new
 
     def loss_pi(pi):
         action, log_prob = restated_sample(pi, s, noise.action, config)
@@ -304,8 +304,13 @@ def restated_step(nets, batch, noise, adams, config, calibrate):
 
 @pytest.mark.parametrize(
     "config",
-    [dataclasses.replace(SMALL, importance_weights=False, softmax_temperature=0.7), CALQL, APL],
-    ids=["cql", "calql", "apl"],
+    [
+        dataclasses.replace(SMALL, importance_weights=False, softmax_temperature=0.7),
+        CALQL,
+        APL,
+        dataclasses.replace(APL, order="alpha_only", density_epsilon=1e-2),
+    ],
+    ids=["cql", "calql", "apl", "apl as released"],
 )
 def test_three_updates_equal_an_independent_restatement(config):
     config = dataclasses.replace(config, entropy_backup=config.calibrate == "always")
@@ -594,12 +599,12 @@ def test_a_call_of_several_updates_is_one_after_another():
 
 
 def test_actor_steps_once_per_call_on_the_last_minibatch_where_asked():
-    p, agent, state = made(dataclasses.replace(SMALL, actor_every="call"))
+    p, agent, state = made(dataclasses.replace(SMALL, actor_every="call", order="critic_first"))
     batches = random_batches(0, 3)
     new, metrics = jax.jit(agent.update)(state, batches, jax.random.key(0), jnp.int32(0))
     assert int(new.sac.critic_opt.count) == 3 and int(new.sac.policy_opt.count) == int(new.sac.alpha_opt.count) == 1
     last, noise = jax.tree.map(lambda x: x[-1], batches), draw_noise(p, jax.random.split(jax.random.key(0), 3)[-1], 16)
-    again, _ = jax.jit(functools.partial(module.update_actor, p))(state.sac, new.sac.critic, last, noise.action, 2)
+    again, _ = jax.jit(functools.partial(module.update_actor, p.sac))(state.sac, new.sac.critic, last, noise.action, 2)
     for field in ("policy", "policy_opt", "log_alpha", "alpha_opt"):
         same = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7)
         jax.tree.map(same, getattr(new.sac, field), getattr(again, field))
@@ -643,7 +648,7 @@ def test_hand_over_resets_the_optimisers_where_asked():
 
 
 def test_online_weight_holds_online_alone():
-    config = dataclasses.replace(SMALL, penalty_weight=10.0, online_penalty_weight=0.5)
+    config = dataclasses.replace(SMALL, penalty_weight=10.0, online_penalty_share=0.05)
     state = made(config)[2]
     of = lambda phase: losses(made(config, phase)[0], state, one_batch(0), random_noise(0, made(config)[0]))["cql_loss"]
     np.testing.assert_allclose(of("online"), 0.05 * of("offline"), rtol=1e-5)
@@ -672,7 +677,7 @@ def test_data_within_half_the_box_keeps_the_policy_there():
     "field, value",
     [
         ("critic_hidden", (-1,)), ("policy_learning_rate", 0.0), ("actions", 0), ("softmax_temperature", 0.0),
-        ("penalty_weight", -1.0), ("online_penalty_weight", -1.0), ("tau", 2.0), ("subset", 3),
+        ("penalty_weight", -1.0), ("online_penalty_share", -1.0), ("tau", 2.0), ("subset", 3),
     ],
 )  # fmt: skip
 def test_a_bad_value_names_its_field(field, value):

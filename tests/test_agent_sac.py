@@ -56,12 +56,13 @@ def random_noise(seed, p, rows=16):
 # -- an independent re-statement -------------------------------------------------------------------------------------
 
 
-def restated_sample(policy, obs, noise):
+def restated_sample(policy, obs, noise, config):
     """Action and log-probability of the squashed Gaussian."""
     mean, raw = np.split(restatement.forward(policy, obs), 2, axis=1)
-    log_std = np.where(raw.real > 2, 2, np.where(raw.real < -5, -5, raw))
+    low = config.log_std_min
+    log_std = np.where(raw.real > 2, 2, np.where(raw.real < low, low, raw))
     u = mean + np.exp(log_std) * noise
-    log_det = 2 * (np.log(2) - u - np.log(1 + np.exp(-2 * u)))
+    log_det = np.log(1 - np.tanh(u) ** 2 + config.density_epsilon)
     return np.tanh(u), (-0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - log_det).sum(axis=1)
 
 
@@ -69,31 +70,45 @@ def restated_step(nets, batch, noise, adams, config):
     """One SAC step in NumPy; `nets` holds q0.., t0.., pi and log_alpha."""
     s, a, r, s2, d = batch
     count, alpha = config.critics, np.exp(nets["log_alpha"])
-    next_action, next_log_prob = restated_sample(nets["pi"], s2, noise.next_action)
+    next_action, next_log_prob = restated_sample(nets["pi"], s2, noise.next_action, config)
     target_q = np.stack([restatement.critic(nets[f"t{i}"], s2, next_action) for i in noise.subset]).min(axis=0)
     y = r + 0.99 * (1 - d) * (target_q - config.entropy_backup * alpha * next_log_prob)
     new, loss_q = {}, 0.0
     for i in range(count):
         loss = lambda q: np.mean((restatement.critic(q, s, a) - y) ** 2)
-        loss_q += loss(nets[f"q{i}"])
-        new[f"q{i}"] = adams[f"q{i}"].step(nets[f"q{i}"], restatement.gradient(loss, nets[f"q{i}"]))
+        share = 1 / count if config.q_loss == "mean" else 1
+        loss_q += share * loss(nets[f"q{i}"])
+        gradient = jax.tree.map(lambda x: share * x, restatement.gradient(loss, nets[f"q{i}"]))  # noqa: B023
+        new[f"q{i}"] = adams[f"q{i}"].step(nets[f"q{i}"], gradient)
         new[f"t{i}"] = restatement.average(nets[f"t{i}"], new[f"q{i}"])
 
+    log_prob = restated_sample(nets["pi"], s, noise.action, config)[1]
+    factor = alpha if config.temperature_loss == "alpha" else 1.0
+    gradient = -factor * np.mean(log_prob - config.target_entropy_scale * SPEC.act_dim)
+    new["log_alpha"] = adams["alpha"].step({"x": nets["log_alpha"]}, {"x": gradient})["x"]
+    seen = nets if config.order in ("joint", "alpha_only") else new
+    alpha = np.exp((new if config.order in ("alpha_first", "alpha_only") else nets)["log_alpha"])
+
     def loss_pi(pi):
-        action, log_prob = restated_sample(pi, s, noise.action)
-        q = [restatement.critic(new[f"q{i}"], s, action) for i in range(count)]
+        action, log_prob = restated_sample(pi, s, noise.action, config)
+        q = [restatement.critic(seen[f"q{i}"], s, action) for i in range(count)]
         q = functools.reduce(restatement.smaller, q) if config.policy_q == "min" else sum(q) / count
         return np.mean(alpha * log_prob - q)
 
     new["pi"] = adams["pi"].step(nets["pi"], restatement.gradient(loss_pi, nets["pi"]))
-    log_prob = restated_sample(nets["pi"], s, noise.action)[1]
-    gradient = -alpha * np.mean(log_prob - config.target_entropy_scale * SPEC.act_dim)
-    stepped = adams["alpha"].step({"x": nets["log_alpha"]}, {"x": gradient})
-    return new | {"log_alpha": stepped["x"]}, loss_q, loss_pi(nets["pi"])
+    return new, loss_q, loss_pi(nets["pi"])
 
 
 @pytest.mark.parametrize(
-    "config", [SMALL, dataclasses.replace(REDQ, target_entropy_scale=0.5, entropy_backup=False)], ids=["sac", "rlpd"]
+    "config",
+    [
+        SMALL,
+        dataclasses.replace(REDQ, target_entropy_scale=0.5, entropy_backup=False, q_loss="mean"),
+        dataclasses.replace(REDQ, order="joint", temperature_loss="log_alpha", density_epsilon=1e-2, log_std_min=-0.2),
+        dataclasses.replace(SMALL, order="alpha_first"),
+        dataclasses.replace(SMALL, order="alpha_only"),
+    ],
+    ids=["sac", "rlpd", "redq", "alpha first", "alpha only"],
 )
 def test_three_updates_equal_an_independent_restatement(config):
     with jax.enable_x64(True):
@@ -167,7 +182,7 @@ def test_temperature_rises_below_the_target_entropy_and_falls_above(scale, act_d
         state = SACState(critic, critic, params, log_alpha, *optimisers)
         rows = spec.layout.unpack(jnp.zeros((4, spec.layout.width)))
         noise = Noise(jnp.zeros((4, act_dim)), jnp.zeros((4, act_dim)), jnp.arange(2))
-        state, metrics = update_actor(p, state, rows, noise, 0)
+        state, metrics = update_actor(p, state, state.critic, rows, noise.action, 0)
         return state.log_alpha, metrics["entropy"]
 
     per_dim = 0.5 * np.log(2 * np.pi)  # -log density of a squashed Gaussian at u = 0 is log_std + this
@@ -177,8 +192,9 @@ def test_temperature_rises_below_the_target_entropy_and_falls_above(scale, act_d
         assert (log_alpha > 0) == rises
 
 
-def test_actor_steps_once_per_call_on_the_last_minibatch():
-    p, agent, state = made(REDQ)
+@pytest.mark.parametrize("order", ["critic_first", "joint"])
+def test_actor_steps_once_per_call_on_the_last_minibatch(order):
+    p, agent, state = made(dataclasses.replace(REDQ, order=order))
     batches = random_batches(0, updates=3)
     new, metrics = jax.jit(agent.update)(state, batches, jax.random.key(5), jnp.int32(0))
     assert int(new.policy_opt.count) == int(new.alpha_opt.count) == 1 and int(new.critic_opt.count) == 3
@@ -186,7 +202,14 @@ def test_actor_steps_once_per_call_on_the_last_minibatch():
     last, noise = jax.tree.map(lambda x: x[-1], batches), module.draw_noise(p, keys[-1], 16)
     before = new._replace(policy=state.policy, policy_opt=state.policy_opt)
     before = before._replace(log_alpha=state.log_alpha, alpha_opt=state.alpha_opt)
-    again, _ = jax.jit(functools.partial(update_actor, p))(before, last, noise, 2)
+    critic = new.critic
+    if order == "joint":  # those before the last update
+        earlier = state
+        for k in range(2):
+            one = jax.tree.map(lambda x, k=k: x[k], batches)
+            earlier, _ = module.update_critic(p, earlier, one, module.draw_noise(p, keys[k], 16), k)
+        critic = earlier.critic
+    again, _ = jax.jit(functools.partial(update_actor, p))(before, critic, last, noise.action, 2)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), again, new)
     every = dataclasses.replace(REDQ, actor_every="update")
     new, _ = jax.jit(sac(every, SPEC, "online").update)(state, batches, jax.random.key(5), jnp.int32(0))

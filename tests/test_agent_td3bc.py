@@ -88,7 +88,7 @@ def test_gradients_equal_the_released_code(golden_dir, case, dtype):
         critic = jax.grad(lambda x: module.critic_loss(p, x, batch, target)[0])(state.critic)
         for k in (0, 1):
             state, _ = module.update_critic(p, state, batch, noise(k + 1), k)
-        return critic, jax.grad(lambda x: policy_loss(p, x, state.critic, batch)[0])(state.policy)
+        return critic, jax.grad(lambda x: policy_loss(p, x, state.critic, batch, 0)[0])(state.policy)
 
     critic, policy = gradients(state)
     grads = {"q1": golden.member(critic, 0), "q2": golden.member(critic, 1), "pi": policy}
@@ -153,10 +153,10 @@ def test_scaling_the_critics_leaves_the_policys_loss():
     tenfold = {
         name: leaf if name != "l2" else jax.tree.map(lambda x: 10 * x, leaf) for name, leaf in state.critic.items()
     }
-    loss = jax.jit(lambda critic: policy_loss(p, state.policy, critic, batch)[0])
+    loss = jax.jit(lambda critic: policy_loss(p, state.policy, critic, batch, 0)[0])
     np.testing.assert_allclose(loss(state.critic), loss(tenfold), rtol=1e-5)
     plain, free = parts(dataclasses.replace(SMALL, normalise_q=False), SPEC), batch._replace(conserve=0.0)
-    loss = jax.jit(lambda critic: policy_loss(plain, state.policy, critic, free)[0])
+    loss = jax.jit(lambda critic: policy_loss(plain, state.policy, critic, free, 0)[0])
     unscaled = loss(state.critic), loss(tenfold)
     np.testing.assert_allclose(10 * unscaled[0], unscaled[1], rtol=1e-5)
 
@@ -165,7 +165,9 @@ def test_conserve_weighs_each_rows_cloning():
     p = parts(dataclasses.replace(SMALL, bc_loss="sum"), SPEC)
     state, rng = module.init_state(p, jax.random.key(0)), np.random.default_rng(2)
     batch = random_batch(rng)
-    loss = lambda conserve: policy_loss(p, state.policy, state.critic, batch._replace(conserve=np.float32(conserve)))[0]
+    loss = lambda conserve: policy_loss(
+        p, state.policy, state.critic, batch._replace(conserve=np.float32(conserve)), 0
+    )[0]
     action = np.asarray(p.policy.apply(state.policy, batch.obs))
     squares = ((action - batch.action) ** 2).sum(axis=1)
     half = np.array([1, 1, 1, 0, 0, 0])
@@ -176,20 +178,26 @@ def test_conserve_weighs_each_rows_cloning():
     ("fields", "phase", "weights"),
     [
         ({}, "online", [2.0, 2.0, 2.0]),
-        ({"online_bc_weight": 0.5}, "offline", [2.0, 2.0, 2.0]),
-        ({"online_bc_weight": 0.5}, "online", [0.5, 0.5, 0.5]),
-        ({"online_bc_weight": 0.5, "bc_decay": 8}, "online", [2.0, 1.25, 0.5]),
+        ({"online_bc_share": 0.25}, "offline", [2.0, 2.0, 2.0]),
+        ({"online_bc_share": 0.25}, "online", [0.5, 0.5, 0.5]),
+        ({"online_bc_share": 0.25, "bc_decay": 8}, "online", [2.0, 1.25, 0.5]),
     ],
 )
 def test_cloning_fades_in_the_online_phase_alone(fields, phase, weights):
-    p = parts(dataclasses.replace(SMALL, bc_weight=2.0, **fields), SPEC, phase)
+    """In the loss, and in what an agent's own updates do with the steps they are told."""
+    config = dataclasses.replace(SMALL, bc_weight=2.0, delay=1, **fields)
+    p, agent = parts(config, SPEC, phase), td3bc(config, SPEC, phase)
     state, batch = module.init_state(p, jax.random.key(0)), random_batch(np.random.default_rng(2))
-    loss = lambda conserve, step: policy_loss(
-        p, state.policy, state.critic, batch._replace(conserve=np.full(6, conserve, np.float32)), step
-    )[0]
     square = np.square(np.asarray(p.policy.apply(state.policy, batch.obs)) - batch.action).mean()
+    update, one = jax.jit(agent.update), jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
     for step, weight in zip((0, 4, 100), weights, strict=True):
-        np.testing.assert_allclose(loss(1.0, step) - loss(0.0, step), weight * square, rtol=1e-4)
+        with_cloning, without = (
+            policy_loss(p, state.policy, state.critic, batch._replace(conserve=np.full(6, c, np.float32)), step)[0]
+            for c in (1, 0)
+        )
+        np.testing.assert_allclose(with_cloning - without, weight * square, rtol=1e-4)
+        _, metrics = update(state, one, jax.random.key(0), jnp.asarray(step))
+        np.testing.assert_allclose(metrics["bc_weight"], weight, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("delay", "first", "count"), [(2, 0, 5), (2, 1, 4), (3, 4, 7), (1, 0, 2)])

@@ -11,6 +11,7 @@ from cfdg_jax.config import (
     config_hash,
     from_dict,
     from_yaml,
+    get_path,
     leaf_paths,
     named_choice,
     override,
@@ -101,12 +102,50 @@ def test_paper_preset_is_the_protocol_of_cfdg_table_1():
 
 
 def test_what_fades_online_fades_in_the_reduced_preset_alone():
-    weights = {"td3bc": "online_bc_weight", "cql": "online_penalty_weight", "calql": "online_penalty_weight"}
-    for agent, name in weights.items():
+    shares = {"td3bc": "online_bc_share", "cql": "online_penalty_share", "calql": "online_penalty_share"}
+    for agent, name in shares.items():
         of = lambda preset, agent=agent, name=name: getattr(
             apply_preset(chosen({"agent": agent}), preset, "hopper").agent, name
         )
-        assert of("paper") is None and of("reduced") is not None
+        assert of("paper") == 1.0 and 0.0 < of("reduced") < 1.0
+
+
+def test_paper_iql_is_the_pex_repositorys_and_reduced_iql_its_authors():
+    of = lambda preset: apply_preset(chosen({"agent": "iql"}), preset, "hopper").agent
+    paper, reduced = of("paper"), of("reduced")
+    assert (paper.order, paper.q_loss, paper.init, paper.policy_init) == ("torch", "mean", "pytorch", "xavier")
+    assert paper.copy_to_target and paper.reset_optimiser_online
+    assert (reduced.order, reduced.q_loss, reduced.init, reduced.policy_init) == ("jax", "sum", "orthogonal", None)
+    assert not reduced.copy_to_target and not reduced.reset_optimiser_online
+
+
+@pytest.mark.parametrize(
+    ("agent", "task", "preset", "values"),
+    [
+        ("td3bc", "hopper", "paper", {"agent.alpha": 2.5, "agent.tau": 0.005, "transform.observation": "standardise"}),
+        ("td3bc", "hopper", "reduced", {"agent.alpha": 0.5, "agent.tau": 0.02, "agent.bc_decay": 10_000}),
+        ("td3bc", "antmaze-umaze", "paper", {"transform.observation": "standardise"}),
+        ("apl_td3bc", "hopper", "paper", {"transform.observation": "none", "mix.p_online": 0.1, "online.utd": 10}),
+        ("apl_td3bc", "hopper", "reduced", {"agent.alpha": 0.5, "mix.p_online": 0.5, "mix.gate": 2_000}),
+        ("apl_cql", "hopper", "paper", {"mix.p_online": 0.5, "mix.gate": 10_000, "agent.policy_learning_rate": 1e-4}),
+        ("calql", "hopper", "paper", {"agent.penalty_weight": 10.0, "agent.init_temperature": 1.0}),
+        ("calql", "hopper", "reduced", {"agent.policy_learning_rate": 3e-4, "agent.init_temperature": 0.1}),
+        ("redq", "hopper", "paper", {"online.steps": 125_000, "online.utd": 20, "agent.critics": 10}),
+        ("redq", "hopper", "reduced", {"online.utd": 4, "agent.critics": 4}),
+        ("rlpd", "antmaze-umaze", "paper", {"online.steps": 300_000, "agent.subset": 1}),
+    ],
+)
+def test_presets_hold_what_the_documents_say(agent, task, preset, values):
+    config = apply_preset(chosen({"agent": agent}), preset, task)
+    assert {path: get_path(config, path) for path in values} == values
+
+
+def test_what_can_never_be_used_is_refused():
+    with pytest.raises(UserError, match=r"mix\.gate: is 10000 and online.capacity 5000"):
+        override(TrainConfig(), {"mix.kind": "oorb", "online.capacity": 5_000})
+    with pytest.raises(UserError, match=r"stratify\.guidance_by_seed: has 2 values and there are 3 seeds"):
+        config = chosen({"agent": "iql", "stratify": "stratdiff"})
+        override(config, {"stratify.guidance_by_seed": (1.0, 2.0), "seeds": 3})
 
 
 def test_families():

@@ -90,37 +90,41 @@ def test_shapes_dtypes_and_finiteness_at_the_corners_of_the_box(name, phase):
         assert agent.value(new, obs, jnp.ones((*lead, 2))).shape == lead
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_jit_changes_nothing(name):
-    agent = agent_of(name)
+UPDATES = [*((name, "offline") for name in AGENTS), ("pex", "online")]
+"""Every update there is: PEX's online one is another than its offline one, which is IQL's."""
+
+
+@pytest.mark.parametrize(("name", "phase"), UPDATES)
+def test_jit_changes_nothing(name, phase):
+    agent = agent_of(name, phase)
     state = agent.init(jax.random.key(0))
     arguments = (state, batch_of(), jax.random.key(1), jnp.asarray(0))
-    assert_close(updated_by(name)(*arguments), agent.update(*arguments))
+    assert_close(updated_by(name, phase)(*arguments), agent.update(*arguments))
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_a_seed_alone_equals_the_seed_among_many_and_seeds_differ(name):
-    agent, keys = agent_of(name), seed_keys(0, 3)
+@pytest.mark.parametrize(("name", "phase"), UPDATES)
+def test_a_seed_alone_equals_the_seed_among_many_and_seeds_differ(name, phase):
+    agent, keys = agent_of(name, phase), seed_keys(0, 3)
     states = jax.vmap(agent.init)(keys)
     assert differ(*(jax.tree.map(lambda x, i=i: x[i], states) for i in (0, 1)))
     many = jax.jit(over_seeds(agent.update, (0, None, 0, None)))(states, batch_of(), keys, jnp.asarray(0))
-    alone = updated_by(name)(agent.init(keys[1]), batch_of(), keys[1], jnp.asarray(0))
+    alone = updated_by(name, phase)(agent.init(keys[1]), batch_of(), keys[1], jnp.asarray(0))
     assert_close(jax.tree.map(lambda x: x[1], many), alone)
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_a_terminal_cuts_the_bootstrap_and_a_time_limit_does_not(name):
-    agent = agent_of(name)
+@pytest.mark.parametrize(("name", "phase"), UPDATES)
+def test_a_terminal_cuts_the_bootstrap_and_a_time_limit_does_not(name, phase):
+    agent = agent_of(name, phase)
     state = agent.init(jax.random.key(0))
-    update = lambda batch: updated_by(name)(state, batch, jax.random.key(1), jnp.asarray(0))
+    update = lambda batch: updated_by(name, phase)(state, batch, jax.random.key(1), jnp.asarray(0))
     assert differ(update(batch_of()), update(batch_of(terminal=jnp.ones((K, B)))))
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_conserve_is_the_weight_of_the_offline_regulariser(name):
-    agent = agent_of(name)
+@pytest.mark.parametrize(("name", "phase"), UPDATES)
+def test_conserve_is_the_weight_of_the_offline_regulariser(name, phase):
+    agent = agent_of(name, phase)
     state = agent.init(jax.random.key(0))
-    update = lambda conserve: updated_by(name)(
+    update = lambda conserve: updated_by(name, phase)(
         state, batch_of(conserve=jnp.full((K, B), conserve)), jax.random.key(1), jnp.asarray(0)
     )
     assert differ(update(1.0)[0], update(0.0)[0]) == AGENTS[name].offline
@@ -129,7 +133,7 @@ def test_conserve_is_the_weight_of_the_offline_regulariser(name):
 @pytest.mark.parametrize("name", AGENTS)
 def test_the_hand_over_gives_what_the_online_phase_starts_from(name):
     offline, online = agent_of(name), agent_of(name, "online")
-    state = offline.init(jax.random.key(0))
+    state, _ = updated_by(name)(offline.init(jax.random.key(0)), batch_of(), jax.random.key(3), jnp.asarray(0))
     handed = offline.go_online(state, jax.random.key(1))
     fresh = online.init(jax.random.key(0))
     assert jax.tree.structure(handed) == jax.tree.structure(fresh)
@@ -138,6 +142,9 @@ def test_the_hand_over_gives_what_the_online_phase_starts_from(name):
     np.testing.assert_allclose(
         offline.value(state, obs, action), online.value(handed, obs, action), rtol=1e-6, err_msg="critics carry over"
     )
+    if name != "pex":  # which chooses between two policies from here on (tests/test_agent_pex.py)
+        chosen = (agent.act(s, obs, jax.random.key(4), False) for agent, s in ((offline, state), (online, handed)))
+        np.testing.assert_array_equal(*chosen)
 
 
 ONE_OF_EACH = list({entry.factory: name for name, entry in reversed(AGENTS.items())}.values())

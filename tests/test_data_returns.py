@@ -32,16 +32,16 @@ def play(lengths, rewards, terminal, capacity, **rule):
 
 
 @pytest.mark.parametrize("truncation", ["none", "mean_reward"])
-@pytest.mark.parametrize("sparse", [None, 0.0])
-def test_online_returns_equal_the_datasets(truncation, sparse):
+@pytest.mark.parametrize(("sparse", "rule"), [(None, "all"), (0.0, "all"), (0.0, "last")])
+def test_online_returns_equal_the_datasets(truncation, sparse, rule):
     rng = np.random.default_rng(0)
     lengths, terminal = [3, 7, 1, 5], [True, False, True, False]
     rewards = np.where(np.arange(16) < 3, 0.0, rng.integers(0, 3, 16)).astype(np.float32)
-    rows = play(lengths, rewards, terminal, 32, sparse_failure=sparse, truncation=truncation)
+    rows = play(lengths, rewards, terminal, 32, sparse_failure=sparse, truncation=truncation, failure_rule=rule)
     ends = np.isin(np.arange(16), np.cumsum(lengths) - 1)
     flags = np.zeros(16, bool)
     flags[np.cumsum(lengths)[np.array(terminal)] - 1] = True
-    expected = mc_returns(rewards, ends, flags, 0.9, sparse, truncation)
+    expected = mc_returns(rewards, ends, flags, 0.9, sparse, truncation, rule)
     np.testing.assert_allclose(rows[0, :16, LAYOUT.mc_return], expected, rtol=1e-5)
     assert np.isneginf(rows[1, :16, LAYOUT.mc_return]).all(), "the other seed's episode goes on"
 

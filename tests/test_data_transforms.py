@@ -146,8 +146,9 @@ def test_discount_one_needs_finite_sums():
     discount=st.sampled_from([0.0, 0.5, 0.99]),
     failure=st.sampled_from([None, -1.0]),
     truncation=st.sampled_from(["none", "mean_reward"]),
+    rule=st.sampled_from(["all", "last"]),
 )
-def test_returns_equal_brute_force(rows, discount, failure, truncation):
+def test_returns_equal_brute_force(rows, discount, failure, truncation, rule):
     rewards, ends, terminals = (np.array(x) for x in zip(*rows, strict=True))
     terminals = terminals & ends
     ends[-1] = True
@@ -157,7 +158,8 @@ def test_returns_equal_brute_force(rows, discount, failure, truncation):
         tail = 0.0 if terminals[last] or truncation == "none" else part.mean() / (1 - discount)
         for t in range(len(part)):
             total = sum(discount**k * r for k, r in enumerate(part[t:])) + discount ** (len(part) - t) * tail
-            expected.append(failure / (1 - discount) if failure is not None and part.max() <= failure else total)
+            judged = part.max() if rule == "all" else part[-1]
+            expected.append(failure / (1 - discount) if failure is not None and judged <= failure else total)
         start = last + 1
-    found = mc_returns(rewards, ends, terminals, discount, failure, truncation)
+    found = mc_returns(rewards, ends, terminals, discount, failure, truncation, rule)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

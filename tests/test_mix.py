@@ -47,6 +47,14 @@ def test_before_the_first_refresh_the_base_mix_at_full_size():
     assert row_counts(MixConfig(), {}, offline_rows=100) == Counts(128, 128, 0, ())
 
 
+def test_every_batch_of_a_block_of_twenty_is_half_offline():
+    """Reference check 47, RLPD's 20 updates on 256 rows each."""
+    config = MixConfig(kind="balanced")
+    counts = row_counts(config, {}, offline_rows=40)
+    rows = draw(config, counts, pool(), jax.random.key(0), 20)
+    assert origins(rows) == [[128, 128, 0, 0]] * 20
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     batch=st.integers(4, 600),

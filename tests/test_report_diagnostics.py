@@ -20,7 +20,15 @@ def with_metrics(folder, lines):
 def marks(step):
     values = {f"score_{origin}_p{q}": [q / 100, q / 50, None] for origin in ("offline", "online") for q in (10, 50, 90)}
     values |= {name: [0.2, 0.4, 0.6] for name in ("offline_marked_online", "online_marked_offline")}
-    return {"phase": "online", "step": step, "energy_loss": [2.0] * 3, "energy_floor": [1.5] * 3, **values}
+    return {
+        "phase": "online",
+        "step": step,
+        "energy_loss": [2.0] * 3,
+        "energy_floor": [1.5] * 3,
+        "proposal_gain": [4.0] * 3,
+        "exchanged": [60.0] * 3,
+        **values,
+    }
 
 
 def quality(step):
@@ -39,9 +47,10 @@ def test_series_are_means_over_the_seeds_that_have_a_value(tmp_path):
 
 def test_pictures_show_what_was_logged(tmp_path):
     run = read_run(with_metrics(tmp_path / "run", [marks(100), marks(200), quality(150)]))
-    scores, shares, energy = diagnostics.stratification(run).axes
+    scores, shares, energy, gain = diagnostics.stratification(run).axes
     assert len(scores.lines) == len(shares.lines) == len(energy.lines) == 2
     np.testing.assert_allclose(energy.lines[0].get_ydata(), 2.0)
+    np.testing.assert_allclose(gain.lines[0].get_ydata(), 4.0)
     figure = diagnostics.generator_quality([run])
     assert len(figure.axes) == 2
     np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), 0.2)
@@ -54,6 +63,7 @@ def test_tables_hold_the_last_values_of_the_seeds_that_have_one(tmp_path):
     assert marked.title.startswith(run.dataset) and made.title.startswith(run.dataset)
     row = dict(zip(marked.header, marked.rows[0], strict=True))
     assert row["Method"] == run.label and row["Energy loss"].startswith("2.00")
+    assert row["Rows exchanged per batch"].startswith("60.00") and row["Gain in Q by guidance"].startswith("4.00")
     assert row["Offline rows marked online-like"] == "0.50 [0.30, 0.70]"
     assert row["Score of offline rows"] == "–"  # `marks` logs percentiles alone
     (row,) = made.rows

@@ -47,6 +47,14 @@ def test_table_prints_mean_interval_and_deviation(pair):
     assert comparison.rows == ((pair[0].dataset, "IQL + CFDG over IQL", "1.00 [1.00, 1.00]"),)
 
 
+def test_a_method_is_compared_with_the_first_and_with_what_it_adds_to(tmp_path):
+    labels = ("IQL", "CalQL", "CalQL + StratDiff", "CalQL UTD 4")
+    table = tables.comparison_table("local", read_runs([write_run(tmp_path / label, label=label) for label in labels]))
+    assert [row[1] for row in table.rows] == [
+        "CalQL over IQL", "CalQL + StratDiff over IQL", "CalQL + StratDiff over CalQL", "CalQL UTD 4 over IQL",
+    ]  # fmt: skip
+
+
 def test_origins_and_kinds_of_score_never_share_a_table(tmp_path):
     runs = read_runs(
         [

@@ -13,7 +13,7 @@ import cfdg_jax
 from cfdg_jax.config import named_choice, override
 from cfdg_jax.report.build import build_report
 from cfdg_jax.report.runs import read_run
-from cfdg_jax.train import online, refresh
+from cfdg_jax.train import evaluate, online, refresh
 from cfdg_jax.train import run as run_module
 from cfdg_jax.train.program import Program
 from cfdg_jax.train.progress import Progress
@@ -48,14 +48,20 @@ def test_run_folder_is_the_public_surface(toy_run):
     assert toy_run.summary["status"] == "done" and toy_run.summary["label"] == "IQL + CFDG"
 
 
-def test_evaluation_right_before_and_after_the_hand_over_is_of_the_same_policy(toy_run):
-    _, saved = toy_run.restore()
+def test_evaluation_right_before_and_after_the_hand_over_is_of_the_same_policy(toy_run, monkeypatch):
+    """On equal episodes the pre-trained policy scores the same in both phases."""
     program, _ = toy_run.restore()
-    offline = jax.tree.leaves(program.init("offline").agent)
-    online_state = jax.tree.leaves(program.go_online(program.init("offline")).agent)
-    for before, after in zip(offline, online_state, strict=True):
-        np.testing.assert_array_equal(before, after)
-    assert saved.meta["phase"] == "online"
+    start = (program.init("offline"), program.no_meters("offline"))
+    trained, _ = program.offline_chunk(*start, program.offline_rows, updates=50)
+    agent, seed = jax.device_get(trained.agent), evaluate.env_seed
+    monkeypatch.setattr(
+        evaluate, "env_seed", lambda config, s, purpose, phase, *rest: seed(config, s, purpose, 0, *rest)
+    )
+    score = lambda agent, phase: evaluate.run_episodes(program, agent, phase, 0, Progress(False))["return"]
+    untrained = score(program.init("offline").agent, "offline")
+    before, after = score(agent, "offline"), score(program.go_online(trained).agent, "online")
+    np.testing.assert_array_equal(before, after)
+    assert not np.array_equal(before, untrained)
 
 
 def test_synthetic_rows_are_replaced_labelled_and_used(toy_run):
@@ -129,6 +135,14 @@ def test_a_generator_that_is_never_refreshed_is_told(tmp_path, capsys):
     run = cfdg_jax.train(config, tmp_path / "run", progress=True)
     assert "no refresh comes before the end" in capsys.readouterr().err
     assert any("cfdg never generated a row" in note for note in read_run(run.folder).notes)
+
+
+def test_marks_that_nobody_reads_and_borrowed_rows_are_told():
+    config = toy_config(agent="sac", augment="none", stratify="by_source")
+    told = " ".join(run_module.remarks(config, generates=False))
+    assert "marks change nothing" in told and f"batches mix {config.dataset}" in told
+    config = toy_config(agent="iql", augment="none", stratify="by_source")
+    assert list(run_module.remarks(config, generates=False)) == []
 
 
 def test_every_label_gets_a_row(toy_run):

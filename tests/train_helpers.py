@@ -19,6 +19,7 @@ WALL_CLOCK = {"seconds", "steps_per_second", "refresh_seconds"}
 
 TINY = {
     "mix.batch_size": 32,
+    "mix.gate": 50,
     "offline.steps": 60,
     "offline.updates_per_call": 20,
     "online.steps": 120,

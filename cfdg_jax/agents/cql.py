@@ -25,12 +25,21 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cfdg_jax.agents.sac import (
+    Order,
+    SACConfig,
+    SACState,
+    act,
+    init_state,
+    scan_updates,
+    sees_old_critics,
+    update_actor,
+)
 from cfdg_jax.agents.sac import Parts as SACParts
-from cfdg_jax.agents.sac import SACConfig, SACState, act, init_state, policy_loss
-from cfdg_jax.core.losses import log_temperature_loss, td_loss, td_target, temperature_loss, weighted_mean
+from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import critics, tanh_gaussian_policy
 from cfdg_jax.core.optim import Optimiser, adam, polyak
-from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
+from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Source, Spec, require
 
 MAX_MULTIPLIER = 1e6
 """Largest Lagrange multiplier (Cal-QL, CORL)."""
@@ -48,17 +57,20 @@ class CQLConfig(SACConfig):
     log_std_min: float = -20.0  # CORL, Cal-QL; APL -5
     log_std_affine: bool = True  # log_std = m raw + o, m and o trained from 1 and -1 (CORL, Cal-QL); APL False
     temperature_loss: Literal["log_alpha", "alpha"] = "log_alpha"  # factor before log pi + target entropy (all sources)
-    order: Literal["joint", "critic_first", "alpha_first"] = "joint"  # `update_once`; joint CORL, Cal-QL
+    order: Order = "joint"  # what the policy's loss sees, as in SAC; joint CORL, Cal-QL
     actions: int = 10  # n, of each of the three kinds (all sources)
     importance_weights: bool = True  # False: no densities, the data action among the a_k (CORL, Cal-QL)
     softmax_temperature: float = 1.0  # T (all sources)
     penalty_weight: float = 10.0  # CORL locomotion; AntMaze, Cal-QL, APL 5
-    online_penalty_weight: float | None = None  # in the online phase; none: the same (EDIS 0 to 10 by task)
+    online_penalty_share: float = 1.0  # of it, in the online phase; EDIS 0 to 1 by task
     lagrange_gap: float | None = None  # of Lagrange's form; none: fixed weight (CORL locomotion); AntMaze 0.8
     init_log_multiplier: float = 1.0  # log alpha' at the start (Cal-QL, CORL)
     penalty_min: float | None = None  # clips R per row from below; CORL AntMaze -200
     penalty_max: float | None = None  # and from above; no source
     calibrate: Literal["never", "offline", "always"] = "never"  # Cal-QL's bound: always Cal-QL; offline CORL's Cal-QL
+    online_bound: Literal["return", "zero"] = (
+        "return"  # of rows that are not the dataset's, for Cal-QL; EDIS, CORL zero
+    )
     backup: Literal["sample", "max"] = "sample"  # a' one sample, or the best of n (AntMaze: CORL, Cal-QL)
     reset_optimiser_online: bool = False  # start Adam afresh at the hand-over; the authors carry its moments
 
@@ -70,9 +82,9 @@ class CQLConfig(SACConfig):
         require(self.actions >= 1, "agent.actions", f"is {self.actions}", "must be at least 1")
         softness = self.softmax_temperature
         require(softness > 0.0, "agent.softmax_temperature", f"is {softness}", "must be positive")
-        for name in ("penalty_weight", "online_penalty_weight"):
+        for name in ("penalty_weight", "online_penalty_share"):
             weight = getattr(self, name)
-            require(weight is None or weight >= 0.0, f"agent.{name}", f"is {weight}", "must not be negative")
+            require(weight >= 0.0, f"agent.{name}", f"is {weight}", "must not be negative")
         low, high = self.penalty_min, self.penalty_max
         ordered = low is None or high is None or low < high
         require(ordered, "agent.penalty_min", f"is {low}", f"must lie below agent.penalty_max = {high}")
@@ -102,7 +114,7 @@ class APLCQLConfig(CQLConfig):
     penalty_weight: float = 5.0
     log_std_min: float = -5.0
     log_std_affine: bool = False
-    order: Literal["joint", "critic_first", "alpha_first"] = "alpha_first"
+    order: Order = "alpha_first"
 
 
 class CQLState(NamedTuple):
@@ -166,7 +178,6 @@ class Parts(NamedTuple):
 def parts(config: CQLConfig, spec: Spec, phase: Literal["offline", "online"]) -> Parts:
     """Networks, optimisers and what the phase decides."""
     offline = phase == "offline"
-    online_weight = config.online_penalty_weight
     affine = (1.0, -1.0) if config.log_std_affine else None
     log_std_range = (config.log_std_min, config.log_std_max)
     return Parts(
@@ -179,7 +190,7 @@ def parts(config: CQLConfig, spec: Spec, phase: Literal["offline", "online"]) ->
             optimiser=adam(config.policy_learning_rate, clip_norm=config.clip_norm),
         ),
         optimiser=adam(config.learning_rate, clip_norm=config.clip_norm),
-        weight=config.penalty_weight if offline or online_weight is None else online_weight,
+        weight=config.penalty_weight * (1.0 if offline else config.online_penalty_share),
         calibrate=config.calibrate == "always" or (offline and config.calibrate == "offline"),
     )
 
@@ -210,7 +221,9 @@ def at_each(x: Array, count: int) -> Array:
 
 def bootstrap(p: Parts, state: SACState, batch: Batch, noise: Noise) -> Array:
     """The critics' target `[B]`."""
-    next_action, log_prob = p.sac.policy.apply(state.policy, batch.next_obs).sample(noise.next_action)
+    next_action, log_prob = p.sac.policy.apply(state.policy, batch.next_obs).sample(
+        noise.next_action, p.config.density_epsilon
+    )
     target = state.target
     if 0 < p.config.subset < p.config.critics:
         target = jax.tree.map(lambda leaf: leaf[noise.subset], target)
@@ -227,7 +240,7 @@ def propose(p: Parts, policy: Params, batch: Batch, noise: Noise) -> Proposals:
     """The regulariser's actions. Nothing here depends on a critic, so its gradient reaches critics alone."""
     n, rows = noise.uniform.shape[:2]
     both = p.sac.policy.apply(policy, jnp.stack([batch.obs, batch.next_obs]))
-    sampled, log_prob = (x.reshape(2 * n, *x.shape[2:]) for x in both.sample(noise.policy))
+    sampled, log_prob = (x.reshape(2 * n, *x.shape[2:]) for x in both.sample(noise.policy, p.config.density_epsilon))
     dtype = log_prob.dtype
     constant = lambda count, value: jnp.full((count, rows), value, dtype)
     if p.config.importance_weights:
@@ -235,7 +248,10 @@ def propose(p: Parts, policy: Params, batch: Batch, noise: Noise) -> Proposals:
         log_density = jnp.concatenate([constant(1, 0.0), uniform, log_prob])
     else:
         log_density = constant(1 + 3 * n, 0.0)
-    bound = at_each(batch.mc_return.astype(dtype), 2 * n) if p.calibrate else constant(2 * n, -jnp.inf)
+    known = batch.mc_return.astype(dtype)
+    if p.config.online_bound == "zero":
+        known = jnp.where(batch.source == Source.OFFLINE, known, 0.0)
+    bound = at_each(known, 2 * n) if p.calibrate else constant(2 * n, -jnp.inf)
     return Proposals(
         action=jnp.concatenate([batch.action[None], noise.uniform, sampled]),
         log_density=log_density,
@@ -264,7 +280,7 @@ def critic_loss(p: Parts, params: Params, log_multiplier: Array, batch: Batch, p
     if gap is not None:
         penalty = penalty - share * gap
         weight = weight * jnp.exp(log_multiplier)
-    td, cql = weighted_mean(td_loss(q[:, 0], target)), weight * jnp.sum(penalty)
+    td, cql = weighted_mean(td_loss(q[:, 0], target, p.config.q_loss)), weight * jnp.sum(penalty)
     aux = {"q": q[:, 0], "excess": penalty / jnp.maximum(share, 1e-12), "td_loss": td, "cql_loss": cql}
     return td + cql, aux
 
@@ -300,36 +316,14 @@ def update_critic(p: Parts, state: CQLState, batch: Batch, noise: Noise, step) -
     return state._replace(sac=sac._replace(critic=critic, critic_opt=critic_opt, target=averaged)), metrics
 
 
-def update_actor(
-    p: Parts, state: SACState, critic: Params, batch: Batch, noise: Array, step
-) -> tuple[SACState, Metrics]:
-    """The steps of policy and temperature, the policy's against `critic`."""
-    c, optimiser = p.config, p.sac.optimiser
-    log_alpha, alpha_opt = state.log_alpha, state.alpha_opt
-    if c.learn_temperature:
-        _, log_prob = p.sac.policy.apply(state.policy, batch.obs).sample(noise)
-        per_row = log_temperature_loss if c.temperature_loss == "log_alpha" else temperature_loss
-        target_entropy = -c.target_entropy_scale * p.sac.spec.act_dim
-        grads = jax.grad(lambda la: weighted_mean(per_row(la, log_prob, target_entropy)))(log_alpha)
-        log_alpha, alpha_opt = optimiser.apply(log_alpha, grads, alpha_opt, step)
-    seen = log_alpha if c.order == "alpha_first" else state.log_alpha
-    grad = jax.value_and_grad(functools.partial(policy_loss, p.sac), has_aux=True)
-    (loss, log_prob), grads = grad(state.policy, critic, seen, batch, noise)
-    policy, policy_opt = optimiser.apply(state.policy, grads, state.policy_opt, step)
-    metrics = {"policy_loss": loss, "entropy": -log_prob.mean(), "temperature": jnp.exp(state.log_alpha)}
-    return state._replace(policy=policy, policy_opt=policy_opt, log_alpha=log_alpha, alpha_opt=alpha_opt), metrics
-
-
 def update_once(p: Parts, state: CQLState, batch: Batch, noise: Noise, step) -> tuple[CQLState, Metrics]:
-    """One step of everything on one minibatch; the regulariser and y always see the parameters before the step.
+    """One step of everything on one minibatch, in the config's order.
 
-    order "joint": so does the policy's loss (CORL, Cal-QL); "critic_first": it sees the new critics (SAC);
-    "alpha_first": these and the new temperature (APL). Where `actor_every` is "call" it sees the new critics in any
-    order.
+    The regulariser and y always see the parameters before the step.
     """
     new, critic_metrics = update_critic(p, state, batch, noise, step)
-    critic = state.sac.critic if p.config.order == "joint" else new.sac.critic
-    sac, actor_metrics = update_actor(p, new.sac, critic, batch, noise.action, step)
+    critic = state.sac.critic if sees_old_critics(p.config) else new.sac.critic
+    sac, actor_metrics = update_actor(p.sac, new.sac, critic, batch, noise.action, step)
     return new._replace(sac=sac), critic_metrics | actor_metrics
 
 
@@ -337,17 +331,19 @@ def update(p: Parts, state: CQLState, batches: Batch, key: Key, step: Array) -> 
     """K updates, scanned over a `[K, B]` `Batch`."""
     count, rows = batches.reward.shape
     steps, keys = step + jnp.arange(count, dtype=jnp.int32), jax.random.split(key, count)
-    each = update_once if p.config.actor_every == "update" else update_critic
+    of_call = p.config.actor_every == "call"
 
-    def body(state: CQLState, x) -> tuple[CQLState, Metrics]:
+    def each(state: CQLState, x) -> tuple[CQLState, Metrics]:
         batch, key, step = x
-        return each(p, state, batch, draw_noise(p, key, rows), step)  # drawn here: K times 3 n actions are large
+        noise = draw_noise(p, key, rows)  # drawn here: K times 3 n actions are large
+        return (update_critic if of_call else update_once)(p, state, batch, noise, step)
 
-    state, metrics = jax.lax.scan(body, state, (batches, keys, steps))
-    metrics = jax.tree.map(lambda m: m.mean(axis=0), metrics)
-    if p.config.actor_every == "call":
+    of_old = lambda state: state.sac.critic if of_call and sees_old_critics(p.config) else ()
+    state, old, metrics = scan_updates(each, state, (batches, keys, steps), of_old)
+    if of_call:
         last, noise = jax.tree.map(lambda x: x[-1], batches), draw_noise(p, keys[-1], rows).action
-        sac, actor_metrics = update_actor(p, state.sac, state.sac.critic, last, noise, steps[-1])
+        critic = old if sees_old_critics(p.config) else state.sac.critic
+        sac, actor_metrics = update_actor(p.sac, state.sac, critic, last, noise, steps[-1])
         state, metrics = state._replace(sac=sac), metrics | actor_metrics
     return state, metrics
 

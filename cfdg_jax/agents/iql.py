@@ -49,7 +49,9 @@ class IQLConfig:
     order: Literal["jax", "torch"] = "jax"  # jax: authors (learner.py); torch: CORL, PEX (V before its own step)
     q_loss: Literal["sum", "mean"] = "sum"  # over critics; sum: authors (critic.py); mean: CORL, PEX
     init: Init = "orthogonal"  # authors: orthogonal; CORL, PEX: pytorch
+    policy_init: Init | None = None  # of the policy; none: the same; PEX xavier
     reset_optimiser_online: bool = False  # start Adam afresh at the hand-over; the authors carry its moments
+    copy_to_target: bool = False  # the hand-over sets the targets to the critics (PEX's main_online.py, for its IQL)
     free_expectile: float = 0.99  # tau of rows with conserve = 0 (StratDiff); no effect while conserve is 1
     free_target: Literal["twin", "min", "sampled"] = "twin"  # their V regresses the max (twin) or min over critics;
     # sampled: the min, and Q bootstraps with the best sampled action (the two readings of StratDiff's max-Q target)
@@ -99,10 +101,11 @@ class Parts(NamedTuple):
 def parts(config: IQLConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int) -> Parts:
     """Networks and optimisers; the policy's rate is annealed over `schedule_steps` in the offline phase only."""
     hidden, init = config.hidden, config.init
+    policy_init = config.policy_init or init
     if config.policy == "gaussian":
-        policy = gaussian_policy(spec, hidden, (config.log_std_min, config.log_std_max), init)
+        policy = gaussian_policy(spec, hidden, (config.log_std_min, config.log_std_max), policy_init)
     else:
-        policy = deterministic_policy(spec, hidden, init)
+        policy = deterministic_policy(spec, hidden, policy_init)
     cosine_steps = schedule_steps if config.cosine and phase == "offline" else None
     return Parts(
         config=config,
@@ -220,8 +223,10 @@ def act(p: Parts, state: IQLState, obs: Array, key: Key, explore: bool) -> Array
 
 
 def go_online(p: Parts, state: IQLState, key: Key) -> IQLState:
-    """Everything carries over; the optimisers start afresh if so configured."""
+    """Everything carries over, but for the targets and the optimisers where so configured."""
     del key
+    if p.config.copy_to_target:
+        state = state._replace(target=jax.tree.map(jnp.copy, state.critic))
     if not p.config.reset_optimiser_online:
         return state
     critic_opt, value_opt, policy_opt = init_optimisers(p, state.critic, state.value, state.policy)

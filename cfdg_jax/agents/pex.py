@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from cfdg_jax.agents import iql as base
 from cfdg_jax.agents.iql import IQLConfig, IQLState
 from cfdg_jax.core.losses import awr_weight, td_target, weighted_mean
-from cfdg_jax.core.networks import Init, gaussian_policy
+from cfdg_jax.core.networks import Init
 from cfdg_jax.core.optim import polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
 
@@ -36,13 +36,12 @@ class PEXConfig(IQLConfig):
     order: Literal["jax", "torch"] = "torch"  # the target of Q uses V before its step (pex.py)
     q_loss: Literal["sum", "mean"] = "mean"  # pex/algorithms/iql.py
     init: Init = "pytorch"  # critics and V (nn.Linear's own, pex/utils/util.py)
-    policy_init: Init = "xavier"  # the policies, offline and online (reference 3.2)
+    policy_init: Init | None = "xavier"  # the policies, offline and online (reference 3.2)
     reset_optimiser_online: bool = True  # main_online.py builds its optimisers anew
     inverse_temperature: float = 10.0  # alpha of the softmax over proposals (main_online.py)
     clip_proposals: bool = True  # samples clipped to the box before they are scored; False: released code
     evaluation: Literal["argmax", "eps_greedy"] = "argmax"  # eps_greedy: released code
     epsilon: float = 0.1  # eps_greedy: chance of a sampled proposal, and of a drawn choice (util.py)
-    copy_to_target: bool = False  # the hand-over sets the targets to the critics (main_online.py: its IQL only)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,10 +103,8 @@ class Parts(NamedTuple):
 
 
 def parts(config: PEXConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int) -> Parts:
-    """IQL's networks and optimisers, with the policies' own initialiser."""
-    log_std_range = (config.log_std_min, config.log_std_max)
-    policy = gaussian_policy(spec, config.hidden, log_std_range, config.policy_init)
-    return Parts(config, base.parts(config, spec, phase, schedule_steps)._replace(policy=policy), spec.act_dim)
+    """IQL's networks and optimisers, and A."""
+    return Parts(config, base.parts(config, spec, phase, schedule_steps), spec.act_dim)
 
 
 def expand(p: Parts, state: IQLState, key: Key) -> PEXState:

@@ -10,22 +10,31 @@ One update on a minibatch (s, a, r, s', terminal)::
     pi : alpha log pi(a~ | s) - Q(s, a~),  Q the minimum (SAC) or the mean (REDQ, RLPD) over critics
     alpha : raised while the policy's entropy is under its target
 
-The last two happen on every minibatch, or once per call on the last one (REDQ, RLPD: 20 critic updates to 1).
+The last two happen on every minibatch, or once per call on the last one (REDQ, RLPD: 20 critic updates to 1). `order`
+says which critics and which alpha the policy's loss sees::
+
+    critic_first   Q as stepped, alpha before its step (SAC, RLPD)
+    alpha_first    both as stepped (APL)
+    joint          both as before (CORL's CQL, Cal-QL, REDQ)
+    alpha_only     Q as before, alpha as stepped (the value that APL's release logs)
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from cfdg_jax.core.losses import td_loss, td_target, temperature_loss, weighted_mean
+from cfdg_jax.core.losses import log_temperature_loss, td_loss, td_target, temperature_loss, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, tanh_gaussian_policy
 from cfdg_jax.core.optim import Optimiser, adam, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
+
+Order = Literal["critic_first", "alpha_first", "joint", "alpha_only"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,16 +47,20 @@ class SACConfig:
     critics: int = 2  # SAC 2; REDQ, RLPD 10
     subset: int = 0  # critics in the target's minimum, drawn at random; 0: all; REDQ, RLPD 2, RLPD AntMaze 1
     policy_q: Literal["min", "mean"] = "min"  # over critics in the policy's loss; SAC min; REDQ, RLPD mean
+    q_loss: Literal["sum", "mean"] = "sum"  # of TD errors over critics; RLPD mean
+    order: Order = "critic_first"  # what the policy's loss sees, see above
     layer_norm: bool = False  # in the critics only: Dense -> LayerNorm -> ReLU; RLPD True
     learning_rate: float = 3e-4  # Adam, all networks and the temperature (SAC, REDQ, RLPD)
     clip_norm: float | None = None  # largest gradient norm; no source clips
     init_temperature: float = 1.0  # alpha at the start (SAC, RLPD)
     learn_temperature: bool = True  # automatic alpha (Haarnoja et al. 2018b, section 5)
+    temperature_loss: Literal["log_alpha", "alpha"] = "alpha"  # factor before log pi + target entropy; REDQ log_alpha
     target_entropy_scale: float = 1.0  # target entropy is -scale * A: SAC 1; RLPD 0.5
     entropy_backup: bool = True  # -alpha log pi in the target; RLPD AntMaze False
     actor_every: Literal["update", "call"] = "update"  # call: policy and alpha once per UTD block (REDQ, RLPD)
-    log_std_min: float = -5.0  # reference section 2
+    log_std_min: float = -5.0  # APL; SAC, REDQ, RLPD -20
     log_std_max: float = 2.0  # SAC
+    density_epsilon: float = 0.0  # in log(1 - a^2 + epsilon); 0: exact, without overflow (RLPD); SAC, REDQ, APL 1e-6
     init: Init = "orthogonal"  # reference section 2; RLPD xavier, SAC in PyTorch pytorch
 
     def __post_init__(self) -> None:
@@ -60,6 +73,8 @@ class SACConfig:
         require(self.learning_rate > 0.0, "agent.learning_rate", f"is {self.learning_rate}", "must be positive")
         clip = self.clip_norm
         require(clip is None or clip > 0.0, "agent.clip_norm", f"is {clip}", "must be positive or none")
+        epsilon = self.density_epsilon
+        require(epsilon >= 0.0, "agent.density_epsilon", f"is {epsilon}", "must not be negative")
         start = self.init_temperature
         require(start > 0.0, "agent.init_temperature", f"is {start}", "must be positive")
         require(self.log_std_min < self.log_std_max, "agent.log_std_min", "is not below log_std_max", "lower it")
@@ -72,8 +87,12 @@ class REDQConfig(SACConfig):
     critics: int = 10  # N
     subset: int = 2  # M
     policy_q: Literal["min", "mean"] = "mean"
+    order: Order = "joint"
+    temperature_loss: Literal["log_alpha", "alpha"] = "log_alpha"
     actor_every: Literal["update", "call"] = "call"
-    init: Init = "pytorch"
+    log_std_min: float = -20.0
+    density_epsilon: float = 1e-6
+    init: Init = "xavier"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +102,11 @@ class RLPDConfig(SACConfig):
     critics: int = 10
     subset: int = 2  # AntMaze 1
     policy_q: Literal["min", "mean"] = "mean"
+    q_loss: Literal["sum", "mean"] = "mean"
     layer_norm: bool = True
     target_entropy_scale: float = 0.5
     actor_every: Literal["update", "call"] = "call"
+    log_std_min: float = -20.0
     init: Init = "xavier"
 
 
@@ -156,7 +177,9 @@ def draw_noise(p: Parts, key: Key, rows: int) -> Noise:
 
 def bootstrap(p: Parts, state: SACState, batch: Batch, noise: Noise) -> Array:
     """The critics' target `[B]`."""
-    next_action, log_prob = p.policy.apply(state.policy, batch.next_obs).sample(noise.next_action)
+    next_action, log_prob = p.policy.apply(state.policy, batch.next_obs).sample(
+        noise.next_action, p.config.density_epsilon
+    )
     target = state.target
     if 0 < p.config.subset < p.config.critics:
         target = jax.tree.map(lambda leaf: leaf[noise.subset], target)
@@ -167,14 +190,14 @@ def bootstrap(p: Parts, state: SACState, batch: Batch, noise: Noise) -> Array:
 
 
 def critic_loss(p: Parts, params: Params, batch: Batch, target: Array) -> tuple[Array, Array]:
-    """Squared TD error summed over critics, and Q(s, a) `[Q, B]`."""
+    """Squared TD error of all critics, and Q(s, a) `[Q, B]`."""
     q = p.critic.apply(params, batch.obs, batch.action)
-    return weighted_mean(td_loss(q, target)), q
+    return weighted_mean(td_loss(q, target, p.config.q_loss)), q
 
 
 def policy_loss(p: Parts, params: Params, critic: Params, log_alpha: Array, batch: Batch, noise: Array):
     """``alpha log pi - Q`` at fresh actions, and their log-probabilities `[B]`."""
-    action, log_prob = p.policy.apply(params, batch.obs).sample(noise)
+    action, log_prob = p.policy.apply(params, batch.obs).sample(noise, p.config.density_epsilon)
     q = p.critic.apply(critic, batch.obs, action)
     q = q.min(axis=0) if p.config.policy_q == "min" else q.mean(axis=0)
     return weighted_mean(jnp.exp(log_alpha) * log_prob - q), log_prob
@@ -190,25 +213,48 @@ def update_critic(p: Parts, state: SACState, batch: Batch, noise: Noise, step) -
     return state, {"critic_loss": loss, "q": q.mean(), "target_q": target.mean()}
 
 
-def update_actor(p: Parts, state: SACState, batch: Batch, noise: Noise, step) -> tuple[SACState, Metrics]:
-    """The policy step against the current critics, then the temperature's."""
-    grad = jax.value_and_grad(functools.partial(policy_loss, p), has_aux=True)
-    (loss, log_prob), grads = grad(state.policy, state.critic, state.log_alpha, batch, noise.action)
-    policy, policy_opt = p.optimiser.apply(state.policy, grads, state.policy_opt, step)
+def update_actor(
+    p: Parts, state: SACState, critic: Params, batch: Batch, noise: Array, step
+) -> tuple[SACState, Metrics]:
+    """The steps of policy and temperature, the policy's against `critic`."""
+    c = p.config
     log_alpha, alpha_opt = state.log_alpha, state.alpha_opt
-    if p.config.learn_temperature:
-        target_entropy = -p.config.target_entropy_scale * p.spec.act_dim
-        grads = jax.grad(lambda la: weighted_mean(temperature_loss(la, log_prob, target_entropy)))(log_alpha)
+    if c.learn_temperature:
+        _, log_prob = p.policy.apply(state.policy, batch.obs).sample(noise, c.density_epsilon)
+        per_row = log_temperature_loss if c.temperature_loss == "log_alpha" else temperature_loss
+        target_entropy = -c.target_entropy_scale * p.spec.act_dim
+        grads = jax.grad(lambda la: weighted_mean(per_row(la, log_prob, target_entropy)))(log_alpha)
         log_alpha, alpha_opt = p.optimiser.apply(log_alpha, grads, alpha_opt, step)
+    seen = log_alpha if c.order in ("alpha_first", "alpha_only") else state.log_alpha
+    grad = jax.value_and_grad(functools.partial(policy_loss, p), has_aux=True)
+    (loss, log_prob), grads = grad(state.policy, critic, seen, batch, noise)
+    policy, policy_opt = p.optimiser.apply(state.policy, grads, state.policy_opt, step)
     metrics = {"policy_loss": loss, "entropy": -log_prob.mean(), "temperature": jnp.exp(state.log_alpha)}
     return state._replace(policy=policy, policy_opt=policy_opt, log_alpha=log_alpha, alpha_opt=alpha_opt), metrics
 
 
+def sees_old_critics(config: SACConfig) -> bool:
+    """Whether the policy's loss takes the critics as they were before the step on the same minibatch."""
+    return config.order in ("joint", "alpha_only")
+
+
 def update_once(p: Parts, state: SACState, batch: Batch, noise: Noise, step) -> tuple[SACState, Metrics]:
-    """One critic step, one policy step, one temperature step on one minibatch."""
-    state, critic_metrics = update_critic(p, state, batch, noise, step)
-    state, actor_metrics = update_actor(p, state, batch, noise, step)
-    return state, critic_metrics | actor_metrics
+    """One critic step, one policy step, one temperature step on one minibatch, in the config's order."""
+    new, critic_metrics = update_critic(p, state, batch, noise, step)
+    critic = state.critic if sees_old_critics(p.config) else new.critic
+    new, actor_metrics = update_actor(p, new, critic, batch, noise.action, step)
+    return new, critic_metrics | actor_metrics
+
+
+def scan_updates(each: Callable, state: Any, inputs: Any, of_old: Callable) -> tuple[Any, Any, Metrics]:
+    """`each` over `inputs`: the last state, `of_old` of the state before the last update, and means of the metrics."""
+
+    def body(carry, x):
+        new, metrics = each(carry[0], x)
+        return (new, of_old(carry[0])), metrics
+
+    (state, old), metrics = jax.lax.scan(body, (state, of_old(state)), inputs)
+    return state, old, jax.tree.map(lambda m: m.mean(axis=0), metrics)
 
 
 def update(p: Parts, state: SACState, batches: Batch, key: Key, step: Array) -> tuple[SACState, Metrics]:
@@ -216,14 +262,17 @@ def update(p: Parts, state: SACState, batches: Batch, key: Key, step: Array) -> 
     count, rows = batches.reward.shape
     noises = jax.vmap(functools.partial(draw_noise, p, rows=rows))(jax.random.split(key, count))
     steps = step + jnp.arange(count, dtype=jnp.int32)
-    each = update_once if p.config.actor_every == "update" else update_critic
-    state, metrics = jax.lax.scan(lambda carry, x: each(p, carry, *x), state, (batches, noises, steps))
-    metrics = jax.tree.map(lambda m: m.mean(axis=0), metrics)
-    if p.config.actor_every == "call":
-        last_batch, last_noise = jax.tree.map(lambda x: x[-1], (batches, noises))
-        state, actor_metrics = update_actor(p, state, last_batch, last_noise, steps[-1])
-        metrics |= actor_metrics
-    return state, metrics
+    if p.config.actor_every == "update":
+        each = lambda state, x: update_once(p, state, *x)
+        state, _, metrics = scan_updates(each, state, (batches, noises, steps), lambda _: ())
+        return state, metrics
+    each = lambda state, x: update_critic(p, state, *x)
+    of_old = lambda state: state.critic if sees_old_critics(p.config) else ()
+    state, old, metrics = scan_updates(each, state, (batches, noises, steps), of_old)
+    last, noise = jax.tree.map(lambda x: x[-1], (batches, noises))
+    critic = old if sees_old_critics(p.config) else state.critic
+    state, actor_metrics = update_actor(p, state, critic, last, noise.action, steps[-1])
+    return state, metrics | actor_metrics
 
 
 def act(p: Parts, state: SACState, obs: Array, key: Key, explore: bool) -> Array:

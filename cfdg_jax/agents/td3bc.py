@@ -11,7 +11,8 @@ One update on a minibatch (s, a, r, s', terminal, conserve)::
 
 ``conserve`` is the weight of a row's cloning term: APL sets it to 0 on online batches, and with `bc_weight` 0 or a
 zero everywhere the agent is TD3 with a normalised policy loss. The authors have no online phase; fine-tuning lets go of
-the data by a cloning term that falls (Beeson and Montana 2022, arXiv 2211.11802): `online_bc_weight`, `bc_decay`.
+the data by a cloning term that falls (Beeson and Montana 2022, arXiv 2211.11802): `online_bc_share`,
+`bc_decay`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class TD3BCConfig:
 
     alpha: float = 2.5  # numerator of lambda; larger follows the critics more
     bc_weight: float = 1.0  # of the cloning term; 0 is TD3
-    online_bc_weight: float | None = None  # what it falls to in the online phase; none: it stays
+    online_bc_share: float = 1.0  # of it that is left at the end of its fall in the online phase
     bc_decay: int = 0  # online updates in which it falls, linearly; 0: at once
     bc_loss: Literal["mean", "sum"] = "mean"  # of squared differences over the A action dimensions (authors: mean)
     normalise_q: bool = True  # lambda = alpha / mean |Q|; False: lambda = 1, as TD3
@@ -61,9 +62,9 @@ class TD3BCConfig:
         for name in ("alpha", "learning_rate"):
             value = getattr(self, name)
             require(value > 0.0, f"agent.{name}", f"is {value}", "must be positive")
-        for name in ("bc_weight", "online_bc_weight", "bc_decay", "target_noise", "noise_clip", "explore_noise"):
+        for name in ("bc_weight", "online_bc_share", "bc_decay", "target_noise", "noise_clip", "explore_noise"):
             value = getattr(self, name)
-            require(value is None or value >= 0.0, f"agent.{name}", f"is {value}", "must not be negative")
+            require(value >= 0.0, f"agent.{name}", f"is {value}", "must not be negative")
         for name in ("delay", "critics"):
             value = getattr(self, name)
             require(value >= 1, f"agent.{name}", f"is {value}", "must be at least 1")
@@ -100,8 +101,8 @@ class Parts(NamedTuple):
 
 def parts(config: TD3BCConfig, spec: Spec, phase: Literal["offline", "online"] = "offline") -> Parts:
     """Networks, optimiser, and the cloning term's weight by the number of updates made in the phase."""
-    first, last = config.bc_weight, config.online_bc_weight
-    if phase == "offline" or last is None:
+    first, last = config.bc_weight, config.bc_weight * config.online_bc_share
+    if phase == "offline":
         bc_weight = optax.constant_schedule(first)
     elif config.bc_decay == 0:
         bc_weight = optax.constant_schedule(last)
@@ -139,7 +140,7 @@ def critic_loss(p: Parts, params: Params, batch: Batch, target: Array) -> tuple[
     return weighted_mean(td_loss(q, target, p.config.q_loss)), q
 
 
-def policy_loss(p: Parts, params: Params, critic: Params, batch: Batch, step: Array | int = 0) -> tuple[Array, Metrics]:
+def policy_loss(p: Parts, params: Params, critic: Params, batch: Batch, step: Array | int) -> tuple[Array, Metrics]:
     """The policy's loss, and its two terms with lambda; `step` `[]` counts the updates of the phase."""
     config, bc_weight = p.config, p.bc_weight(step)
     action = p.policy.apply(params, batch.obs)

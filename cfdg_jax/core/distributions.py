@@ -55,23 +55,26 @@ class TanhNormal(NamedTuple):
     mean: Array
     log_std: Array
 
-    def log_prob_of(self, pre_tanh: Array) -> Array:
+    def log_prob_of(self, pre_tanh: Array, epsilon: float = 0.0) -> Array:
         """Log density `[...]` of ``tanh(pre_tanh)``.
 
         The log-determinant ``log(1 - tanh(u)^2)`` is written ``2 (log 2 - u - softplus(-2 u))``, exact where the
-        squashed action rounds to 1.
+        squashed action rounds to 1. Above 0, `epsilon` asks for the released form ``log(1 - tanh(u)^2 + epsilon)``.
         """
-        log_det = 2.0 * (math.log(2.0) - pre_tanh - jax.nn.softplus(-2.0 * pre_tanh))
+        if epsilon > 0.0:
+            log_det = jnp.log(1.0 - jnp.square(jnp.tanh(pre_tanh)) + epsilon)
+        else:
+            log_det = 2.0 * (math.log(2.0) - pre_tanh - jax.nn.softplus(-2.0 * pre_tanh))
         return _normal_log_prob(self.mean, self.log_std, pre_tanh) - jnp.sum(log_det, axis=-1)
 
     def log_prob(self, action: Array, margin: float = 1e-6) -> Array:
         """Log density `[...]` of an action given from outside, moved `margin` inside the box to be invertible."""
         return self.log_prob_of(jnp.arctanh(jnp.clip(action, -1.0 + margin, 1.0 - margin)))
 
-    def sample(self, noise: Array) -> tuple[Array, Array]:
+    def sample(self, noise: Array, epsilon: float = 0.0) -> tuple[Array, Array]:
         """(action `[..., A]`, log density `[...]`) from standard normal `noise`, by the pre-tanh value."""
         pre_tanh = self.mean + jnp.exp(self.log_std) * noise
-        return jnp.tanh(pre_tanh), self.log_prob_of(pre_tanh)
+        return jnp.tanh(pre_tanh), self.log_prob_of(pre_tanh, epsilon)
 
     def mode(self) -> Array:
         """The squashed mean `[..., A]`."""

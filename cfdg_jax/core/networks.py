@@ -88,12 +88,13 @@ class _MLP(nn.Module):
             kernel_init, bias_init = _initialisers(self.kind, x.shape[-1], output)
             x = nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init, name=f"l{i}")(x)
             if not output:
-                x = nn.relu(nn.LayerNorm(epsilon=1e-5, name=f"ln{i}")(x) if self.layer_norm else x)
+                x = nn.relu(nn.LayerNorm(epsilon=1e-6, name=f"ln{i}")(x) if self.layer_norm else x)
         return x
 
 
 def mlp(in_dim: int, out_dim: int, hidden: tuple[int, ...], layer_norm: bool = False, init: Init = "orthogonal"):
-    """A ReLU network `[..., in_dim] -> [..., out_dim]`; with `layer_norm`, Dense -> LayerNorm -> ReLU (RLPD)."""
+    """A ReLU network `[..., in_dim] -> [..., out_dim]`; with `layer_norm`, Dense -> LayerNorm -> ReLU (RLPD, whose
+    epsilon is flax's own 1e-6)."""
     module = _MLP(tuple(hidden), out_dim, layer_norm, init)
     return Network(
         init=lambda key: module.init(key, jnp.zeros((1, in_dim), jnp.float32))["params"],

@@ -23,6 +23,7 @@ def close_episodes(
     discount: float,
     sparse_failure: float | None = None,
     truncation: Literal["none", "mean_reward"] = "none",
+    failure_rule: Literal["all", "last"] = "all",
 ) -> Buffer:
     """Writes ``mc_return`` of the episodes that end with the newest row.
 
@@ -35,6 +36,7 @@ def close_episodes(
       discount: In [0, 1).
       sparse_failure: As in `mc_returns`.
       truncation: As in `mc_returns`.
+      failure_rule: As in `mc_returns`.
     """
     age = jnp.arange(window)
     index = (online.position - 1 - age) % online.rows.shape[-2]
@@ -52,7 +54,8 @@ def close_episodes(
     gammas = jnp.full(reward.shape, discount, reward.dtype)
     returns = jax.lax.associative_scan(after, (gammas, reward.at[:, 0].add(tail)), axis=1)[1]
     if sparse_failure is not None:
-        best = jnp.where(of_episode, reward, -jnp.inf).max(axis=1, keepdims=True)
+        judged = of_episode if failure_rule == "all" else of_episode & (age == 0)
+        best = jnp.where(judged, reward, -jnp.inf).max(axis=1, keepdims=True)
         returns = jnp.where(best <= sparse_failure + 1e-6, sparse_failure / (1 - discount), returns)
     known = jnp.where(of_episode, returns, online.rows[:, index, layout.mc_return])
     return online._replace(rows=online.rows.at[:, index, layout.mc_return].set(known))

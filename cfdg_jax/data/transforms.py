@@ -126,6 +126,7 @@ def pack(
     discount: float = 0.99,
     failure_reward: float | None = None,
     truncation: Literal["none", "mean_reward"] = "none",
+    failure_rule: Literal["all", "last"] = "all",
 ) -> np.ndarray:
     """The dataset as packed rows `[N, D]` float32: transformed, with returns-to-go, marked as offline.
 
@@ -137,11 +138,12 @@ def pack(
       discount: Of the returns-to-go, which are of transformed rewards.
       failure_reward: Raw reward of a step without success in a sparse task (AntMaze: 0), see `mc_returns`.
       truncation: See `mc_returns`.
+      failure_rule: See `mc_returns`.
     """
     reward = apply_reward(transforms.reward, dataset.rewards)
     sparse = None if failure_reward is None else float(apply_reward(transforms.reward, np.float32(failure_reward)))
     unknown = np.full(len(dataset), -np.inf, np.float32)
-    to_go = lambda: mc_returns(reward, dataset.ends, dataset.terminals, discount, sparse, truncation)
+    to_go = lambda: mc_returns(reward, dataset.ends, dataset.terminals, discount, sparse, truncation, failure_rule)
     return dataset.layout.pack(
         apply_observation(transforms.observation, dataset.observations),
         np.clip(dataset.actions, -ACTION_LIMIT, ACTION_LIMIT),
@@ -161,6 +163,7 @@ def mc_returns(
     discount: float,
     sparse_failure: float | None = None,
     truncation: Literal["none", "mean_reward"] = "none",
+    failure_rule: Literal["all", "last"] = "all",
 ) -> np.ndarray:
     """Discounted returns-to-go within trajectories (Cal-QL; reference section 3.5).
 
@@ -169,8 +172,9 @@ def mc_returns(
       ends: `[N]` bool, last rows of trajectories; the last row of all ends one anyway.
       terminals: `[N]` bool, true terminals.
       discount: In [0, 1); in [0, 1] without the next two.
-      sparse_failure: Reward of a step without success. A trajectory that never rises above it gets
+      sparse_failure: Reward of a step without success. A trajectory that fails gets
         ``sparse_failure / (1 - discount)`` in every row (JaxCQL replay_buffer.py).
+      failure_rule: Which of its rewards must not rise above `sparse_failure`: ``all`` (JaxCQL), or the ``last`` (CORL).
       truncation: What a trajectory without a terminal is worth after its last row: ``none``, nothing (as published);
         ``mean_reward``, its mean reward for ever.
 
@@ -198,6 +202,7 @@ def mc_returns(
         row = last[longest_first[: still_running[back]]] - back
         returns[row] += discount * returns[row + 1]
     if sparse_failure is not None:
-        failed = np.maximum.reduceat(np.asarray(rewards, np.float64), starts) <= sparse_failure + 1e-6
+        judged = np.maximum.reduceat(rewards, starts) if failure_rule == "all" else np.asarray(rewards)[last]
+        failed = judged.astype(np.float64) <= sparse_failure + 1e-6
         returns = np.where(np.repeat(failed, lengths), sparse_failure / (1 - discount), returns)
     return returns.astype(np.float32)

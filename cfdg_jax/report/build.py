@@ -178,8 +178,9 @@ def _diagnostics(runs: Sequence[Run], inside: Sequence[Table], save: Saver) -> I
     for run in filter(diagnostics.stratified, runs):
         yield f"<h2>Who was treated conservatively: {escape(run.label)}</h2>"
         caption = (
-            f"{run.dataset}. Left: scores by origin, medians with 10 % to 90 % bands; low is offline-like. "
-            "Middle: marks that cross the origin. Right: the energy network's loss and its floor, its labels' entropy."
+            f"{run.dataset}. Scores by origin, medians with 10 % to 90 % bands, low is offline-like; marks that cross "
+            "the origin; the energy network's loss, which without noise on the actions could fall to its labels' "
+            "entropy; and what its guidance gains in Q."
         )
         yield _figure(save(f"stratification {run.path.name} {run.label}", diagnostics.stratification(run)), caption)
     for dataset, group in tables.by_dataset(runs).items():

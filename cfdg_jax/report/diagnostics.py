@@ -29,8 +29,10 @@ MARKS = {
     "online_marked_offline": "Online rows marked offline-like",
     "score_offline": "Score of offline rows",
     "score_online": "Score of online rows",
+    "exchanged": "Rows exchanged per batch",
+    "proposal_gain": "Gain in Q by guidance",
     "energy_loss": "Energy loss",
-    "energy_floor": "Its floor",
+    "energy_floor": "Entropy of its labels",
 }
 """The columns of a stratifier's table: metrics of the online phase."""
 
@@ -88,14 +90,15 @@ def stratified(run: Run) -> bool:
 
 
 def stratification(run: Run) -> Figure:
-    """Three panels over the online phase: scores by origin (median, 10 % to 90 %), marks that cross, the energy's loss.
+    """Four panels over the online phase: scores by origin (median, 10 % to 90 %), crossing marks, the energy, its gain.
 
     A score is the squared distance between a row's action and its proposal: low is offline-like. The energy network's
-    loss can reach its floor, the entropy of its labels, and no less.
+    loss lies between the entropy of its labels, which it could reach without noise on the actions alone, and log K,
+    that of an energy that knows nothing. Its gain is Q of guided proposals less the mean Q of the behaviour model's.
     """
     with style():
-        figure = Figure(figsize=(7.2, 2.6), layout="constrained")
-        scores, marks, energy = figure.subplots(1, 3)
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        scores, marks, energy, gain = figure.subplots(2, 2).flat
         for origin, color in zip(("offline", "online"), COLORS, strict=False):
             steps, median = series(run, "online", f"score_{origin}_p50")
             low, high = (series(run, "online", f"score_{origin}_p{q}")[1] for q in (10, 90))
@@ -108,11 +111,14 @@ def stratification(run: Run) -> Figure:
             marks.plot(*series(run, "online", name), color=COLORS[i], label=text)
         marks.set_ylabel("share of the rows of that origin")
         marks.set_ylim(0, 1)
-        for i, (name, text) in enumerate({"energy_loss": "loss", "energy_floor": "floor"}.items()):
+        for i, (name, text) in enumerate({"energy_loss": "loss", "energy_floor": "entropy of labels"}.items()):
             energy.plot(*series(run, "online", name), color=COLORS[i], label=text, linestyle="-" if i == 0 else "--")
         energy.set_ylabel("contrastive loss of the energy")
-        for ax in (scores, marks, energy):
-            _finish(ax)
+        gain.plot(*series(run, "online", "proposal_gain"), color=COLORS[0])
+        gain.axhline(0.0, color="0.6", linewidth=0.8)
+        gain.set_ylabel("gain in Q by guidance")
+        for ax in (scores, marks, energy, gain):
+            _finish(ax, legend=ax is not gain)
     return figure
 
 

@@ -145,14 +145,16 @@ def _notes(origin: str, normalized: bool, runs: Sequence[Run]) -> Iterator[str]:
 
 
 def comparison_table(origin: str, runs: Sequence[Run]) -> Table:
-    """For each dataset with several methods, how surely each beats the first."""
+    """For each dataset with several methods, how surely each beats the first, and the one that it adds something to."""
     rows = []
     for dataset, group in by_dataset(runs).items():
         for run in group[1:]:
-            strata = [per_seed(run)["last"], per_seed(group[0])["last"]]
-            if min(map(len, strata)) > 0:
-                estimate = stats.bootstrap(strata, stats.probability_of_improvement)
-                rows.append((dataset, f"{run.label} over {group[0].label}", text(estimate, 2)))
+            plain = [other for other in group[1:] if run.label.startswith(f"{other.label} + ")]
+            for other in (group[0], *plain):
+                strata = [per_seed(run)["last"], per_seed(other)["last"]]
+                if min(map(len, strata)) > 0:
+                    estimate = stats.bootstrap(strata, stats.probability_of_improvement)
+                    rows.append((dataset, f"{run.label} over {other.label}", text(estimate, 2)))
     notes = (
         "P(better): probability that a random seed ends above a random seed of the other method [95 % interval].",
         "0 and 1 mean that the seeds of this run do not overlap; with few seeds that is no certainty.",

@@ -46,17 +46,15 @@ def masked_quantiles(x: Array, mask: Array, levels: tuple[float, ...]) -> Array:
     return jnp.nan_to_num(quantiles)
 
 
-def follow_error_rates(rho: Array, rate: float, caution: float, batches: Batch) -> Array:
-    """Adaptive rho after K marked batches: ``rho += K rate (caution missed - kept)``, within [0, 1].
+def follow_freed_share(rho: Array, rate: float, freed: float, batches: Batch) -> Array:
+    """Adaptive rho after K marked batches, within [0, 1]: ``rho += (1 - (1 - rate)^K) p_offline (missed - freed)``.
 
-    `missed` is the share of rows of known offline origin that were marked online-like, `kept` that of known online rows
-    marked offline-like. A larger rho lowers the first and raises the second, so rho settles where the threshold on the
-    running scores makes ``kept = caution missed``: at equal error rates with caution 1. In balanced batches that is
-    rho = 1/2 whatever the scores; where the share of online rows changes, rho follows it, as far as scores tell the
-    origins apart. Caution above 1 holds on to more rows the less they can be told apart. Without rows of both origins
-    rho stays.
+    `missed` is the share of rows of known offline origin that were marked online-like and p_offline the share of such
+    rows, so rho follows the running distribution of scores: it goes to the share of all rows that score below the
+    1 - `freed` quantile of offline rows. That is 1 - `freed` where scores know nothing of the origin, and falls to
+    p_offline (1 - `freed`) where they tell it for certain. The gain is at most 1 for any K. Without offline rows rho
+    stays.
     """
-    offline, online = batches.source == Source.OFFLINE, batches.source == Source.ONLINE
-    missed, kept = masked_mean(1.0 - batches.conserve, offline), masked_mean(batches.conserve, online)
-    change = rate * batches.reward.shape[0] * (caution * missed - kept)
-    return jnp.where(offline.any() & online.any(), jnp.clip(rho + change, 0.0, 1.0), rho)
+    offline = batches.source == Source.OFFLINE
+    missed, gain = masked_mean(1.0 - batches.conserve, offline), 1.0 - (1.0 - rate) ** batches.reward.shape[0]
+    return jnp.clip(rho + gain * offline.mean() * (missed - freed), 0.0, 1.0)

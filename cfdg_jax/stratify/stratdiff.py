@@ -47,9 +47,9 @@ class StratDiffConfig:
 
     rho: float = 0.5  # share of each batch treated conservatively (StratDiff)
     rho_by_seed: tuple[float, ...] = ()  # rho of successive seeds in turn, a sweep as one program; (): rho for all
-    adaptive_rho: bool = False  # let rho follow the two error rates, see `marks.follow_error_rates` (ours)
-    rho_rate: float = 0.01  # step of adaptive rho per update
-    rho_caution: float = 1.0  # weight of an offline row marked online-like against the reverse, for adaptive rho
+    adaptive_rho: bool = False  # let rho follow the running scores, see `marks.follow_freed_share` (ours)
+    rho_rate: float = 0.01  # step of adaptive rho per update, at most 1
+    rho_freed: float = 0.2  # share of the offline rows that adaptive rho marks online-like
     score: Literal["proposal", "random"] = "proposal"  # random: the ablation, marks by lot
     score_std: float = 1.0  # sigma_s; scales the scores that are logged, changes no mark
     proposals: int = 1  # J, the score is a mean over them (StratDiff 1)
@@ -57,7 +57,7 @@ class StratDiffConfig:
     guidance_by_seed: tuple[float, ...] = ()  # s of successive seeds in turn, a sweep as one program; (): guidance
     guidance_limit: float | None = None  # largest |s grad f| relative to the score of mu, row by row (ours); none: off
     sampler_steps: int = 15  # of DPM-Solver++(2M), one evaluation each (QGPO); under 8 only with a sampler_start
-    sampler_start: float | None = None  # first noise level; none: 152, t = 1 (QGPO)
+    sampler_start: float | None = None  # first noise level, at most that of t = 1; none: that, 152 (QGPO)
     beta: float = 3.0  # inverse temperature of the labels (StratDiff, QGPO)
     q_standardise: bool = False  # divide Q by its spread over supports, which frees beta and s from the reward's scale
     widths: tuple[int, ...] = (512, 256, 128)  # of the behaviour model's blocks (QGPO)
@@ -77,17 +77,17 @@ class StratDiffConfig:
     energy_steps: int = 500_000  # contrastive steps before the online phase (half of QGPO's, whose Q is trained along)
     energy_batch: int = 256  # states of each, before the online phase and in it (QGPO)
     energy_lr: float = 3e-4  # Adam (QGPO)
-    gain_rows: int = 16  # states per call whose proposals are compared with mu's in Q, for the log; 0: none
+    gain_rows: int = 16  # states per update whose proposals are compared with mu's in Q, for the log; 0: none
     precision: Precision = "default"  # of matrix products; bfloat16 on accelerators trades accuracy for speed
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)
             require(value >= least, f"stratify.{name}", f"is {value}", f"must be at least {least}")
-        for name in ("score_std", "time_scale", "behavior_lr", "energy_lr", "rho_caution"):
+        for name in ("score_std", "time_scale", "behavior_lr", "energy_lr"):
             value = getattr(self, name)
             require(value > 0, f"stratify.{name}", f"is {value}", "must be positive")
-        for name in ("rho", "ema_decay"):
+        for name in ("rho", "ema_decay", "rho_rate", "rho_freed"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"stratify.{name}", f"is {value}", "must lie between 0 and 1")
         shares = all(0 <= rho <= 1 for rho in self.rho_by_seed)
@@ -98,10 +98,14 @@ class StratDiffConfig:
             value = getattr(self, name)
             positive = bool(value) and all(width > 0 for width in value)
             require(positive, f"stratify.{name}", f"is {value}", "must hold positive widths")
-        for name, above in (("guidance_limit", 0.0), ("sampler_start", behavior.noise_level(behavior.T_MIN))):
-            value = getattr(self, name)
-            fits = value is None or value > above
-            require(fits, f"stratify.{name}", f"is {value}", f"must exceed {above:.2g}, or be none")
+        limit, start = self.guidance_limit, self.sampler_start
+        require(limit is None or limit > 0.0, "stratify.guidance_limit", f"is {limit}", "must be positive, or none")
+        low, high = behavior.noise_level(behavior.T_MIN), behavior.noise_level(1.0)
+        within = f"must exceed {low:.2g} and be at most {high:.4g}, or be none"
+        require(start is None or low < start <= high, "stratify.sampler_start", f"is {start}", within)
+        enough = self.sampler_steps >= 8 or start is not None or not self.proposes
+        few = f"is {self.sampler_steps}, too few from t = 1"
+        require(enough, "stratify.sampler_steps", few, "take 8 or more, or a sampler_start such as 3")
 
     @property
     def proposes(self) -> bool:
@@ -291,7 +295,7 @@ def fit_energy(
         q = support_values(p, state, drawn, supports, value)
         target = energy.labels(q, p.config.beta, p.config.q_standardise)
         model, metrics = energy.fit_step(p.energy, p.energy_tx, model, drawn, supports, target, fit_key)
-        shown = slice(0, p.config.gain_rows)
+        shown = slice(None, None, max(1, drawn.shape[0] // max(1, p.config.gain_rows)))  # of both origins
         return model, (metrics, drawn[shown], q[shown])
 
     model, (metrics, shown, q) = jax.lax.scan(step, state.energy, (obs, jax.random.split(step_key, steps)))
@@ -311,7 +315,7 @@ def fit(p: Parts, state: StratDiffState, batches: Batch, value: Value, key: Key)
         state, metrics = fit_energy(p, state, at_hand, value, key, batches.reward.shape[0])
     if p.config.adaptive_rho:
         c = p.config
-        state = state._replace(rho=marks.follow_error_rates(state.rho, c.rho_rate, c.rho_caution, batches))
+        state = state._replace(rho=marks.follow_freed_share(state.rho, c.rho_rate, c.rho_freed, batches))
     return state, metrics
 
 

@@ -199,9 +199,12 @@ class Program:
 
     @functools.cached_property
     def offline_chunk(self):
-        """``(state, meters, offline_rows, updates) -> (state, meters)``; `updates` is static."""
+        """``(state, meters, offline_rows, updates, phase) -> (state, meters)``; the last two are static.
 
-        def chunk(state: TrainState, meters: Meters, offline_rows: Array, updates: int):
+        `phase` is whose update it is, "offline"; a benchmark times "online" on the same rows.
+        """
+
+        def chunk(state: TrainState, meters: Meters, offline_rows: Array, updates: int, phase: str = "offline"):
             batch, width = self.config.mix.batch_size, offline_rows.shape[1]
 
             def draw_offline(key):
@@ -210,10 +213,10 @@ class Program:
 
             draw_keys = purpose_keys(state.key, "offline_draw", state.step)
             update_keys = purpose_keys(state.key, "offline_update", state.step)
-            state, metrics = self._update_all("offline", state, update_keys, jax.vmap(draw_offline)(draw_keys))
+            state, metrics = self._update_all(phase, state, update_keys, jax.vmap(draw_offline)(draw_keys))
             return state, _accumulate(meters, metrics, updates)
 
-        return jax.jit(chunk, static_argnames="updates", donate_argnums=(0, 1))
+        return jax.jit(chunk, static_argnames=("updates", "phase"), donate_argnums=(0, 1))
 
     def _learn(self, state: TrainState, meters: Meters, offline_rows: Array, counts: Counts, updates: int):
         online, synthetic = state.online, state.synthetic
@@ -314,7 +317,7 @@ class Program:
         window = min(self.spec.horizon, self.config.online.capacity)
         discount = getattr(self.config.agent, "discount", 0.99)
         online = close_episodes(
-            state.online, self.spec.layout, done, lengths, window, discount, failure, rule.truncation
+            state.online, self.spec.layout, done, lengths, window, discount, failure, rule.truncation, rule.failure_rule
         )
         return state._replace(online=online)
 

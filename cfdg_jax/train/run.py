@@ -15,13 +15,14 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.config import REGISTRIES, TrainConfig, choice, config_hash, from_yaml, non_default, to_yaml
 from cfdg_jax.data.check import check_fits
 from cfdg_jax.data.dataset import load_dataset
@@ -123,6 +124,17 @@ def evaluate(run: Run | str | os.PathLike, episodes: int | None = None) -> dict[
     return run_episodes(program, saved.state.agent, saved.meta["phase"], saved.meta["step"], Progress(False), episodes)
 
 
+def remarks(config: TrainConfig, generates: bool) -> Iterator[str]:
+    """What a user should know of the choices before the run starts; `generates`: the augmenter makes rows."""
+    agent, stratify = AGENTS[choice(config, "agent")], choice(config, "stratify")
+    if generates and config.online.steps and first_refresh(config) is None:
+        yield "warning: no refresh comes before the end, so no row is generated; lower refresh.every or min_online"
+    if stratify not in ("none", agent.stratify) and not agent.offline:
+        yield "warning: this agent has no offline regulariser, so marks change nothing; use --stratify none"
+    if config.dataset and not agent.offline:
+        yield f"no pre-training; batches mix {config.dataset} with online rows ({config.mix.kind}), as RLPD's do"
+
+
 def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[Program, TrainConfig]:
     """Loads the data and builds the program; returns the config with environment and dynamics resolved."""
     with clock("data"):
@@ -140,7 +152,8 @@ def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[
         check_fits(dataset, spec, config.env.task)
         transforms = fit_transforms(dataset, config.transform.reward, config.transform.observation)
         discount = getattr(config.agent, "discount", 0.99)
-        rows = pack(dataset, transforms, discount, config.transform.failure_reward, config.transform.truncation)
+        rule = config.transform
+        rows = pack(dataset, transforms, discount, rule.failure_reward, rule.truncation, rule.failure_rule)
         return build_program(config, spec, transforms, rows), config
 
 
@@ -181,10 +194,8 @@ def train(
     with interrupts.watching():
         program, config = prepare(config, bars, clock)
         memory_plan(program, bars)
-        if program.augmenter.shares and program.config.online.steps and first_refresh(program.config) is None:
-            bars.say(
-                "warning: no refresh comes before the end, so no row is generated; lower refresh.every or min_online"
-            )
+        for remark in remarks(config, generates=bool(program.augmenter.shares)):
+            bars.say(remark)
         if resume is None:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / "config.yaml", to_yaml(config))
