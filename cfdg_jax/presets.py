@@ -186,7 +186,6 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
         values |= {"agent.online_penalty_share": 0.3}  # EDIS 0 to 1 by task
     if agent in ("apl_cql", "apl_td3bc"):
         values |= {"online.update_every": 1_000, "online.utd": 2}
-        values |= {"mix.p_online": 0.5}  # APL 0.5 and 0.1
     if agent in ("redq", "rlpd"):
         values |= {"online.utd": 4, "agent.critics": 4}
     if augment != "none":  # reference 5.4: CPU preset (width 256, 5K steps, 16 to 32 sampling steps)

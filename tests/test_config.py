@@ -126,7 +126,7 @@ def test_paper_iql_is_the_pex_repositorys_and_reduced_iql_its_authors():
         ("td3bc", "hopper", "reduced", {"agent.alpha": 0.5, "agent.tau": 0.02, "agent.bc_decay": 10_000}),
         ("td3bc", "antmaze-umaze", "paper", {"transform.observation": "standardise"}),
         ("apl_td3bc", "hopper", "paper", {"transform.observation": "none", "mix.p_online": 0.1, "online.utd": 10}),
-        ("apl_td3bc", "hopper", "reduced", {"agent.alpha": 0.5, "mix.p_online": 0.5, "mix.gate": 2_000}),
+        ("apl_td3bc", "hopper", "reduced", {"agent.alpha": 0.5, "mix.p_online": 0.1, "mix.gate": 2_000}),
         ("apl_cql", "hopper", "paper", {"mix.p_online": 0.5, "mix.gate": 10_000, "agent.policy_learning_rate": 1e-4}),
         ("calql", "hopper", "paper", {"agent.penalty_weight": 10.0, "agent.init_temperature": 1.0}),
         ("calql", "hopper", "reduced", {"agent.policy_learning_rate": 3e-4, "agent.init_temperature": 0.1}),

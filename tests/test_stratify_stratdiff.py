@@ -469,6 +469,21 @@ def test_adaptive_rho_frees_the_asked_share_of_offline_rows(trained, share, scor
     assert kept == pytest.approx(1 - freed, abs=0.05) if score == "random" else kept < 0.15
 
 
+def test_guidance_follows_the_supports_whatever_the_scale_of_rewards(trained):
+    _, state, _ = trained
+    p = parts(dataclasses.replace(SMALL, guided_supports=0.5, guidance_rate=0.05), SPEC)
+    reached = {}
+    for scale in (1.0, 10.0):
+        value = lambda obs, action, scale=scale: scale * toy_value(obs, action)
+        fit = jax.jit(lambda state, key, value=value: module.fit_energy(p, state, None, value, key, 20))
+        followed = state
+        for key in jax.random.split(jax.random.key(0), 40):
+            followed, metrics = fit(followed, key)
+        assert metrics["guided_supports"] == pytest.approx(0.5, abs=0.05)
+        reached[scale] = float(followed.guidance)
+    assert reached[1.0] == pytest.approx(10 * reached[10.0], rel=0.15)
+
+
 # -- promises ----------------------------------------------------------------------------------------------------------
 
 
@@ -489,6 +504,7 @@ def test_marking_k_batches_at_once_equals_one_by_one(trained):
         ("rho", 1.2), ("guidance", -1.0), ("proposals", 0), ("supports", 1), ("score_std", 0.0), ("widths", ()),
         ("energy_hidden", (8, 0)), ("guidance_limit", 0.0), ("sampler_start", 0.01), ("support_chunk", 0),
         ("ema_decay", 1.5), ("behavior_lr", 0.0), ("beta", -1.0), ("rho_freed", 1.5), ("rho_rate", 2.0),
+        ("guided_supports", 1.0), ("guided_supports", 0.05),
         ("sampler_start", 200.0), ("sampler_steps", 7), ("cached_online", 0),
         ("sampler_steps", 0),
     ],

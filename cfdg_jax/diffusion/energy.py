@@ -29,7 +29,7 @@ class EnergyState(NamedTuple):
     opt_state: Any
 
 
-def labels(q: Array, beta: float, standardise: bool = False) -> Array:
+def labels(q: Array, beta: float | Array, standardise: bool = False) -> Array:
     """``softmax_k(beta Q)`` `[B, K]` without gradient.
 
     Args:

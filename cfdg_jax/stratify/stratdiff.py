@@ -55,6 +55,10 @@ class StratDiffConfig:
     proposals: int = 1  # J, the score is a mean over them (StratDiff 1)
     guidance: float = 3.0  # s; 0: no energy network at all; AntMaze 2; QGPO tunes it in 1 to 10, exact is 1
     guidance_by_seed: tuple[float, ...] = ()  # s of successive seeds in turn, a sweep as one program; (): guidance
+    guided_supports: float | None = (
+        None  # let s follow: effective share of the supports under guidance (ours); none: off
+    )
+    guidance_rate: float = 0.01  # step of log s per update for that, at most 1
     guidance_limit: float | None = None  # largest |s grad f| relative to the score of mu, row by row (ours); none: off
     sampler_steps: int = 15  # of DPM-Solver++(2M), one evaluation each (QGPO); under 8 only with a sampler_start
     sampler_start: float | None = None  # first noise level, at most that of t = 1; none: that, 152 (QGPO)
@@ -87,7 +91,7 @@ class StratDiffConfig:
         for name in ("score_std", "time_scale", "behavior_lr", "energy_lr"):
             value = getattr(self, name)
             require(value > 0, f"stratify.{name}", f"is {value}", "must be positive")
-        for name in ("rho", "ema_decay", "rho_rate", "rho_freed"):
+        for name in ("rho", "ema_decay", "rho_rate", "rho_freed", "guidance_rate"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"stratify.{name}", f"is {value}", "must lie between 0 and 1")
         shares = all(0 <= rho <= 1 for rho in self.rho_by_seed)
@@ -98,7 +102,10 @@ class StratDiffConfig:
             value = getattr(self, name)
             positive = bool(value) and all(width > 0 for width in value)
             require(positive, f"stratify.{name}", f"is {value}", "must hold positive widths")
-        limit, start = self.guidance_limit, self.sampler_start
+        limit, start, share = self.guidance_limit, self.sampler_start, self.guided_supports
+        follows = share is None or (1.0 / self.supports < share < 1.0 and self.guided)
+        between = "must lie between 1 / supports and 1 with guidance above 0 to start from, or be none"
+        require(follows, "stratify.guided_supports", f"is {share}", between)
         require(limit is None or limit > 0.0, "stratify.guidance_limit", f"is {limit}", "must be positive, or none")
         low, high = behavior.noise_level(behavior.T_MIN), behavior.noise_level(1.0)
         within = f"must exceed {low:.2g} and be at most {high:.4g}, or be none"
@@ -282,7 +289,11 @@ def support_values(p: Parts, state: StratDiffState, obs: Array, supports: Array,
 def fit_energy(
     p: Parts, state: StratDiffState, obs: Array | None, value: Value, key: Key, steps: int
 ) -> tuple[StratDiffState, Metrics]:
-    """`steps` contrastive steps: on states `[steps, B, O]` whose supports are drawn now, or from the caches (None)."""
+    """`steps` contrastive steps: on states `[steps, B, O]` whose supports are drawn now, or from the caches (None).
+
+    With `guided_supports` s follows: mu exp(s f) has the supports' weights softmax(s beta Q), and s rises while their
+    effective number is above that share of K. A reward ten times as large then asks for no other setting.
+    """
     gain_key, step_key = jax.random.split(key)
 
     def step(model: energy.EnergyState, inputs) -> tuple[energy.EnergyState, tuple]:
@@ -295,11 +306,18 @@ def fit_energy(
         q = support_values(p, state, drawn, supports, value)
         target = energy.labels(q, p.config.beta, p.config.q_standardise)
         model, metrics = energy.fit_step(p.energy, p.energy_tx, model, drawn, supports, target, fit_key)
+        guided = energy.labels(q, p.config.beta * state.guidance, p.config.q_standardise)
+        metrics["guided_supports"] = energy.effective_sample_size(guided).mean() / q.shape[-1]
         shown = slice(None, None, max(1, drawn.shape[0] // max(1, p.config.gain_rows)))  # of both origins
         return model, (metrics, drawn[shown], q[shown])
 
     model, (metrics, shown, q) = jax.lax.scan(step, state.energy, (obs, jax.random.split(step_key, steps)))
     state, metrics = state._replace(energy=model), jax.tree.map(jnp.mean, metrics)
+    metrics["guidance"] = state.guidance
+    if p.config.guided_supports is not None:
+        gain = 1.0 - (1.0 - p.config.guidance_rate) ** steps
+        excess = metrics["guided_supports"] - p.config.guided_supports
+        state = state._replace(guidance=jnp.clip(state.guidance * jnp.exp(gain * excess), 1e-3, 1e3))
     if p.config.gain_rows:
         proposed = draw_actions(p, state, shown[-1], gain_key, 1, state.guidance)[0]
         reached = value(shown[-1], unnormalise(state.behavior.normaliser, proposed))
