@@ -24,7 +24,7 @@ from cfdg_jax.agents.cql import (
     update_once,
 )
 from cfdg_jax.agents.sac import SACConfig, SACState
-from cfdg_jax.types import Spec, UserError
+from cfdg_jax.types import Source, Spec, UserError
 
 parts = functools.cache(module.parts)
 bootstrap, propose, regulariser, update_critic, draw_noise = (
@@ -645,6 +645,15 @@ def test_hand_over_resets_the_optimisers_where_asked():
     jax.tree.map(np.testing.assert_array_equal, optimisers(handed), optimisers(state))
     jax.tree.map(np.testing.assert_array_equal, handed.sac.critic, moved.sac.critic)
     np.testing.assert_array_equal(handed.log_multiplier, moved.log_multiplier)
+
+
+def test_rows_that_are_not_the_datasets_are_bounded_by_zero_where_asked():
+    p, _, state = made(dataclasses.replace(CALQL, online_bound="zero"))
+    source = jnp.arange(16) % 4  # of all origins
+    batch = one_batch(0, source=source, mc_return=jnp.linspace(-3.0, 3.0, 16))
+    bound = module.propose(p, state.sac.policy, batch, random_noise(0, p)).bound[1 + p.config.actions :]
+    expected = np.where(source == Source.OFFLINE, batch.mc_return, 0.0)
+    np.testing.assert_array_equal(bound, np.broadcast_to(expected, bound.shape))
 
 
 def test_online_weight_holds_online_alone():

@@ -3,11 +3,15 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train_helpers import toy_config
 
+from cfdg_jax.config import override
 from cfdg_jax.data import buffer as ring
+from cfdg_jax.data.dataset import Dataset
 from cfdg_jax.data.returns import close_episodes
-from cfdg_jax.data.transforms import mc_returns
-from cfdg_jax.types import RowLayout
+from cfdg_jax.data.transforms import fit_transforms, mc_returns, pack
+from cfdg_jax.train.build import build_program
+from cfdg_jax.types import RowLayout, Source, Spec
 
 LAYOUT = RowLayout(1, 1)
 
@@ -59,3 +63,32 @@ def test_the_reference_numbers_of_a_sparse_task():
     rows = play([3, 3], np.array([-5, -5, 5, -5, -5, -5], np.float32), [True, False], 8, sparse_failure=-5.0)
     np.testing.assert_allclose(rows[0, :3, LAYOUT.mc_return], [-5 - 4.5 + 4.05, -5 + 4.5, 5], rtol=1e-5)
     np.testing.assert_allclose(rows[0, 3:6, LAYOUT.mc_return], -50.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["all", "last"])
+def test_online_rows_end_up_as_the_same_transitions_of_a_dataset_do(rule):
+    """Transformed rewards and observations and returns-to-go: a run's own insertion against `pack`."""
+    rng, ends = np.random.default_rng(0), np.isin(np.arange(12), [3, 6, 11])
+    rewards = np.array([0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0], np.float32)
+    obs, next_obs = (rng.normal(3.0, 2.0, (12, 4)).astype(np.float32) for _ in range(2))
+    dataset = Dataset(
+        obs, rng.uniform(-1, 1, (12, 2)).astype(np.float32), rewards, next_obs, ends & (rewards > 0), ends, "toy"
+    )
+    transforms = fit_transforms(dataset, "scale_bias", "standardise")
+    config = override(
+        toy_config(augment="none", seeds=1),
+        {"transform.failure_reward": 0.0, "transform.failure_rule": rule, "online.capacity": 60},
+    )
+    expected = pack(dataset, transforms, config.agent.discount, 0.0, failure_rule=rule)
+    program = build_program(config, Spec(4, 2, 20), transforms, expected)
+    state, start = program.init("online"), 0
+    for t in range(12):
+        one = (x[None, t] for x in (obs, dataset.actions, rewards, next_obs, dataset.terminals))
+        row = program.to_rows(*map(jnp.asarray, one))
+        state = state._replace(online=ring.insert(state.online, row[:, None]))
+        if ends[t]:
+            state = program.end_episodes(state, jnp.array([True]), jnp.array([t + 1 - start]))
+            start = t + 1
+    np.testing.assert_allclose(state.online.rows[0, :12, :-1], expected[:, :-1], rtol=1e-4, atol=1e-5)
+    assert (state.online.rows[0, :12, -1] == Source.ONLINE).all()
+    assert np.unique(expected[:, -2]).size > 3 and np.abs(expected[:, 0]).max() < 4.0
