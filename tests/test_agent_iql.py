@@ -453,6 +453,21 @@ def test_going_online_carries_the_optimiser_or_resets_it(reset):
     assert jax.tree.structure(online) == jax.tree.structure(fresh)
 
 
+def test_going_online_may_set_the_targets_to_the_critics():
+    """As the PEX repository does for its IQL; the policy starts by its own rule there."""
+    config = dataclasses.replace(SMALL, copy_to_target=True, policy_init="xavier")
+    _, agent, state = made(config)
+    state, _ = jax.jit(agent.update)(state, random_batches(0), jax.random.key(2), jnp.int32(0))
+    online = agent.go_online(state, jax.random.key(3))
+    jax.tree.map(np.testing.assert_array_equal, online.target, state.critic)
+    assert not np.array_equal(state.target["l1"]["kernel"], state.critic["l1"]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, online.critic, state.critic)
+    first = agent.init(jax.random.key(0))
+    xavier = iql(dataclasses.replace(config, init="xavier", policy_init=None), SPEC, "offline").init(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, first.policy, xavier.policy)
+    assert not np.array_equal(first.critic["l0"]["kernel"], xavier.critic["l0"]["kernel"])
+
+
 @pytest.mark.parametrize("policy", ["gaussian", "deterministic"])
 def test_acting_is_bounded_deterministic_in_evaluation_and_noisy_in_exploration(policy):
     _, agent, state = made(dataclasses.replace(SMALL, policy=policy), "online")

@@ -68,9 +68,7 @@ class CQLConfig(SACConfig):
     penalty_min: float | None = None  # clips R per row from below; CORL AntMaze -200
     penalty_max: float | None = None  # and from above; no source
     calibrate: Literal["never", "offline", "always"] = "never"  # Cal-QL's bound: always Cal-QL; offline CORL's Cal-QL
-    online_bound: Literal["return", "zero"] = (
-        "return"  # of rows that are not the dataset's, for Cal-QL; EDIS, CORL zero
-    )
+    online_bound: Literal["return", "zero"] = "return"  # Cal-QL's of rows not the dataset's; EDIS, CORL zero
     backup: Literal["sample", "max"] = "sample"  # a' one sample, or the best of n (AntMaze: CORL, Cal-QL)
     reset_optimiser_online: bool = False  # start Adam afresh at the hand-over; the authors carry its moments
 

@@ -117,6 +117,10 @@ def stratification(run: Run) -> Figure:
         gain.plot(*series(run, "online", "proposal_gain"), color=COLORS[0])
         gain.axhline(0.0, color="0.6", linewidth=0.8)
         gain.set_ylabel("gain in Q by guidance")
+        if not len(series(run, "online", "proposal_gain")[0]):
+            gain.text(
+                0.5, 0.7, "not logged (stratify.gain_rows is 0)", ha="center", transform=gain.transAxes, fontsize=7
+            )
         for ax in (scores, marks, energy, gain):
             _finish(ax, legend=ax is not gain)
     return figure

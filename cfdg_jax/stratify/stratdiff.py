@@ -55,9 +55,7 @@ class StratDiffConfig:
     proposals: int = 1  # J, the score is a mean over them (StratDiff 1)
     guidance: float = 3.0  # s; 0: no energy network at all; AntMaze 2; QGPO tunes it in 1 to 10, exact is 1
     guidance_by_seed: tuple[float, ...] = ()  # s of successive seeds in turn, a sweep as one program; (): guidance
-    guided_supports: float | None = (
-        None  # let s follow: effective share of the supports under guidance (ours); none: off
-    )
+    guided_supports: float | None = None  # share of the supports left effective, which s follows (ours); none: off
     guidance_rate: float = 0.01  # step of log s per update for that, at most 1
     guidance_limit: float | None = None  # largest |s grad f| relative to the score of mu, row by row (ours); none: off
     sampler_steps: int = 15  # of DPM-Solver++(2M), one evaluation each (QGPO); under 8 only with a sampler_start
