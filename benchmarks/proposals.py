@@ -73,7 +73,10 @@ class Proposals:
         p = stratdiff.parts(dataclasses.replace(self.config, **option.changes), spec)
         std = self.program.offline_rows[:, layout.action].std(axis=0) if option.standardise else 1.0
 
-        def of_seed(state, agent, online):
+        own, common = self.program.split_stratifier(self.state.stratifier)
+
+        def of_seed(own, agent, online):
+            state = own._replace(**common)
             rows = jnp.concatenate([self.offline, online])
             obs, action = rows[:, layout.obs], rows[:, layout.action]
             scale = state.guidance if option.scale is None else option.scale
@@ -83,7 +86,7 @@ class Proposals:
             reached = jax.vmap(value, (None, None, 0))(agent, obs, proposed).mean(axis=0)
             return jnp.sum(away**2, axis=-1).mean(axis=0), reached - value(agent, obs, action)
 
-        scores, gains = jax.jit(jax.vmap(of_seed))(self.state.stratifier, self.state.agent, self.online)
+        scores, gains = jax.jit(jax.vmap(of_seed))(own, self.state.agent, self.online)
         return np.asarray(scores), np.asarray(gains)
 
 

@@ -299,7 +299,7 @@ class TrainState(NamedTuple):
     Attributes:
       agent: The agent's state, `[S, ...]`.
       generator: The augmenter's state, `[S, ...]`, or () before the first refresh.
-      stratifier: The stratifier's state, `[S, ...]`.
+      stratifier: The stratifier's state, `[S, ...]`; fields of its shared stages serve all seeds and have no S.
       online: Rows gathered online, `[S, C, D]`.
       synthetic: Generated rows by `Source` value, ``{source: Buffer}``; empty before the first refresh.
       key: `[S]` keys, constant through a run: every draw folds in its purpose and step.

@@ -428,7 +428,7 @@ def test_a_return_above_all_values_stops_the_push_through_policy_actions():
     np.testing.assert_array_equal(proposals.bound[:3], -np.inf)
     columns = np.concatenate([np.asarray(q[0, 1:3]), np.full((4, 16), 1e6)]) - proposals.log_density[1:]
     wanted = 1e6 + np.log(np.exp(np.float64(columns) - 1e6).sum(axis=0)) - q[0, 0]
-    np.testing.assert_allclose(regulariser(p, q, proposals)[0], wanted, rtol=1e-6)
+    np.testing.assert_allclose(regulariser(p, q, proposals)[0], wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -541,7 +541,7 @@ def test_best_of_several_next_actions_is_at_least_each():
     batch, noise = one_batch(0), random_noise(0, p)
     best = bootstrap(p, state.sac, batch, noise)
     singles = np.stack([bootstrap(p, state.sac, batch, noise._replace(next_action=x[None])) for x in noise.next_action])
-    np.testing.assert_allclose(best, singles.max(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(best, singles.max(axis=0), rtol=1e-5, atol=1e-6)
     assert np.all(best > singles.min(axis=0), where=np.asarray(batch.terminal) == 0)
     of = lambda backup: made(dataclasses.replace(SMALL, backup=backup, actions=1))[0]
     lone = random_noise(0, of("max"))
@@ -563,7 +563,7 @@ def test_ensemble_subset_of_the_target():
     full = parts(dataclasses.replace(APL, subset=0), SPEC, "offline")
     same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), state.sac.target)
     of = lambda parts, target: bootstrap(parts, state.sac._replace(target=target), batch, noise)
-    np.testing.assert_allclose(of(p, same), of(full, same), rtol=1e-6)
+    np.testing.assert_allclose(of(p, same), of(full, same), rtol=1e-5, atol=1e-6)
     assert np.all(of(p, state.sac.target) >= of(full, state.sac.target) - 1e-6)
     assert np.any(of(p, state.sac.target) > of(full, state.sac.target) + 1e-3)
     subsets = np.asarray(jax.vmap(lambda key: draw_noise(p, key, 1).subset)(jax.random.split(jax.random.key(0), 500)))

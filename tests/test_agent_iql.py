@@ -158,7 +158,7 @@ def compare_parameters(z, variant, step, name, value, exact):
 
 def test_cosine_schedule_of_the_released_code(golden_dir, dtype):
     z = golden.load(golden_dir, "iql_corl.npz")
-    p = parts(CORL, SPEC, "offline", schedule_steps=4)
+    p = parts(CORL, SPEC, "offline", phase_updates=4)
     state, batch = golden_state(z, p, "small_sched", dtype), golden.batch(z, dtype)
     once = jax.jit(functools.partial(update_once, p))
     for step in range(3):
@@ -212,7 +212,7 @@ def test_three_updates_equal_an_independent_restatement(order, q_loss):
     config = IQLConfig(hidden=(6, 5), order=order, q_loss=q_loss, init="pytorch")
     with jax.enable_x64(True):
         spec = Spec(4, 2, 100)
-        p = parts(config, spec, "offline", schedule_steps=5)
+        p = parts(config, spec, "offline", phase_updates=5)
         state = fresh(p, spec=spec)
         state = state._replace(policy={**state.policy, "log_std": jnp.array([-0.5, 2.5])})
         state = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
@@ -257,10 +257,10 @@ def fresh(p, seed=1, spec=SPEC):
     )
 
 
-def made(config, phase="offline", schedule_steps=100):
+def made(config, phase="offline", phase_updates=100):
     """Parts, agent and a fresh state of a config."""
-    p = parts(config, SPEC, phase, schedule_steps)
-    return p, iql(config, SPEC, phase, schedule_steps), fresh(p)
+    p = parts(config, SPEC, phase, phase_updates)
+    return p, iql(config, SPEC, phase, phase_updates), fresh(p)
 
 
 def random_batches(seed, updates=2, rows=32):
@@ -309,12 +309,12 @@ def test_conserve_one_is_plain_iql_and_zero_is_the_free_expectile():
     loss = lambda conserve, config=SMALL: compiled(conserve, config)
     plain = expectile(target_q.min(axis=0) - v, 0.7)
     free = expectile(target_q.max(axis=0) - v, 0.99)
-    np.testing.assert_allclose(loss(jnp.ones(32)), plain.mean(), rtol=1e-6)
-    np.testing.assert_allclose(loss(jnp.zeros(32)), free.mean(), rtol=1e-6)
+    np.testing.assert_allclose(loss(jnp.ones(32)), plain.mean(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(loss(jnp.zeros(32)), free.mean(), rtol=1e-5, atol=1e-6)
     half = (jnp.arange(32) < 16).astype(jnp.float32)
-    np.testing.assert_allclose(loss(half), (plain[:16].sum() + free[16:].sum()) / 32, rtol=1e-6)
+    np.testing.assert_allclose(loss(half), (plain[:16].sum() + free[16:].sum()) / 32, rtol=1e-5, atol=1e-6)
     same = dataclasses.replace(SMALL, free_expectile=0.7, free_target="min")
-    np.testing.assert_allclose(loss(half, same), plain.mean(), rtol=1e-6)
+    np.testing.assert_allclose(loss(half, same), plain.mean(), rtol=1e-5, atol=1e-6)
     equal, marked = jnp.stack([target_q[0], target_q[0]]), batch._replace(conserve=half)  # reference check 59
     with_min = p._replace(config=dataclasses.replace(SMALL, free_target="min"))
     assert value_loss(p, state.value, marked, equal)[0] == value_loss(with_min, state.value, marked, equal)[0]
@@ -430,17 +430,6 @@ def test_seed_i_of_many_equals_seed_i_alone(how):
     assert not np.allclose(many.policy["l0"]["kernel"][0], many.policy["l0"]["kernel"][1])
 
 
-def test_schedule_acts_offline_and_not_online():
-    """At the end of the schedule the policy stands still offline and moves online; the critics always move."""
-    for phase, moves in (("offline", False), ("online", True)):
-        _, agent, state = made(SMALL, phase, schedule_steps=50)
-        new, _ = jax.jit(agent.update)(state, random_batches(0), jax.random.key(2), jnp.int32(50))
-        moved = lambda field, a=state, b=new: (
-            not np.array_equal(getattr(a, field)["l1"]["kernel"], getattr(b, field)["l1"]["kernel"])
-        )
-        assert moved("policy") == moves and moved("critic") and moved("value") and moved("target")
-
-
 @pytest.mark.parametrize("reset", [False, True])
 def test_going_online_carries_the_optimiser_or_resets_it(reset):
     config = dataclasses.replace(SMALL, reset_optimiser_online=reset)
@@ -495,7 +484,7 @@ def test_known_values_of_a_two_state_chain():
     action under weights exp(+-beta), which is tanh(beta).
     """
     config = IQLConfig(
-        hidden=(32,), expectile=0.7, temperature=1.0, learning_rate=3e-3, tau=0.05, cosine=False, init="pytorch"
+        hidden=(32,), expectile=0.7, temperature=1.0, learning_rate=3e-3, tau=0.05, anneal="never", init="pytorch"
     )
     spec = Spec(obs_dim=2, act_dim=1, horizon=2)
     agent, p = iql(config, spec, "online"), parts(config, spec, "online", 1)

@@ -221,8 +221,8 @@ def test_rows_without_conserve_regress_v_at_the_free_level():
 
     free, free_loss = value_after(config, np.zeros(8))
     same, same_loss = value_after(dataclasses.replace(config, expectile=0.99), np.ones(8))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), free, same)
-    np.testing.assert_allclose(free_loss, same_loss, rtol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), free, same)
+    np.testing.assert_allclose(free_loss, same_loss, rtol=1e-5, atol=1e-6)
     _, twin_loss = value_after(dataclasses.replace(config, free_target="twin"), np.zeros(8))
     _, base_loss = value_after(config, np.ones(8))
     half = np.arange(8) % 2
@@ -263,7 +263,7 @@ def test_the_hand_over_expands_the_policy_and_keeps_the_critics(copy, reset):
     obs = jax.random.normal(jax.random.key(4), (9, 5))
     p = parts(config, SPEC, "online", 1)
     proposals = module.propose(p, after, obs, jnp.zeros((9, 3)))
-    np.testing.assert_allclose(proposals[0], offline.act(before, obs, jax.random.key(0), False), rtol=1e-6)
+    np.testing.assert_allclose(proposals[0], offline.act(before, obs, jax.random.key(0), False), rtol=1e-5, atol=1e-6)
     chosen = online.act(after, obs, jax.random.key(5), False)
     assert all(
         any(np.allclose(a, q) for q in pair) for a, pair in zip(chosen, np.swapaxes(proposals, 0, 1), strict=True)

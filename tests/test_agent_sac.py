@@ -149,7 +149,7 @@ def test_identical_critics_make_redq_sac():
     batch, noise = jax.tree.map(lambda x: x[0], random_batches(0)), random_noise(0, p)
     full = p._replace(config=dataclasses.replace(p.config, subset=0))
     of = lambda parts, target: bootstrap(parts, state._replace(target=target), batch, noise)
-    np.testing.assert_allclose(of(p, same), of(full, same), rtol=1e-6)
+    np.testing.assert_allclose(of(p, same), of(full, same), rtol=1e-5, atol=1e-6)
     assert np.all(of(p, state.target) >= of(full, state.target) - 1e-6)
     assert np.any(of(p, state.target) > of(full, state.target) + 1e-3)
 

@@ -123,8 +123,8 @@ def test_the_limit_turns_the_score_without_drowning_it():
     y = jnp.array([[3.0, 4.0], [0.3, 0.4]])  # |D - y| = 5 and 0.5
     f = lambda y, sigma: y @ jnp.array([0.0, 4.0])  # sigma^2 grad f = (0, 1)
     limited = energy_guided(denoise, f, 1.0, limit=1.0)(y, sigma)
-    np.testing.assert_allclose(limited, [[0.0, 1.0], [0.0, 0.5]], rtol=1e-6)
-    np.testing.assert_allclose(energy_guided(denoise, f, 1.0)(y, sigma), [[0.0, 1.0], [0.0, 1.0]], rtol=1e-6)
+    np.testing.assert_allclose(limited, [[0.0, 1.0], [0.0, 0.5]], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(energy_guided(denoise, f, 1.0)(y, sigma), [[0.0, 1.0], [0.0, 1.0]], rtol=1e-5, atol=1e-6)
     flat = energy_guided(denoise, lambda y, sigma: 0.0 * y.sum(axis=-1), 1.0, limit=1.0)(jnp.zeros((1, 2)), sigma)
     np.testing.assert_array_equal(flat, jnp.zeros((1, 2)))
 

@@ -67,7 +67,7 @@ def test_constant_column_becomes_zero(value):
     rows = jnp.full((3_333, 1), value)
     fitted = jax.jit(lambda rows: fit_normaliser([(rows, None), (rows[:7], None)], 1))(rows)
     np.testing.assert_array_equal(normalise(fitted, rows), 0.0)
-    np.testing.assert_allclose(unnormalise(fitted, jnp.zeros((1, 1))), value, rtol=1e-6)
+    np.testing.assert_allclose(unnormalise(fitted, jnp.zeros((1, 1))), value, rtol=1e-5, atol=1e-6)
 
 
 def test_empty_places_of_a_ring_do_not_count():
@@ -77,7 +77,7 @@ def test_empty_places_of_a_ring_do_not_count():
     )
     masked = fit_normaliser([(buffer.rows, online_mask(buffer))], 3)
     plain = fit_normaliser([(data, None)], 3)
-    np.testing.assert_allclose(masked.mean, plain.mean, rtol=1e-6)
+    np.testing.assert_allclose(masked.mean, plain.mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(masked.std, plain.std, rtol=1e-5)
     assert online_mask(ring.full(data)).all() and masked.mean.shape == (3,)
 
@@ -165,7 +165,7 @@ def test_schedule_continues_across_calls_and_ends_at_zero():
     for _ in range(4):
         parts, _ = scan(parts, 5)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     after, _ = scan(whole, 5)
     np.testing.assert_array_equal(after.params["x"], whole.params["x"])
     constant = optimiser(0.1, None)

@@ -8,14 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from train_helpers import toy_config
 
 from cfdg_jax.data import buffer as ring
+from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.diffusion import behavior
 from cfdg_jax.diffusion.fit import Normaliser
 from cfdg_jax.diffusion.network import Network
 from cfdg_jax.stratify import stratdiff as module
 from cfdg_jax.stratify.marks import follow_freed_share, lowest
 from cfdg_jax.stratify.stratdiff import StratDiffConfig, StratDiffState, parts, stages, stratdiff
+from cfdg_jax.train.build import build_program
 from cfdg_jax.types import Source, Spec, UserError
 
 SPEC = Spec(obs_dim=2, act_dim=2, horizon=20)
@@ -398,7 +401,7 @@ def test_q_is_asked_about_raw_actions_in_one_call(trained):
 
     q = module.support_values(parts(SMALL, SPEC), state, obs, supports, value)
     ((asked_obs, asked),) = calls
-    np.testing.assert_allclose(asked, jnp.broadcast_to(jnp.array([0.3, 0.4]), (5, 6, 2)), rtol=1e-6)
+    np.testing.assert_allclose(asked, jnp.broadcast_to(jnp.array([0.3, 0.4]), (5, 6, 2)), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(asked_obs[:, 3], obs)
     np.testing.assert_array_equal(q, jnp.broadcast_to(obs[:, :1], (5, 6)))
 
@@ -512,3 +515,26 @@ def test_marking_k_batches_at_once_equals_one_by_one(trained):
 def test_a_bad_value_names_its_field(field, value):
     with pytest.raises(UserError, match=f"^stratify.{field}: "):
         StratDiffConfig(**{field: value})
+
+
+def test_seeds_that_share_a_behaviour_model_mark_and_learn_as_if_each_had_a_copy():
+    rows = np.random.default_rng(0).normal(size=(64, Spec(3, 2, 20).layout.width)).astype(np.float32)
+    programs = [
+        build_program(toy_config("none", "iql", "stratdiff", stratify__share_behavior=share, seeds=3),
+                      Spec(3, 2, 20), identity_transforms(3), rows)
+        for share in (True, False)
+    ]  # fmt: skip
+    shared, copies = (jax.jit(lambda program=program: program.init("online"))() for program in programs)
+    spread = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (3, *x.shape)), programs[0].split_stratifier(shared.stratifier)[1]
+    )
+    assert set(spread) == {"behavior", "supports"} and not programs[1].split_stratifier(copies.stratifier)[1]
+    copies = shared._replace(stratifier=shared.stratifier._replace(**spread))
+    batches = jnp.asarray(rows[:48].reshape(3, 2, 8, -1))
+    results = []
+    for program, state in zip(programs, (shared, copies), strict=True):
+        step = jax.jit(lambda state, program=program: program._update_all("online", state, state.key, batches))
+        state, metrics = step(state)
+        results.append((state.agent, state.stratifier.energy, metrics))
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)

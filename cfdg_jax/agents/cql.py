@@ -38,7 +38,7 @@ from cfdg_jax.agents.sac import (
 from cfdg_jax.agents.sac import Parts as SACParts
 from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import critics, tanh_gaussian_policy
-from cfdg_jax.core.optim import Optimiser, adam, polyak
+from cfdg_jax.core.optim import Anneal, Optimiser, adam, cosine_steps, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Source, Spec, require
 
 MAX_MULTIPLIER = 1e6
@@ -70,6 +70,7 @@ class CQLConfig(SACConfig):
     calibrate: Literal["never", "offline", "always"] = "never"  # Cal-QL's bound: always Cal-QL; offline CORL's Cal-QL
     online_bound: Literal["return", "zero"] = "return"  # Cal-QL's of rows not the dataset's; EDIS, CORL zero
     backup: Literal["sample", "max"] = "sample"  # a' one sample, or the best of n (AntMaze: CORL, Cal-QL)
+    anneal: Anneal = "never"  # the rate of policy and temperature, by a half cosine; no source
     reset_optimiser_online: bool = False  # start Adam afresh at the hand-over; the authors carry its moments
 
     def __post_init__(self) -> None:
@@ -173,11 +174,12 @@ class Parts(NamedTuple):
     calibrate: bool
 
 
-def parts(config: CQLConfig, spec: Spec, phase: Literal["offline", "online"]) -> Parts:
-    """Networks, optimisers and what the phase decides."""
+def parts(config: CQLConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int = 1_000_000) -> Parts:
+    """Networks, optimisers and what the phase decides; `phase_updates` is its length."""
     offline = phase == "offline"
     affine = (1.0, -1.0) if config.log_std_affine else None
     log_std_range = (config.log_std_min, config.log_std_max)
+    annealed = cosine_steps(config.anneal, phase, phase_updates)
     return Parts(
         config=config,
         sac=SACParts(
@@ -185,7 +187,7 @@ def parts(config: CQLConfig, spec: Spec, phase: Literal["offline", "online"]) ->
             spec=spec,
             critic=critics(spec, config.critic_hidden, config.critics, config.layer_norm, config.init),
             policy=tanh_gaussian_policy(spec, config.hidden, log_std_range, config.init, affine),
-            optimiser=adam(config.policy_learning_rate, clip_norm=config.clip_norm),
+            optimiser=adam(config.policy_learning_rate, annealed, config.clip_norm),
         ),
         optimiser=adam(config.learning_rate, clip_norm=config.clip_norm),
         weight=config.penalty_weight * (1.0 if offline else config.online_penalty_share),
@@ -358,10 +360,9 @@ def go_online(p: Parts, state: CQLState, key: Key) -> CQLState:
     return CQLState(sac, state.log_multiplier, fresh(state.log_multiplier))
 
 
-def cql(config: CQLConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int = 1_000_000) -> Agent:
-    """CQL, Cal-QL or GCQL for one seed. No rate is annealed, so `schedule_steps` changes nothing."""
-    del schedule_steps
-    p = parts(config, spec, phase)
+def cql(config: CQLConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int = 1_000_000) -> Agent:
+    """CQL, Cal-QL or GCQL for one seed. `phase_updates`: length of the whole phase, over which rates may anneal."""
+    p = parts(config, spec, phase, phase_updates)
     return Agent(
         init=functools.partial(init, p),
         update=functools.partial(update, p),

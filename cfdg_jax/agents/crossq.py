@@ -167,10 +167,10 @@ def act(p: Parts, state: CrossQState, obs: Array, key: Key, explore: bool) -> Ar
 
 
 def crossq(
-    config: CrossQConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int = 1_000_000
+    config: CrossQConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int = 1_000_000
 ) -> Agent:
-    """CrossQ for one seed. Both phases are the same, so `phase` and `schedule_steps` change nothing."""
-    del phase, schedule_steps
+    """CrossQ for one seed. Both phases are the same, so `phase` and `phase_updates` change nothing."""
+    del phase, phase_updates
     p = parts(config, spec)
     return Agent(
         init=functools.partial(init_state, p),

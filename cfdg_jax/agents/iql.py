@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from cfdg_jax.core.losses import awr_weight, expectile, td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy, gaussian_policy, state_value
-from cfdg_jax.core.optim import Optimiser, adam, polyak
+from cfdg_jax.core.optim import Anneal, Optimiser, adam, cosine_steps, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
 
 
@@ -40,7 +40,7 @@ class IQLConfig:
     hidden: tuple[int, ...] = (256, 256)  # of all networks (all sources)
     critics: int = 2  # twin critics (all sources)
     learning_rate: float = 3e-4  # Adam, all networks (all sources)
-    cosine: bool = True  # anneal the policy's rate to 0 over the offline phase; constant online (learner.py)
+    anneal: Anneal = "offline"  # the policy's rate, by a half cosine; constant online (learner.py)
     clip_norm: float | None = None  # largest gradient norm; no source clips
     policy: Literal["gaussian", "deterministic"] = "gaussian"  # deterministic: CORL on hopper-medium(-replay)
     log_std_min: float = -5.0  # policy.py, PEX; CORL -20
@@ -98,22 +98,22 @@ class Parts(NamedTuple):
     policy_optimiser: Optimiser
 
 
-def parts(config: IQLConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int) -> Parts:
-    """Networks and optimisers; the policy's rate is annealed over `schedule_steps` in the offline phase only."""
+def parts(config: IQLConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int) -> Parts:
+    """Networks and optimisers; `phase_updates` is the length of the phase, for the policy's schedule."""
     hidden, init = config.hidden, config.init
     policy_init = config.policy_init or init
     if config.policy == "gaussian":
         policy = gaussian_policy(spec, hidden, (config.log_std_min, config.log_std_max), policy_init)
     else:
         policy = deterministic_policy(spec, hidden, policy_init)
-    cosine_steps = schedule_steps if config.cosine and phase == "offline" else None
+    annealed = cosine_steps(config.anneal, phase, phase_updates)
     return Parts(
         config=config,
         critic=critics(spec, hidden, config.critics, init=init),
         value=state_value(spec, hidden, init=init),
         policy=policy,
         optimiser=adam(config.learning_rate, clip_norm=config.clip_norm),
-        policy_optimiser=adam(config.learning_rate, cosine_steps, config.clip_norm),
+        policy_optimiser=adam(config.learning_rate, annealed, config.clip_norm),
     )
 
 
@@ -233,9 +233,9 @@ def go_online(p: Parts, state: IQLState, key: Key) -> IQLState:
     return state._replace(critic_opt=critic_opt, value_opt=value_opt, policy_opt=policy_opt)
 
 
-def iql(config: IQLConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int = 1_000_000) -> Agent:
-    """IQL for one seed. `schedule_steps`: updates of the whole offline phase, over which the policy's rate anneals."""
-    p = parts(config, spec, phase, schedule_steps)
+def iql(config: IQLConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int = 1_000_000) -> Agent:
+    """IQL for one seed. `phase_updates`: length of the whole phase, over which the policy's rate may anneal."""
+    p = parts(config, spec, phase, phase_updates)
     return Agent(
         init=functools.partial(init_state, p),
         update=functools.partial(update, p),

@@ -102,9 +102,9 @@ class Parts(NamedTuple):
     act_dim: int
 
 
-def parts(config: PEXConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int) -> Parts:
+def parts(config: PEXConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int) -> Parts:
     """IQL's networks and optimisers, and A."""
-    return Parts(config, base.parts(config, spec, phase, schedule_steps), spec.act_dim)
+    return Parts(config, base.parts(config, spec, phase, phase_updates), spec.act_dim)
 
 
 def expand(p: Parts, state: IQLState, key: Key) -> PEXState:
@@ -229,11 +229,11 @@ def act(p: Parts, state: PEXState, obs: Array, key: Key, explore: bool) -> Array
     return jnp.clip(act_with(p, state, obs, draw_noise(p, obs, key), explore).action, -1.0, 1.0)
 
 
-def pex(config: PEXConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int = 1_000_000) -> Agent:
-    """PEX for one seed: IQL offline, policy expansion online. `schedule_steps` as for `iql`."""
-    p = parts(config, spec, phase, schedule_steps)
+def pex(config: PEXConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int = 1_000_000) -> Agent:
+    """PEX for one seed: IQL offline, policy expansion online. `phase_updates` as for `iql`."""
+    p = parts(config, spec, phase, phase_updates)
     if phase == "offline":
-        plain = base.iql(config, spec, phase, schedule_steps)
+        plain = base.iql(config, spec, phase, phase_updates)
         return plain._replace(init=functools.partial(base.init_state, p.iql), go_online=functools.partial(expand, p))
     return Agent(
         init=functools.partial(init_online, p),

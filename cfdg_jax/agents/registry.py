@@ -20,7 +20,7 @@ class AgentEntry(NamedTuple):
 
     Attributes:
       config: Its config class; the defaults of all fields are valid.
-      factory: ``(config, spec, phase, schedule_steps) -> Agent``.
+      factory: ``(config, spec, phase, phase_updates) -> Agent``.
       offline: Whether it is made to be pre-trained on logged data.
       stratify: The registered stratifier that belongs to the method, used unless another is named.
     """
@@ -47,7 +47,7 @@ AGENTS: dict[str, AgentEntry] = {
 
 
 def make_agent(
-    agent: Any, spec: Spec, phase: Literal["offline", "online"] = "offline", schedule_steps: int = 1_000_000
+    agent: Any, spec: Spec, phase: Literal["offline", "online"] = "offline", phase_updates: int = 1_000_000
 ) -> Agent:
     """The agent of a config object, or of a name with its default config.
 
@@ -55,7 +55,7 @@ def make_agent(
       agent: An instance of a registered config class, or a key of `AGENTS`.
       spec: The task.
       phase: Which phase's update and acting are wanted; the state's structure may differ between the two.
-      schedule_steps: Updates of the whole offline phase, for schedules that end with it.
+      phase_updates: Updates of the whole phase, for schedules that end with it.
 
     Raises:
       UserError: for a name or a config that is not registered.
@@ -68,7 +68,7 @@ def make_agent(
         agent = AGENTS[agent].config()
     for entry in AGENTS.values():
         if type(agent) is entry.config:
-            return entry.factory(agent, spec, phase, schedule_steps)
+            return entry.factory(agent, spec, phase, phase_updates)
     raise UserError(
         "agent", f"{type(agent).__name__} is not the config of a registered agent", "see agents/registry.py"
     )

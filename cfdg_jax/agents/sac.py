@@ -283,9 +283,9 @@ def act(p: Parts, state: SACState, obs: Array, key: Key, explore: bool) -> Array
     return policy.sample(jax.random.normal(key, policy.mean.shape))[0]
 
 
-def sac(config: SACConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int = 1_000_000) -> Agent:
-    """SAC for one seed. Both phases are the same, so `phase` and `schedule_steps` change nothing."""
-    del phase, schedule_steps
+def sac(config: SACConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int = 1_000_000) -> Agent:
+    """SAC for one seed. Both phases are the same, so `phase` and `phase_updates` change nothing."""
+    del phase, phase_updates
     p = parts(config, spec)
     return Agent(
         init=functools.partial(init_state, p),

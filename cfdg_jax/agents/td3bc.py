@@ -27,7 +27,7 @@ import optax
 
 from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy
-from cfdg_jax.core.optim import Optimiser, adam, polyak
+from cfdg_jax.core.optim import Anneal, Optimiser, adam, cosine_steps, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
 
 
@@ -52,6 +52,7 @@ class TD3BCConfig:
     q_loss: Literal["sum", "mean"] = "sum"  # over critics (authors: sum)
     learning_rate: float = 3e-4  # Adam, all networks (all sources)
     clip_norm: float | None = None  # largest gradient norm; no source clips
+    anneal: Anneal = "never"  # the policy's rate, by a half cosine; no source
     layer_norm: bool = False  # in the critics (JAX-CORL True)
     init: Init = "pytorch"  # all sources
     reset_optimiser_online: bool = False  # start Adam afresh at the hand-over
@@ -96,11 +97,14 @@ class Parts(NamedTuple):
     critic: Network
     policy: Network
     optimiser: Optimiser
+    policy_optimiser: Optimiser
     bc_weight: optax.Schedule
 
 
-def parts(config: TD3BCConfig, spec: Spec, phase: Literal["offline", "online"] = "offline") -> Parts:
-    """Networks, optimiser, and the cloning term's weight by the number of updates made in the phase."""
+def parts(
+    config: TD3BCConfig, spec: Spec, phase: Literal["offline", "online"] = "offline", phase_updates: int = 1_000_000
+) -> Parts:
+    """Networks, optimisers, and the cloning term's weight by the number of updates made in the phase."""
     first, last = config.bc_weight, config.bc_weight * config.online_bc_share
     if phase == "offline":
         bc_weight = optax.constant_schedule(first)
@@ -113,6 +117,9 @@ def parts(config: TD3BCConfig, spec: Spec, phase: Literal["offline", "online"] =
         critic=critics(spec, config.hidden, config.critics, config.layer_norm, config.init),
         policy=deterministic_policy(spec, config.hidden, config.init),
         optimiser=adam(config.learning_rate, clip_norm=config.clip_norm),
+        policy_optimiser=adam(
+            config.learning_rate, cosine_steps(config.anneal, phase, phase_updates), config.clip_norm
+        ),
         bc_weight=bc_weight,
     )
 
@@ -122,7 +129,7 @@ def init_state(p: Parts, key: Key) -> TD3BCState:
     critic_key, policy_key = jax.random.split(key)
     critic, policy = p.critic.init(critic_key), p.policy.init(policy_key)
     target, target_policy = jax.tree.map(jnp.copy, (critic, policy))
-    return TD3BCState(critic, target, policy, target_policy, p.optimiser.init(critic), p.optimiser.init(policy))
+    return TD3BCState(critic, target, policy, target_policy, p.optimiser.init(critic), p.policy_optimiser.init(policy))
 
 
 def bootstrap(p: Parts, state: TD3BCState, batch: Batch, noise: Array) -> Array:
@@ -167,7 +174,7 @@ def update_policy(p: Parts, state: TD3BCState, batch: Batch, step) -> tuple[TD3B
     """The policy step against the current critics, then all targets."""
     grad = jax.grad(functools.partial(policy_loss, p), has_aux=True)
     grads, metrics = grad(state.policy, state.critic, batch, step)
-    policy, policy_opt = p.optimiser.apply(state.policy, grads, state.policy_opt, step)
+    policy, policy_opt = p.policy_optimiser.apply(state.policy, grads, state.policy_opt, step)
     state = state._replace(
         policy=policy,
         policy_opt=policy_opt,
@@ -218,15 +225,14 @@ def go_online(p: Parts, state: TD3BCState, key: Key) -> TD3BCState:
     del key
     if not p.config.reset_optimiser_online:
         return state
-    return state._replace(critic_opt=p.optimiser.init(state.critic), policy_opt=p.optimiser.init(state.policy))
+    return state._replace(critic_opt=p.optimiser.init(state.critic), policy_opt=p.policy_optimiser.init(state.policy))
 
 
 def td3bc(
-    config: TD3BCConfig, spec: Spec, phase: Literal["offline", "online"], schedule_steps: int = 1_000_000
+    config: TD3BCConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int = 1_000_000
 ) -> Agent:
-    """TD3+BC for one seed. No rate is annealed, so `schedule_steps` changes nothing."""
-    del schedule_steps
-    p = parts(config, spec, phase)
+    """TD3+BC for one seed. `phase_updates`: length of the whole phase, over which the policy's rate may anneal."""
+    p = parts(config, spec, phase, phase_updates)
     return Agent(
         init=functools.partial(init_state, p),
         update=functools.partial(update, p),

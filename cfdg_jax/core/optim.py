@@ -8,12 +8,15 @@ hand-over, and a schedule is computed once for all seeds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import optax
 
 from cfdg_jax.types import Array, Params
+
+Anneal = Literal["never", "offline", "each"]
+"""In which phases a policy's rate falls to 0 by a half cosine: none, the offline one, or each of the two."""
 
 
 class Optimiser(NamedTuple):
@@ -60,6 +63,11 @@ def adam(
         return jax.tree.map(lambda p, u: p - lr * u, params, ascent), state
 
     return Optimiser(direction.init, apply)
+
+
+def cosine_steps(anneal: Anneal, phase: Literal["offline", "online"], phase_updates: int) -> int | None:
+    """Updates over which a policy's rate falls in `phase`, which has `phase_updates`; None where it is constant."""
+    return phase_updates if anneal == "each" or anneal == phase else None
 
 
 def polyak(target: Params, online: Params, tau: float) -> Params:

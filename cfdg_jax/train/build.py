@@ -18,7 +18,8 @@ from cfdg_jax.types import Spec, require
 
 def build_program(config: TrainConfig, spec: Spec, transforms: Transforms, rows: np.ndarray) -> Program:
     """Makes the algorithms of `config` and puts the offline rows `[N, D]` (N may be 0) on the device, once."""
-    schedule = max(config.offline.steps, 1)
+    online = config.online
+    updates = {"offline": config.offline.steps, "online": (online.steps - online.start_steps) * online.utd}
     stratifier = make_stratifier(config.stratify, spec)
     require(
         not stratifier.stages or rows.shape[0] > 0,
@@ -28,15 +29,15 @@ def build_program(config: TrainConfig, spec: Spec, transforms: Transforms, rows:
     )
     augmenter = make_augmenter(config.augment, spec, with_terminal=spec.terminates)
     if augmenter.shares:  # traced now, so that data it cannot learn from are refused before the run and not within it
-        online = jax.eval_shape(lambda: ring.empty(config.online.capacity, rows.shape[1]))
-        jax.eval_shape(augmenter.init, jax.random.key(0), jax.ShapeDtypeStruct(rows.shape, rows.dtype), online)
+        empty = jax.eval_shape(lambda: ring.empty(online.capacity, rows.shape[1]))
+        jax.eval_shape(augmenter.init, jax.random.key(0), jax.ShapeDtypeStruct(rows.shape, rows.dtype), empty)
     return Program(
         config=config,
         spec=spec,
         transforms=jax.tree.map(jnp.asarray, transforms),
         offline_rows=jnp.asarray(rows),
-        offline_agent=make_agent(config.agent, spec, "offline", schedule),
-        online_agent=make_agent(config.agent, spec, "online", schedule),
+        offline_agent=make_agent(config.agent, spec, "offline", max(updates["offline"], 1)),
+        online_agent=make_agent(config.agent, spec, "online", max(updates["online"], 1)),
         augmenter=augmenter,
         stratifier=stratifier,
     )

@@ -73,6 +73,26 @@ class Program:
         """`fn` over the seed axis, the way this run compiles it."""
         return over_seeds(fn, in_axes, self.config.seed_axis)
 
+    def split_stratifier(self, stratifier: Any) -> tuple[Any, dict[str, Any]]:
+        """The stratifier's state as what each seed has, and the fields that serve all seeds, by name."""
+        common = {stage.name: getattr(stratifier, stage.name) for stage in self.stratifier.stages if stage.shared}
+        return (stratifier._replace(**dict.fromkeys(common, ())) if common else stratifier), common
+
+    def _each_stratifier(self, fn, in_axes):
+        """`each_seed` of ``fn(stratifier, *args) -> (stratifier, *rest)``, the shared fields held once, not copied."""
+        whole = lambda own, common: own._replace(**common) if common else own
+
+        def one(own, common, *args):
+            stratifier, *rest = fn(whole(own, common), *args)
+            return self.split_stratifier(stratifier)[0], *rest
+
+        def run(stratifier, *args):
+            own, common = self.split_stratifier(stratifier)
+            own, *rest = self.each_seed(one, (0, None, *in_axes))(own, common, *args)
+            return whole(own, common), *rest
+
+        return run
+
     def agent(self, phase: str) -> Agent:
         return self.online_agent if phase == "online" else self.offline_agent
 
@@ -88,16 +108,12 @@ class Program:
         return TrainState(agent_state, (), stratifier_state, online, {}, keys, jnp.zeros((), jnp.int32))
 
     def _init_stratifier(self, keys: Array):
-        """Fresh stratifier states; a field that serves all seeds starts from the run's key and is the same in each."""
+        """Fresh stratifier states; a field that serves all seeds starts from the run's key and has no seed axis."""
         numbers = self.config.first_seed + jnp.arange(self.config.seeds, dtype=jnp.int32)
         state = jax.vmap(self.stratifier.init)(purpose_keys(keys, "stratifier_init"), numbers)
-        shared = [stage.name for stage in self.stratifier.stages if stage.shared]
-        common = self.stratifier.init(purpose_key(jax.random.key(self.config.run_key), "stratifier_init"), 0)
-        copies = {name: self._to_all_seeds(getattr(common, name)) for name in shared}
-        return state._replace(**copies) if copies else state
-
-    def _to_all_seeds(self, tree):
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.config.seeds, *leaf.shape)), tree)
+        first = self.stratifier.init(purpose_key(jax.random.key(self.config.run_key), "stratifier_init"), 0)
+        common = self.split_stratifier(first)[1]
+        return state._replace(**common) if common else state
 
     @functools.cached_property
     def prepare_stratifier(self):
@@ -107,19 +123,20 @@ class Program:
         """
 
         def prepare(state: TrainState, offline_rows, step, stage: Stage, count: int):
-            def one(agent, stratifier, key):
+            def one(stratifier, agent, key):
                 value = functools.partial(self.offline_agent.value, agent)
                 assert self.stratifier.prepare is not None, "a stratifier with stages prepares them"
                 return self.stratifier.prepare(stratifier, stage.name, offline_rows, value, key, count)
 
             if not stage.shared:
                 keys = purpose_keys(state.key, "stratifier_prepare", step)
-                return self.each_seed(one, (0, 0, 0))(state.agent, state.stratifier, keys)
+                return self._each_stratifier(one, (0, 0))(state.stratifier, state.agent, keys)
+            own, common = self.split_stratifier(state.stratifier)
             first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
             key = purpose_key(jax.random.key(self.config.run_key), "stratifier_prepare", step)
-            trained, metrics = one(first(state.agent), first(state.stratifier), key)
-            copies = {stage.name: self._to_all_seeds(getattr(trained, stage.name))}
-            return state.stratifier._replace(**copies), self._to_all_seeds(metrics)
+            trained, metrics = one(first(own)._replace(**common), first(state.agent), key)
+            shown = jax.tree.map(lambda value: jnp.broadcast_to(value, (self.config.seeds, *value.shape)), metrics)
+            return own._replace(**self.split_stratifier(trained)[1]), shown
 
         return jax.jit(prepare, static_argnames=("stage", "count"))
 
@@ -172,7 +189,7 @@ class Program:
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
-    def _marked_update(self, phase: str, agent_state, stratifier_state, key, rows, step):
+    def _marked_update(self, phase: str, stratifier_state, agent_state, key, rows, step):
         """One seed: K updates on rows `[K, B, D]`; online they are marked first, and the stratifier learns after."""
         mark_key, update_key, fit_key = jax.random.split(key, 3)
         batch = self.spec.layout.unpack(rows)
@@ -186,16 +203,15 @@ class Program:
         if phase == "online" and self.stratifier.fit is not None:
             value = functools.partial(self.online_agent.value, agent_state)
             stratifier_state, fitted = self.stratifier.fit(stratifier_state, batch, value, fit_key)
-        return agent_state, stratifier_state, metrics | jax.tree.map(jnp.mean, marks) | fitted
+        return stratifier_state, agent_state, metrics | jax.tree.map(jnp.mean, marks) | fitted
 
     def _update_all(self, phase: str, state: TrainState, keys, rows) -> tuple[TrainState, Metrics]:
         """All seeds: rows `[S, K, B, D]`."""
         update = functools.partial(self._marked_update, phase)
-        agent_state, stratifier_state, metrics = self.each_seed(update, (0, 0, 0, 0, None))(
-            state.agent, state.stratifier, keys, rows, state.step
+        stratifier, agent, metrics = self._each_stratifier(update, (0, 0, 0, None))(
+            state.stratifier, state.agent, keys, rows, state.step
         )
-        step = state.step + rows.shape[1]
-        return state._replace(agent=agent_state, stratifier=stratifier_state, step=step), metrics
+        return state._replace(agent=agent, stratifier=stratifier, step=state.step + rows.shape[1]), metrics
 
     @functools.cached_property
     def offline_chunk(self):
@@ -299,7 +315,8 @@ class Program:
         state = state._replace(online=ring.insert(state.online, rows[:, None, :]))
         if self.stratifier.observe is not None:
             keys, met = purpose_keys(state.key, "observe", t), self.spec.layout.unpack(rows).obs
-            observed = self.each_seed(self.stratifier.observe, (0, 0, 0))(state.stratifier, met, keys)
+            observe = lambda *args: (self.stratifier.observe(*args),)
+            (observed,) = self._each_stratifier(observe, (0, 0))(state.stratifier, met, keys)
             state = state._replace(stratifier=observed)
         if counts is not None:
             state, meters = self._learn(state, meters, offline_rows, counts, self.config.online.utd)

@@ -329,6 +329,9 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
         "synthetic rings": 2 * config.seeds * generated * row,  # the old and the new during a refresh
         "one dispatch": config.seeds * max(config.offline.updates_per_call, 1) * config.mix.batch_size * row * 2,
     }
+    if config.online.steps:
+        fields = jax.tree.leaves(jax.eval_shape(lambda: program.init("online").stratifier))
+        plan["stratifier"] = sum(leaf.size * leaf.dtype.itemsize for leaf in fields) / 1e6
     total, available = sum(plan.values()), _available_mb()
     parts = ", ".join(f"{name} {value:,.0f} MB" for name, value in plan.items() if value >= 0.5)
     progress.say(f"memory plan: {parts}; {total:,.0f} MB of {available:,.0f} MB available")
