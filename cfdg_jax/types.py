@@ -268,6 +268,10 @@ class Stage(NamedTuple):
     shared: bool = False
 
 
+SCORE_EDGES = np.logspace(-2, 2, 13)
+"""Edges of the histograms of a stratifier's scores: three bins a decade, and one open at each end."""
+
+
 class Stratifier(NamedTuple):
     """Decides how conservatively each row of an online-phase batch is treated, for one seed, as pure functions.
 

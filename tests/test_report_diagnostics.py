@@ -19,6 +19,7 @@ def with_metrics(folder, lines):
 
 def marks(step):
     values = {f"score_{origin}_p{q}": [q / 100, q / 50, None] for origin in ("offline", "online") for q in (10, 50, 90)}
+    values |= {f"score_{origin}_bin{i:02d}": [i / 91] * 3 for origin in ("offline", "online") for i in range(14)}
     values |= {name: [0.2, 0.4, 0.6] for name in ("offline_marked_online", "online_marked_offline")}
     return {
         "phase": "online",
@@ -47,7 +48,9 @@ def test_series_are_means_over_the_seeds_that_have_a_value(tmp_path):
 
 def test_pictures_show_what_was_logged(tmp_path):
     run = read_run(with_metrics(tmp_path / "run", [marks(100), marks(200), quality(150)]))
-    scores, shares, energy, gain = diagnostics.stratification(run).axes
+    scores, shares, energy, histogram, exchanged, gain = diagnostics.stratification(run).axes
+    np.testing.assert_allclose(histogram.patches[0].get_data().values, np.arange(14) / 91)
+    np.testing.assert_allclose(exchanged.lines[0].get_ydata(), 60.0)
     assert len(scores.lines) == len(shares.lines) == len(energy.lines) == 2
     np.testing.assert_allclose(energy.lines[0].get_ydata(), 2.0)
     np.testing.assert_allclose(gain.lines[0].get_ydata(), 4.0)

@@ -259,10 +259,14 @@ def test_metrics_by_source(trained):
         for percent in (10, 50, 90):
             expected = np.percentile(score[rows], percent)
             assert metrics[f"score_{name}_p{percent}"] == pytest.approx(expected, rel=1e-4)
+        shares = [metrics[f"score_{name}_bin{i:02d}"] for i in range(14)]
+        expected = np.histogram(score[rows], [-np.inf, *np.logspace(-2, 2, 13), np.inf])[0] / 100
+        np.testing.assert_allclose(shares, expected, atol=1e-6)
+        assert np.count_nonzero(shares) > 3
     assert all(m.shape == () and m.dtype == jnp.float32 for m in metrics.values())
     for share, absent in ((1.0, "offline"), (0.0, "online")):
         _, metrics = mark(state, toy_batch(200, seed=4, online_share=share)[1], key)
-        assert [v for k, v in metrics.items() if k.startswith(f"score_{absent}")] == [0.0] * 4
+        assert [v for k, v in metrics.items() if k.startswith(f"score_{absent}")] == [0.0] * 18
         assert metrics["offline_marked_online" if absent == "offline" else "online_marked_offline"] == 0.0
         assert all(np.isfinite(value) for value in metrics.values())
 

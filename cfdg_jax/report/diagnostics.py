@@ -13,6 +13,7 @@ from cfdg_jax.report import tables
 from cfdg_jax.report.plots import COLORS, style, thousands
 from cfdg_jax.report.runs import SAMPLE_KINDS, Run
 from cfdg_jax.report.tables import Table
+from cfdg_jax.types import SCORE_EDGES
 
 QUALITY = {
     "dynamics_error": "one-step error of s'\n(1: as bad as not moving)",
@@ -90,21 +91,31 @@ def stratified(run: Run) -> bool:
 
 
 def stratification(run: Run) -> Figure:
-    """Four panels over the online phase: scores by origin (median, 10 % to 90 %), crossing marks, the energy, its gain.
+    """Scores by origin (median, 10 % to 90 %) and their histograms at the end, marks that cross, energy and its gain.
 
     A score is the squared distance between a row's action and its proposal: low is offline-like. The energy network's
     loss lies between the entropy of its labels, which it could reach without noise on the actions alone, and log K,
     that of an energy that knows nothing. Its gain is Q of guided proposals less the mean Q of the behaviour model's.
     """
     with style():
-        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-        scores, marks, energy, gain = figure.subplots(2, 2).flat
+        figure = Figure(figsize=(9.6, 4.6), layout="constrained")
+        scores, marks, energy, histogram, exchanged, gain = figure.subplots(2, 3).flat
         for origin, color in zip(("offline", "online"), COLORS, strict=False):
             steps, median = series(run, "online", f"score_{origin}_p50")
             low, high = (series(run, "online", f"score_{origin}_p{q}")[1] for q in (10, 90))
             scores.plot(steps, median, color=color, label=f"{origin} rows")
             scores.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
+            shares = [last(run, "online", f"score_{origin}_bin{i:02d}") for i in range(SCORE_EDGES.size + 1)]
+            heights = [np.nan if share is None else share.mean() for share in shares]
+            edges = [SCORE_EDGES[0] ** 2 / SCORE_EDGES[1], *SCORE_EDGES, SCORE_EDGES[-1] ** 2 / SCORE_EDGES[-2]]
+            histogram.stairs(heights, edges, color=color, fill=True, alpha=0.35, label=f"{origin} rows")
         scores.set_ylabel("score")
+        histogram.set_xscale("log")
+        histogram.set_xlabel("score at the end (ends: all beyond)")
+        histogram.set_ylabel("share of the rows of that origin")
+        exchanged.plot(*series(run, "online", "exchanged"), color=COLORS[0])
+        exchanged.set_ylabel("rows exchanged per batch")
+        exchanged.set_ylim(bottom=0)
         for i, (name, text) in enumerate(
             {"offline_marked_online": "offline rows, marked online", "online_marked_offline": "the reverse"}.items()
         ):
@@ -121,8 +132,9 @@ def stratification(run: Run) -> Figure:
             gain.text(
                 0.5, 0.7, "not logged (stratify.gain_rows is 0)", ha="center", transform=gain.transAxes, fontsize=7
             )
-        for ax in (scores, marks, energy, gain):
-            _finish(ax, legend=ax is not gain)
+        for ax in (scores, marks, energy, exchanged, gain):
+            _finish(ax, legend=ax not in (exchanged, gain))
+        histogram.legend(fontsize=7)
     return figure
 
 

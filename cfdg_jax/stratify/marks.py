@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from cfdg_jax.types import Array, Batch, Metrics, Source
+from cfdg_jax.types import SCORE_EDGES, Array, Batch, Metrics, Source
 
 
 def lowest(score: Array, count: Array | int) -> Array:
@@ -18,7 +18,7 @@ def lowest(score: Array, count: Array | int) -> Array:
 
 
 def metrics(score: Array, conserve: Array, source: Array) -> Metrics:
-    """How marks `[B]` agree with the rows' origins `[B]`, and scores `[B]` by origin with their quantiles."""
+    """How marks `[B]` agree with the rows' origins `[B]`; scores `[B]` by origin: means, quantiles and histograms."""
     offline, online = source == Source.OFFLINE, source == Source.ONLINE
     missed, kept = offline * (1.0 - conserve), online * conserve
     out = {
@@ -32,6 +32,7 @@ def metrics(score: Array, conserve: Array, source: Array) -> Metrics:
     for name, rows in (("offline", offline), ("online", online)):
         for percent, quantile in zip((10, 50, 90), masked_quantiles(score, rows, (0.1, 0.5, 0.9)), strict=True):
             out[f"score_{name}_p{percent}"] = quantile
+        out |= {f"score_{name}_bin{i:02d}": share for i, share in enumerate(masked_histogram(score, rows))}
     return out
 
 
@@ -44,6 +45,12 @@ def masked_quantiles(x: Array, mask: Array, levels: tuple[float, ...]) -> Array:
     """Quantiles of `x` `[B]` where `mask`, 0 where there are no such rows."""
     quantiles = jnp.nanquantile(jnp.where(mask, x, jnp.nan), jnp.asarray(levels))
     return jnp.nan_to_num(quantiles)
+
+
+def masked_histogram(x: Array, mask: Array) -> Array:
+    """Share of the rows where `mask` in each bin of `SCORE_EDGES`, `[bins]` of sum 1; zeros where there are no rows."""
+    bins = jnp.searchsorted(jnp.asarray(SCORE_EDGES, x.dtype), x, side="right", method="compare_all")
+    return jnp.sum((bins == jnp.arange(SCORE_EDGES.size + 1)[:, None]) * mask, axis=-1) / jnp.maximum(mask.sum(), 1)
 
 
 def follow_freed_share(rho: Array, rate: float, freed: float, batches: Batch) -> Array:
