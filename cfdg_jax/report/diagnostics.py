@@ -112,7 +112,7 @@ def stratification(run: Run) -> Figure:
         scores.set_ylabel("score")
         histogram.set_xscale("log")
         histogram.set_xlabel("score at the end (ends: all beyond)")
-        histogram.set_ylabel("share of the rows of that origin")
+        histogram.set_ylabel("share of rows of that origin")
         exchanged.plot(*series(run, "online", "exchanged"), color=COLORS[0])
         exchanged.set_ylabel("rows exchanged per batch")
         exchanged.set_ylim(bottom=0)
@@ -120,7 +120,7 @@ def stratification(run: Run) -> Figure:
             {"offline_marked_online": "offline rows, marked online", "online_marked_offline": "the reverse"}.items()
         ):
             marks.plot(*series(run, "online", name), color=COLORS[i], label=text)
-        marks.set_ylabel("share of the rows of that origin")
+        marks.set_ylabel("share of rows of that origin")
         marks.set_ylim(0, 1)
         for i, (name, text) in enumerate({"energy_loss": "loss", "energy_floor": "entropy of labels"}.items()):
             energy.plot(*series(run, "online", name), color=COLORS[i], label=text, linestyle="-" if i == 0 else "--")
