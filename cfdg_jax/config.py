@@ -262,8 +262,10 @@ def coerce(annotation: Any, value: Any, path: str) -> Any:
             return None
         return coerce(next(arg for arg in args if arg is not type(None)), value, path)
     if origin is tuple:
-        items = value.strip("()[]").split(",") if isinstance(value, str) else list(value)
-        return tuple(coerce(args[0], item.strip() if isinstance(item, str) else item, path) for item in items if item)
+        if isinstance(value, str):
+            inner = value.strip("()[] ").removesuffix(",")
+            value = inner.split(",") if inner else ()
+        return tuple(coerce(args[0], item.strip() if isinstance(item, str) else item, path) for item in value)
     if annotation is str:
         return str(value)
     return _number(annotation, value, path)

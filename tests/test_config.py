@@ -18,7 +18,7 @@ from cfdg_jax.config import (
     to_dict,
     to_yaml,
 )
-from cfdg_jax.presets import PRESETS, apply_preset, task_family
+from cfdg_jax.presets import PRESETS, apply_preset, make_config, task_family
 from cfdg_jax.types import UserError
 
 CHOICES = [
@@ -54,6 +54,17 @@ def test_strings_become_the_fields_types():
     config = override(TrainConfig(), values)
     assert config.agent.expectile == 0.8 and config.agent.hidden == (64, 32)
     assert config.refresh.last is True and config.offline.steps == 10_000
+
+
+@pytest.mark.parametrize("value", [[0, 3.0], [0.0, 3], "0,3", "(0, 3)", "[0.0, 3,]"])
+def test_a_list_keeps_its_zeros_from_every_source(value):
+    config = make_config({"dataset": "local:hopper-medium-v0", "stratify": "stratdiff", "seeds": 4}, "smoke")
+    config = override(config, {"stratify.guidance_by_seed": value})
+    assert config.stratify.guidance_by_seed == (0.0, 3.0)
+    again = from_yaml(to_yaml(config))
+    assert again == config and config_hash(again) == config_hash(config)
+    with pytest.raises(UserError, match=r"stratify.guidance_by_seed: is ''; must be a number"):
+        override(config, {"stratify.guidance_by_seed": "1,,2"})
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def test_fake_runs_are_like_real_ones(tmp_path):
 
 
 def test_seeds_of_different_settings_are_runs_of_their_own(tmp_path):
-    folder = write_run(tmp_path / "run", label="IQL + StratDiff", seeds=4)
+    folder = write_run(tmp_path / "run", label="IQL + StratDiff", seeds=4, samples=4)
     (whole,) = read_runs([folder])
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["stratify"] = {"name": "stratdiff", "guidance_by_seed": [1.0, 3.0], "rho_by_seed": []}
@@ -190,6 +190,7 @@ def test_seeds_of_different_settings_are_runs_of_their_own(tmp_path):
     three, one = read_runs([folder])
     assert (three.label, one.label) == ("IQL + StratDiff, guidance 3", "IQL + StratDiff, guidance 1")
     assert three.seeds == one.seeds == 2
+    assert three.samples and not one.samples  # the samples are of the first seed
     for part, index in ((three, [0, 2]), (one, [1, 3])):
         for a, b in zip(part.evaluations, whole.evaluations, strict=True):
             np.testing.assert_array_equal(a.scores, b.scores[index])

@@ -19,6 +19,7 @@ from cfdg_jax.stratify import stratdiff as module
 from cfdg_jax.stratify.marks import follow_freed_share, lowest
 from cfdg_jax.stratify.stratdiff import StratDiffConfig, StratDiffState, parts, stages, stratdiff
 from cfdg_jax.train.build import build_program
+from cfdg_jax.train.session import per_group
 from cfdg_jax.types import Source, Spec, UserError
 
 SPEC = Spec(obs_dim=2, act_dim=2, horizon=20)
@@ -144,6 +145,7 @@ def test_scores_tell_the_origin_of_rows_and_random_ones_do_not(trained):
     assert auc(scored(dataclasses.replace(SMALL, guidance=0.0), state, batch), batch) > 0.9
     assert auc(scored(dataclasses.replace(SMALL, score="random"), state, batch), batch) == pytest.approx(0.5, abs=0.04)
     conserve, metrics = jax.jit(stratifier.mark)(state, batch, jax.random.key(0))
+    metrics = per_group(metrics)
     offline = np.asarray(batch.source) == Source.OFFLINE
     assert np.mean(np.asarray(conserve)[offline]) > 0.85
     wrong = np.sum(np.asarray(conserve) != offline)
@@ -254,6 +256,8 @@ def test_metrics_by_source(trained):
     mark, key = jax.jit(stratifier.mark), jax.random.key(3)
     batch = toy_batch(200, seed=4)[1]
     score, (_, metrics) = np.asarray(scored(SMALL, state, batch)), mark(state, batch, key)
+    assert all(m.shape == () and m.dtype == jnp.float32 for m in metrics.values())
+    metrics = per_group(metrics)
     for name, rows in (("offline", slice(0, 100)), ("online", slice(100, 200))):
         assert metrics[f"score_{name}"] == pytest.approx(score[rows].mean(), rel=1e-5)
         for percent in (10, 50, 90):
@@ -263,12 +267,26 @@ def test_metrics_by_source(trained):
         expected = np.histogram(score[rows], [-np.inf, *np.logspace(-2, 2, 13), np.inf])[0] / 100
         np.testing.assert_allclose(shares, expected, atol=1e-6)
         assert np.count_nonzero(shares) > 3
-    assert all(m.shape == () and m.dtype == jnp.float32 for m in metrics.values())
     for share, absent in ((1.0, "offline"), (0.0, "online")):
         _, metrics = mark(state, toy_batch(200, seed=4, online_share=share)[1], key)
-        assert [v for k, v in metrics.items() if k.startswith(f"score_{absent}")] == [0.0] * 18
-        assert metrics["offline_marked_online" if absent == "offline" else "online_marked_offline"] == 0.0
-        assert all(np.isfinite(value) for value in metrics.values())
+        assert all(np.isfinite(value) for value in metrics.values()) and metrics[f"@{absent}"] == 0.0
+        unknown = [name for name, value in per_group(metrics).items() if np.isnan(value)]
+        crossing = "offline_marked_online" if absent == "offline" else "online_marked_offline"
+        assert len(unknown) == 19 and all(name.startswith(f"score_{absent}") or name == crossing for name in unknown)
+
+
+def test_batches_of_one_origin_count_for_that_origin_alone(trained):
+    """OORB's batches hold rows of one origin (APL); their log must equal that of the same rows in one batch."""
+    stratifier, state, _ = trained
+    mark, key = jax.jit(stratifier.mark), jax.random.key(3)
+    split = [mark(state, toy_batch(100, seed=4, online_share=share)[1], key)[1] for share in (0.0, 1.0, 1.0)]
+    logged = per_group(jax.tree.map(lambda *values: np.mean(values), *split))
+    alone = [per_group(metrics) for metrics in split]
+    for name in ("offline_marked_online", "score_offline", "score_offline_p90"):
+        assert logged[name] == pytest.approx(float(alone[0][name]), rel=1e-5)
+    for name in ("online_marked_offline", "score_online", "score_online_bin04"):
+        assert logged[name] == pytest.approx(np.mean([alone[1][name], alone[2][name]]), rel=1e-5)
+    assert logged["offline_marked_online"] == pytest.approx(0.5, abs=0.01)
 
 
 def test_synthetic_rows_are_marked_but_not_counted(trained):
@@ -277,7 +295,7 @@ def test_synthetic_rows_are_marked_but_not_counted(trained):
     synthetic = batch._replace(source=jnp.where(batch.source == Source.ONLINE, int(Source.SYNTHETIC_ONLINE), 0))
     conserve, metrics = stratifier.mark(state, synthetic, jax.random.key(3))
     np.testing.assert_array_equal(conserve, stratifier.mark(state, batch, jax.random.key(3))[0])
-    assert metrics["online_marked_offline"] == metrics["score_online"] == 0.0
+    assert metrics["@online"] == 0.0 and metrics["@offline"] == 0.5
     assert metrics["exchanged"] == np.sum(1 - np.asarray(conserve)[:50])
 
 
@@ -470,6 +488,7 @@ def test_adaptive_rho_frees_the_asked_share_of_offline_rows(trained, share, scor
 
     state, metrics = run(state)
     assert metrics["conserve"][0] == pytest.approx(0.9)
+    metrics = per_group(metrics)
     missed, kept = (float(metrics[name][-50:].mean()) for name in ("offline_marked_online", "online_marked_offline"))
     assert missed == pytest.approx(freed, abs=0.02)
     assert state.rho == pytest.approx((1 - share) * (1 - freed) + share * kept, abs=0.03)
@@ -498,7 +517,7 @@ def test_marking_k_batches_at_once_equals_one_by_one(trained):
     stratifier, state, _ = trained
     batches, keys = batches_of(3), jax.random.split(jax.random.key(0), 3)
     together, metrics = jax.jit(jax.vmap(stratifier.mark, (None, 0, 0)))(state, batches, keys)
-    assert together.shape == (3, 32) and metrics["score_offline"].shape == (3,)
+    assert together.shape == (3, 32) and metrics["score_offline@offline"].shape == (3,)
     for i in range(3):
         alone, _ = jax.jit(stratifier.mark)(state, jax.tree.map(lambda x, i=i: x[i], batches), keys[i])
         np.testing.assert_array_equal(together[i], alone)
@@ -521,24 +540,57 @@ def test_a_bad_value_names_its_field(field, value):
         StratDiffConfig(**{field: value})
 
 
-def test_seeds_that_share_a_behaviour_model_mark_and_learn_as_if_each_had_a_copy():
-    rows = np.random.default_rng(0).normal(size=(64, Spec(3, 2, 20).layout.width)).astype(np.float32)
-    programs = [
-        build_program(toy_config("none", "iql", "stratdiff", stratify__share_behavior=share, seeds=3),
-                      Spec(3, 2, 20), identity_transforms(3), rows)
-        for share in (True, False)
-    ]  # fmt: skip
-    shared, copies = (jax.jit(lambda program=program: program.init("online"))() for program in programs)
-    spread = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (3, *x.shape)), programs[0].split_stratifier(shared.stratifier)[1]
+def program_of(agent="iql", seeds=3, **values):
+    """A toy program, and rows for two updates of its seeds `[S, 2, 8, D]`."""
+    spec = Spec(3, 2, 20)
+    rows = np.random.default_rng(0).normal(size=(64, spec.layout.width)).astype(np.float32)
+    config = toy_config("none", agent, values.pop("stratify", "stratdiff"), seeds=seeds, **values)
+    batches = jnp.asarray(rows[: 16 * seeds].reshape(seeds, 2, 8, -1))
+    return build_program(config, spec, identity_transforms(3), rows), batches
+
+
+def updated(program, state, batches):
+    """The state and metrics after the two updates."""
+    return jax.jit(lambda state: program._update_all("online", state, state.key, batches))(state)
+
+
+def assert_alike(a, b):
+    for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("agent", ["iql", "calql", "td3bc"])
+def test_rho_one_is_the_base_agent_and_rho_zero_its_free_form(agent):
+    base, batches = program_of(agent, stratify="none")
+    free = dataclasses.replace(
+        base, stratifier=base.stratifier._replace(mark=lambda state, batch, key: (0.0 * batch.conserve, {}))
     )
-    assert set(spread) == {"behavior", "supports"} and not programs[1].split_stratifier(copies.stratifier)[1]
+    start = jax.jit(lambda: base.init("online"))()
+    wanted = {rho: updated(program, start, batches)[0].agent for rho, program in ((1.0, base), (0.0, free))}
+    for rho, agent_state in wanted.items():
+        program, _ = program_of(agent, stratify__rho=rho)
+        state = jax.jit(lambda program=program: program.init("online"))()._replace(agent=start.agent)
+        assert_alike(updated(program, state, batches)[0].agent, agent_state)
+    leaves = [jax.tree.leaves(state) for state in wanted.values()]
+    assert any(not np.allclose(x, y, rtol=1e-3, atol=1e-5) for x, y in zip(*leaves, strict=True))
+
+
+def test_a_stratifier_that_is_not_finite_is_found():
+    program, _ = program_of()
+    state = jax.jit(lambda: program.init("online"))()
+    assert program.finite(state).tolist() == [True] * 3
+    poison = lambda x: x.at[1].set(jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    for field, expected in (("energy", [True, False, True]), ("behavior", [False] * 3)):
+        poisoned = state.stratifier._replace(**{field: jax.tree.map(poison, getattr(state.stratifier, field))})
+        assert program.finite(state._replace(stratifier=poisoned)).tolist() == expected
+
+
+def test_seeds_that_share_a_behaviour_model_mark_and_learn_as_if_each_had_a_copy():
+    (sharing, batches), (copying, _) = program_of(), program_of(stratify__share_behavior=False)
+    shared, copies = (jax.jit(lambda program=p: program.init("online"))() for p in (sharing, copying))
+    once = sharing.split_stratifier(shared.stratifier)[1]
+    spread = jax.tree.map(lambda x: jnp.broadcast_to(x, (3, *x.shape)), once)
+    assert set(spread) == {"behavior", "supports"} and not copying.split_stratifier(copies.stratifier)[1]
     copies = shared._replace(stratifier=shared.stratifier._replace(**spread))
-    batches = jnp.asarray(rows[:48].reshape(3, 2, 8, -1))
-    results = []
-    for program, state in zip(programs, (shared, copies), strict=True):
-        step = jax.jit(lambda state, program=program: program._update_all("online", state, state.key, batches))
-        state, metrics = step(state)
-        results.append((state.agent, state.stratifier.energy, metrics))
-    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    parts_of = lambda state, metrics: (state.agent, state.stratifier.energy, metrics)
+    assert_alike(parts_of(*updated(sharing, shared, batches)), parts_of(*updated(copying, copies, batches)))

@@ -201,13 +201,22 @@ def test_a_write_that_fails_half_way_says_so(tmp_path):
     assert (out / "config.yaml").is_file()
 
 
-def test_interrupted_while_the_stratifier_is_prepared_resumes_bit_identically(tmp_path, monkeypatch):
-    config = toy_config(augment="none", stratify="stratdiff")
-    whole = cfdg_jax.train(config, tmp_path / "whole", progress=False)
+@pytest.fixture(scope="module")
+def stratified(tmp_path_factory):
+    """A run whose stratifier has everything that changes online: energy, cache, adaptive rho and guidance."""
+    config = toy_config("none", "iql", "stratdiff", stratify__adaptive_rho=True, stratify__guided_supports=0.5)
+    return cfdg_jax.train(config, tmp_path_factory.mktemp("stratified") / "run", progress=False)
+
+
+@pytest.mark.parametrize(("phase", "step"), [("stratify", 80), ("online", 70)])
+def test_interrupted_while_the_stratifier_learns_resumes_bit_identically(
+    phase, step, stratified, tmp_path, monkeypatch
+):
+    whole, config = stratified, stratified.config
     original, asked = session.Session.stop_if_asked, []
 
     def ask(self):
-        if self.phase == "stratify" and self.step >= 80 and not asked:
+        if self.phase == phase and self.step >= step and not asked:
             asked.append(self.step)
             self.interrupts.requested = True
         original(self)
@@ -216,14 +225,13 @@ def test_interrupted_while_the_stratifier_is_prepared_resumes_bit_identically(tm
     with pytest.raises(Interrupted):
         cfdg_jax.train(config, tmp_path / "run", progress=False)
     run = cfdg_jax.load_run(tmp_path / "run")
-    assert [run.summary["phase"], run.summary["step"], run.summary["status"]] == ["stratify", asked[0], "interrupted"]
+    assert [run.summary["phase"], run.summary["step"], run.summary["status"]] == [phase, asked[0], "interrupted"]
     assert_same_run(whole, cfdg_jax.train(resume=run.folder, progress=False))
 
 
-def test_a_shared_behaviour_model_is_the_same_for_all_seeds_and_the_energies_are_not(tmp_path):
-    run = cfdg_jax.train(toy_config(augment="none", stratify="stratdiff"), tmp_path / "run", progress=False)
-    _, saved = run.restore()
-    program, state = run.restore()[0], saved.state.stratifier
+def test_a_shared_behaviour_model_is_the_same_for_all_seeds_and_the_energies_are_not(stratified):
+    program, saved = stratified.restore()
+    state = saved.state.stratifier
     alone = jax.eval_shape(lambda: program.stratifier.init(jax.random.key(0), 0))
     shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
     for field in ("behavior", "supports"):  # held once, however many seeds there are

@@ -183,7 +183,10 @@ def by_setting(run: Run) -> list[Run]:
             {name: [x[i] for i in index] if seeded(x) else x for name, x in line.items()} for line in run.metrics
         )
         label = f"{run.label}, {setting}"
-        parts.append(dataclasses.replace(run, label=label, evaluations=evaluations, metrics=metrics))
+        first = 0 in index  # whose seed the samples are of
+        samples, notes = (run.samples, run.notes) if first else ({}, ())
+        one = dataclasses.replace(run, label=label, evaluations=evaluations, metrics=metrics)
+        parts.append(dataclasses.replace(one, samples=samples, notes=notes))
     return parts
 
 

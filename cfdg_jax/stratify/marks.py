@@ -18,33 +18,35 @@ def lowest(score: Array, count: Array | int) -> Array:
 
 
 def metrics(score: Array, conserve: Array, source: Array) -> Metrics:
-    """How marks `[B]` agree with the rows' origins `[B]`; scores `[B]` by origin: means, quantiles and histograms."""
+    """How marks `[B]` agree with the rows' origins `[B]`; scores `[B]` by origin: means, quantiles and histograms.
+
+    What is said of the rows of one origin is weighted with their number (`Metrics`): a batch may have none of them.
+    """
     offline, online = source == Source.OFFLINE, source == Source.ONLINE
     missed, kept = offline * (1.0 - conserve), online * conserve
-    out = {
-        "conserve": conserve.mean(),
-        "offline_marked_online": masked_mean(missed, offline),
-        "online_marked_offline": masked_mean(kept, online),
-        "exchanged": missed.sum() + kept.sum(),
-        "score_offline": masked_mean(score, offline),
-        "score_online": masked_mean(score, online),
-    }
-    for name, rows in (("offline", offline), ("online", online)):
+    out = {"conserve": conserve.mean(), "exchanged": missed.sum() + kept.sum()}
+    for name, rows, crossing, crossed in (
+        ("offline", offline, "offline_marked_online", missed),
+        ("online", online, "online_marked_offline", kept),
+    ):
+        of_rows = {crossing: masked_mean(crossed, rows), f"score_{name}": masked_mean(score, rows)}
         for percent, quantile in zip((10, 50, 90), masked_quantiles(score, rows, (0.1, 0.5, 0.9)), strict=True):
-            out[f"score_{name}_p{percent}"] = quantile
-        out |= {f"score_{name}_bin{i:02d}": share for i, share in enumerate(masked_histogram(score, rows))}
+            of_rows[f"score_{name}_p{percent}"] = quantile
+        of_rows |= {f"score_{name}_bin{i:02d}": share for i, share in enumerate(masked_histogram(score, rows))}
+        out[f"@{name}"] = share = rows.mean()
+        out |= {f"{metric}@{name}": share * value for metric, value in of_rows.items()}
     return out
 
 
 def masked_mean(x: Array, mask: Array) -> Array:
     """Mean of `x` `[B]` where `mask`, 0 where there are no such rows."""
-    return jnp.sum(x * mask) / jnp.maximum(mask.sum(), 1)
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(mask.sum(), 1)
 
 
 def masked_quantiles(x: Array, mask: Array, levels: tuple[float, ...]) -> Array:
     """Quantiles of `x` `[B]` where `mask`, 0 where there are no such rows."""
     quantiles = jnp.nanquantile(jnp.where(mask, x, jnp.nan), jnp.asarray(levels))
-    return jnp.nan_to_num(quantiles)
+    return jnp.where(mask.any(), quantiles, 0.0)
 
 
 def masked_histogram(x: Array, mask: Array) -> Array:

@@ -101,8 +101,9 @@ class StratDiffConfig:
             positive = bool(value) and all(width > 0 for width in value)
             require(positive, f"stratify.{name}", f"is {value}", "must hold positive widths")
         limit, start, share = self.guidance_limit, self.sampler_start, self.guided_supports
-        follows = share is None or (1.0 / self.supports < share < 1.0 and self.guided)
-        between = "must lie between 1 / supports and 1 with guidance above 0 to start from, or be none"
+        starts = min(self.guidance_by_seed or (self.guidance,))
+        follows = share is None or (1.0 / self.supports < share < 1.0 and self.proposes and starts > 0.0)
+        between = "must lie between 1 / supports and 1 with guidance above 0 to start from, for every seed, or be none"
         require(follows, "stratify.guided_supports", f"is {share}", between)
         require(limit is None or limit > 0.0, "stratify.guidance_limit", f"is {limit}", "must be positive, or none")
         low, high = behavior.noise_level(behavior.T_MIN), behavior.noise_level(1.0)

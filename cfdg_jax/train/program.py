@@ -361,11 +361,13 @@ class Program:
 
     @functools.cached_property
     def finite(self):
-        """``(tree with leading S) -> [S]`` bool: every floating leaf of a seed is finite."""
+        """``state -> [S]`` bool: every floating leaf of a seed's agent and stratifier is finite."""
 
-        def finite(tree: Any) -> Array:
-            leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-            checks = [jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1) for leaf in leaves]
+        def finite(state: TrainState) -> Array:
+            floats = lambda tree: [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+            own, common = self.split_stratifier(state.stratifier)
+            checks = [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1) for x in floats((state.agent, own))]
+            checks += [jnp.broadcast_to(jnp.isfinite(x).all(), checks[0].shape) for x in floats(common)]
             return jnp.stack(checks).all(axis=0)
 
         return jax.jit(finite)

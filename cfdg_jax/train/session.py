@@ -165,6 +165,7 @@ class Session:
             values |= self.episodes.flush()
         if float(self.meters.updates) == 0:
             values = {name: value for name, value in values.items() if name not in self.meters.sums}
+        values = per_group(values)
         now = time.perf_counter()
         values["steps_per_second"] = (self.step - self._rate[1]) / max(now - self._rate[0], 1e-9)
         self._rate = (now, self.step)
@@ -173,7 +174,7 @@ class Session:
         self._check_finite()
 
     def _check_finite(self) -> None:
-        finite = np.asarray(self.program.finite(self.state.agent))
+        finite = np.asarray(self.program.finite(self.state))
         for index in np.flatnonzero(~finite):
             seed = str(self.program.config.first_seed + int(index))
             if seed not in self.failed:
@@ -241,6 +242,19 @@ class Session:
                 "config_hash": config_hash(self.program.config),
             }
             self.checkpointer.save(self.state, loop | self.loop_arrays(), meta)
+
+
+def per_group(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Divides weighted metrics ``x@group`` by their weight ``@group`` and names them ``x``; NaN where it is 0."""
+    out = {}
+    for name, value in values.items():
+        metric, weighted, group = name.partition("@")
+        if not weighted:
+            out[name] = value
+        elif metric:
+            weight = np.asarray(values[f"@{group}"], float)
+            out[metric] = np.where(weight > 0, value / np.where(weight > 0, weight, 1.0), np.nan)
+    return out
 
 
 def _restore_meters(meters: Meters, loop: Mapping[str, np.ndarray]) -> Meters:
