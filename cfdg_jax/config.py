@@ -161,8 +161,12 @@ class TrainConfig:
             found = f"has {len(values)} values and there are {self.seeds} seeds"
             require(fits, f"stratify.{field.name}", found, "make seeds a multiple of them")
         gate, capacity = self.mix.gate, self.online.capacity
-        opens = self.mix.kind != "oorb" or self.online.steps == 0 or gate < capacity
-        require(opens, "mix.gate", f"is {gate} and online.capacity {capacity}", "lower it, or no batch is ever online")
+        opens = self.mix.kind != "oorb" or self.online.steps == 0 or gate < min(capacity, self.online.steps)
+        held = f"is {gate} with online.capacity {capacity} and online.steps {self.online.steps}"
+        require(opens, "mix.gate", held, "lower it, or no batch is ever online")
+        every = self.online.update_every
+        fits = self.online.steps == 0 or every <= self.online.steps
+        require(fits, "online.update_every", f"is {every}", f"exceeds online.steps {self.online.steps}: lower it")
 
     @property
     def name(self) -> str:

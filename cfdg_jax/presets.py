@@ -64,7 +64,10 @@ def make_config(values: Mapping[str, Any], preset: str = "paper") -> TrainConfig
         chosen |= {"env": EnvConfig(task=str(fields.get("env.task", ""))), "offline": OfflineConfig(steps=0)}
     config = dataclasses.replace(TrainConfig(), **chosen)
     task = str(fields.get("env.task", "")) or task_of_name(config.dataset)
-    return override(apply_preset(config, preset, task), fields)
+    config = override(apply_preset(config, preset, task), fields)
+    if agent in ("redq", "rlpd") and "agent.policy_delay" not in fields:  # one policy step per environment step
+        config = override(config, {"agent.policy_delay": config.online.utd})
+    return config
 
 
 def apply_preset(config: TrainConfig, preset: str, task: str) -> TrainConfig:
@@ -73,8 +76,8 @@ def apply_preset(config: TrainConfig, preset: str, task: str) -> TrainConfig:
     agent, augment = choice(config, "agent"), choice(config, "augment")
     family = task_family(task)
     stratify = choice(config, "stratify")
-    values: dict[str, Any] = _paper(agent, augment, stratify, family)
-    if preset == "paper" and agent == "iql":
+    values: dict[str, Any] = _paper(agent, augment, stratify, family, task)
+    if preset == "paper" and agent == "iql" and stratify != "stratdiff":
         values |= PEX_IQL
     scratch = not AGENTS[agent].offline or config.dataset == ""  # RLPD has a dataset, but no pre-training
     if scratch:
@@ -99,7 +102,11 @@ PEX_IQL: dict[str, Any] = {
 """The PEX repository's IQL, which is CFDG's base (reference 3.2, 5.6 and D11)."""
 
 
-def _paper(agent: str, augment: str, stratify: str, family: str) -> dict[str, Any]:
+REDQ_STEPS = {"hopper": 125_000, "walker2d": 300_000, "ant": 300_000, "halfcheetah": 400_000}
+"""Environment steps of REDQ's released code (its mbpo_epoches, of 1,000 steps each)."""
+
+
+def _paper(agent: str, augment: str, stratify: str, family: str, task: str) -> dict[str, Any]:
     antmaze = family == "antmaze"
     values: dict[str, Any] = {
         "transform.reward": "minus_one" if antmaze else "raw",  # reference 1.3: PEX, CFDG's bases, RLPD
@@ -116,9 +123,9 @@ def _paper(agent: str, augment: str, stratify: str, family: str) -> dict[str, An
     if stratify == "stratdiff" and antmaze:
         values |= {"stratify.supports": 32, "stratify.guidance": 2.0}  # reference 6.3
     if agent in ("redq", "rlpd"):  # reference 3.7
-        values |= {"online.steps": 300_000 if antmaze else 250_000, "online.utd": 20}
+        values |= {"online.steps": 300_000 if antmaze else 250_000, "online.utd": 20, "agent.policy_delay": 20}
     if agent == "redq":
-        values |= {"online.steps": 125_000}  # Hopper: 125 epochs of 1,000
+        values |= {"online.steps": REDQ_STEPS.get(task, 300_000)}
     if agent == "rlpd" and antmaze:
         values |= {"agent.hidden": (256, 256, 256), "agent.subset": 1, "agent.entropy_backup": False}
     if augment == "synther":  # SynthER online (sac_synther_dmc.gin): half of each batch, 200K rows every 10K steps
@@ -187,7 +194,7 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
     if agent in ("apl_cql", "apl_td3bc"):
         values |= {"online.update_every": 1_000, "online.utd": 2}
     if agent in ("redq", "rlpd"):
-        values |= {"online.utd": 4, "agent.critics": 4}
+        values |= {"online.utd": 4, "agent.policy_delay": 4, "agent.critics": 4}
     if augment != "none":  # reference 5.4: CPU preset (width 256, 5K steps, 16 to 32 sampling steps)
         values |= {
             "augment.width": 256,
@@ -251,6 +258,8 @@ def _smoke(config: TrainConfig, scratch: bool) -> dict[str, Any]:
         "log.every": 100,
         "seeds": 2,
     }
+    if config.online.update_every > 1 or choice(config, "agent") in ("apl_cql", "apl_td3bc"):
+        values |= {"online.update_every": 100}
     small: dict[str, Any] = {
         "agent.hidden": (32, 32), "agent.critic_hidden": (32, 32), "agent.actions": 4, "mix.gate": 150,
         "augment.width": 32, "augment.dim_t": 16, "augment.steps": 100, "augment.sampler_steps": 8,

@@ -598,8 +598,8 @@ def test_a_call_of_several_updates_is_one_after_another():
         np.testing.assert_allclose(value, np.mean([m[name] for m in seen]), rtol=1e-4, err_msg=name)
 
 
-def test_actor_steps_once_per_call_on_the_last_minibatch_where_asked():
-    p, agent, state = made(dataclasses.replace(SMALL, actor_every="call", order="critic_first"))
+def test_actor_steps_after_every_policy_delay_updates_on_their_last_minibatch():
+    p, agent, state = made(dataclasses.replace(SMALL, policy_delay=3, order="critic_first"))
     batches = random_batches(0, 3)
     new, metrics = jax.jit(agent.update)(state, batches, jax.random.key(0), jnp.int32(0))
     assert int(new.sac.critic_opt.count) == 3 and int(new.sac.policy_opt.count) == int(new.sac.alpha_opt.count) == 1

@@ -17,7 +17,8 @@ from cfdg_jax.types import Spec, UserError
 
 SPEC = Spec(obs_dim=4, act_dim=2, horizon=100)
 SMALL = SACConfig(hidden=(6, 5), init="pytorch")
-REDQ = dataclasses.replace(SMALL, critics=4, subset=2, policy_q="mean", actor_every="call")
+REDQ = dataclasses.replace(SMALL, critics=4, subset=2, policy_q="mean", policy_delay=3)
+EVERY = dataclasses.replace(REDQ, policy_delay=1)
 
 
 def fresh(p, seed=0, dtype=np.float32):
@@ -103,8 +104,8 @@ def restated_step(nets, batch, noise, adams, config):
     "config",
     [
         SMALL,
-        dataclasses.replace(REDQ, target_entropy_scale=0.5, entropy_backup=False, q_loss="mean"),
-        dataclasses.replace(REDQ, order="joint", temperature_loss="log_alpha", density_epsilon=1e-2, log_std_min=-0.2),
+        dataclasses.replace(EVERY, target_entropy_scale=0.5, entropy_backup=False, q_loss="mean"),
+        dataclasses.replace(EVERY, order="joint", temperature_loss="log_alpha", density_epsilon=1e-2, log_std_min=-0.2),
         dataclasses.replace(SMALL, order="alpha_first"),
         dataclasses.replace(SMALL, order="alpha_only"),
     ],
@@ -193,7 +194,7 @@ def test_temperature_rises_below_the_target_entropy_and_falls_above(scale, act_d
 
 
 @pytest.mark.parametrize("order", ["critic_first", "joint"])
-def test_actor_steps_once_per_call_on_the_last_minibatch(order):
+def test_actor_steps_after_every_policy_delay_updates_on_their_last_minibatch(order):
     p, agent, state = made(dataclasses.replace(REDQ, order=order))
     batches = random_batches(0, updates=3)
     new, metrics = jax.jit(agent.update)(state, batches, jax.random.key(5), jnp.int32(0))
@@ -209,11 +210,17 @@ def test_actor_steps_once_per_call_on_the_last_minibatch(order):
             one = jax.tree.map(lambda x, k=k: x[k], batches)
             earlier, _ = module.update_critic(p, earlier, one, module.draw_noise(p, keys[k], 16), k)
         critic = earlier.critic
-    again, _ = jax.jit(functools.partial(update_actor, p))(before, critic, last, noise.action, 2)
+    again, actor_metrics = jax.jit(functools.partial(update_actor, p))(before, critic, last, noise.action, 2)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), again, new)
-    every = dataclasses.replace(REDQ, actor_every="update")
-    new, _ = jax.jit(sac(every, SPEC, "online").update)(state, batches, jax.random.key(5), jnp.int32(0))
+    for name in ("policy_loss", "entropy", "temperature"):  # means over updates that made none are of those that did
+        np.testing.assert_allclose(metrics[name], actor_metrics[name], rtol=1e-4)
+    new, _ = jax.jit(sac(EVERY, SPEC, "online").update)(state, batches, jax.random.key(5), jnp.int32(0))
     assert int(new.policy_opt.count) == 3
+    cut = state  # into calls of another length: the delay counts the updates of the phase
+    two = jax.jit(agent.update)
+    for step in (0, 2, 4):
+        cut, _ = two(cut, jax.tree.map(lambda x: x[:2], batches), jax.random.key(step), jnp.int32(step))
+    assert [int(cut.policy_opt.count), int(cut.alpha_opt.count), int(cut.critic_opt.count)] == [2, 2, 6]
     assert set(metrics) == {"critic_loss", "q", "target_q", "policy_loss", "entropy", "temperature"}
 
 

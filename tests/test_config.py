@@ -142,8 +142,23 @@ def test_paper_iql_is_the_pex_repositorys_and_reduced_iql_its_authors():
         ("calql", "hopper", "paper", {"agent.penalty_weight": 10.0, "agent.init_temperature": 1.0}),
         ("calql", "hopper", "reduced", {"agent.policy_learning_rate": 3e-4, "agent.init_temperature": 0.1}),
         ("redq", "hopper", "paper", {"online.steps": 125_000, "online.utd": 20, "agent.critics": 10}),
+        ("redq", "halfcheetah", "paper", {"online.steps": 400_000, "agent.policy_delay": 20}),
         ("redq", "hopper", "reduced", {"online.utd": 4, "agent.critics": 4}),
         ("rlpd", "antmaze-umaze", "paper", {"online.steps": 300_000, "agent.subset": 1}),
+        ("iql", "antmaze-umaze", "paper", {"transform.reward": "minus_one", "transform.failure_reward": None}),
+        ("pex", "antmaze-umaze", "paper", {"transform.reward": "minus_one", "evaluate.episodes": 100}),
+        ("rlpd", "antmaze-umaze", "paper", {"transform.reward": "minus_one", "agent.entropy_backup": False}),
+        ("cql", "antmaze-umaze", "paper", {"transform.reward": "scale_bias", "transform.failure_reward": 0.0}),
+        ("cql", "antmaze-umaze", "paper", {"agent.penalty_weight": 5.0, "agent.lagrange_gap": 0.8}),
+        ("cql", "antmaze-umaze", "paper", {"agent.penalty_min": -200.0, "agent.backup": "max"}),
+        ("calql", "antmaze-umaze", "paper", {"transform.reward": "scale_bias", "transform.failure_reward": 0.0}),
+        ("calql", "antmaze-umaze", "paper", {"agent.backup": "max", "agent.lagrange_gap": 0.8}),
+        ("apl_cql", "hopper", "paper", {"online.update_every": 1_000, "online.utd": 10, "refresh.every": 10_000}),
+        ("apl_td3bc", "hopper", "paper", {"online.start_steps": 1_000, "mix.recent": 20_000, "online.steps": 100_000}),
+        ("apl_td3bc", "hopper", "reduced", {"transform.observation": "standardise", "mix.recent": 5_000}),
+        ("sac", "hopper", "paper", {"online.random_steps": 5_000, "offline.steps": 0}),
+        ("redq", "hopper", "paper", {"online.random_steps": 5_000, "agent.policy_delay": 20}),
+        ("rlpd", "hopper", "reduced", {"online.random_steps": 1_000, "agent.policy_delay": 4, "agent.critics": 4}),
     ],
 )
 def test_presets_hold_what_the_documents_say(agent, task, preset, values):
@@ -151,9 +166,35 @@ def test_presets_hold_what_the_documents_say(agent, task, preset, values):
     assert {path: get_path(config, path) for path in values} == values
 
 
+@pytest.mark.parametrize(
+    ("choices", "preset", "values"),
+    [
+        ({"agent": "iql", "augment": "cfdg"}, "paper", {"augment.w": 0.3, "augment.p_uncond": 0.1}),
+        ({"agent": "iql", "augment": "cfdg"}, "paper", {"augment.solver": "heun", "augment.sampler_steps": 128}),
+        ({"agent": "iql", "augment": "edis"}, "reduced", {"augment.energy_batch": 64, "augment.negatives": 4}),
+        ({"agent": "iql", "stratify": "stratdiff"}, "paper", {"agent.expectile": 0.7, "stratify.sampler_steps": 15}),
+        ({"agent": "iql", "stratify": "stratdiff"}, "reduced", {"stratify.sampler_steps": 4, "stratify.guidance": 3.0}),
+    ],
+)
+def test_presets_of_generators_and_stratifiers_hold_what_the_documents_say(choices, preset, values):
+    config = apply_preset(chosen(choices), preset, "hopper")
+    assert {path: get_path(config, path) for path in values} == values
+
+
+@pytest.mark.parametrize("agent", ["redq", "rlpd"])
+def test_the_policy_of_redq_and_rlpd_moves_once_per_environment_step(agent):
+    base = {"dataset": "local:hopper-medium-v0", "agent": agent}
+    assert make_config(base | {"online.utd": 7}).agent.policy_delay == 7
+    assert make_config(base | {"online.utd": 7, "agent.policy_delay": 2}).agent.policy_delay == 2
+
+
 def test_what_can_never_be_used_is_refused():
-    with pytest.raises(UserError, match=r"mix\.gate: is 10000 and online.capacity 5000"):
+    with pytest.raises(UserError, match=r"mix\.gate: is 10000 with online.capacity 5000"):
         override(TrainConfig(), {"mix.kind": "oorb", "online.capacity": 5_000})
+    with pytest.raises(UserError, match=r"mix\.gate: is 10000 with online.capacity 1000000 and online.steps 9000"):
+        override(TrainConfig(), {"mix.kind": "oorb", "online.steps": 9_000})
+    with pytest.raises(UserError, match=r"online\.update_every: is 1000; exceeds online.steps 400"):
+        override(TrainConfig(), {"online.steps": 400, "online.update_every": 1_000})
     with pytest.raises(UserError, match=r"stratify\.guidance_by_seed: has 2 values and there are 3 seeds"):
         config = chosen({"agent": "iql", "stratify": "stratdiff"})
         override(config, {"stratify.guidance_by_seed": (1.0, 2.0), "seeds": 3})

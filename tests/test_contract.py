@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from train_helpers import final_leaves, lines, toy_config
+from train_helpers import lines, toy_config
 
 import cfdg_jax
 from cfdg_jax.agents.registry import AGENTS, make_agent
@@ -31,8 +31,9 @@ K, B = 3, 8
 
 def small(config):
     """`config` with narrow networks, whatever the fields that set widths are called."""
-    widths = {f.name: (16, 16) for f in dataclasses.fields(config) if f.name.endswith("hidden")}
-    return dataclasses.replace(config, **widths)
+    changes = {f.name: (16, 16) for f in dataclasses.fields(config) if f.name.endswith("hidden")}
+    changes |= {f.name: 2 for f in dataclasses.fields(config) if f.name == "policy_delay"}
+    return dataclasses.replace(config, **changes)
 
 
 @functools.cache
@@ -113,11 +114,14 @@ def test_a_seed_alone_equals_the_seed_among_many_and_seeds_differ(name, phase):
 
 
 @pytest.mark.parametrize(("name", "phase"), UPDATES)
-def test_a_terminal_cuts_the_bootstrap_and_a_time_limit_does_not(name, phase):
+def test_a_terminal_cuts_the_bootstrap(name, phase):
+    """A time limit is no terminal: it has no field of its own, and bootstraps like any other row."""
     agent = agent_of(name, phase)
     state = agent.init(jax.random.key(0))
     update = lambda batch: updated_by(name, phase)(state, batch, jax.random.key(1), jnp.asarray(0))
-    assert differ(update(batch_of()), update(batch_of(terminal=jnp.ones((K, B)))))
+    (_, metrics), (_, ended) = update(batch_of()), update(batch_of(terminal=jnp.ones((K, B))))
+    reward = batch_of().reward.mean()
+    assert ended["target_q"] == pytest.approx(float(reward), abs=1e-5) and abs(metrics["target_q"] - reward) > 1e-4
 
 
 @pytest.mark.parametrize(("name", "phase"), UPDATES)
@@ -128,6 +132,31 @@ def test_conserve_is_the_weight_of_the_offline_regulariser(name, phase):
         state, batch_of(conserve=jnp.full((K, B), conserve)), jax.random.key(1), jnp.asarray(0)
     )
     assert differ(update(1.0)[0], update(0.0)[0]) == AGENTS[name].offline
+
+
+WITHOUT = {
+    "iql": ({"free_target": "min"}, {"free_target": "min", "expectile": 0.99}),
+    "pex": ({"free_target": "min"}, {"free_target": "min", "expectile": 0.99}),
+    "cql": ({}, {"penalty_weight": 0.0}),
+    "calql": ({"lagrange_gap": None}, {"lagrange_gap": None, "penalty_weight": 0.0}),
+    "td3bc": ({}, {"bc_weight": 0.0}),
+    "apl_cql": ({}, {"penalty_weight": 0.0}),
+    "apl_td3bc": ({}, {"bc_weight": 0.0}),
+}
+"""For each agent with a regulariser a config, and that config without the regulariser."""
+
+
+@pytest.mark.parametrize("name", [name for name, entry in AGENTS.items() if entry.offline])
+def test_conserve_zero_is_the_agent_without_its_regulariser(name):
+    results = []
+    for changes, conserve in zip(WITHOUT[name], (0.0, 1.0), strict=True):
+        agent = make_agent(dataclasses.replace(small(AGENTS[name].config()), **changes), SPEC, "offline", 100)
+        batch = batch_of(conserve=jnp.full((K, B), conserve))
+        state = agent.init(jax.random.key(0))
+        results.append(jax.jit(agent.update)(state, batch, jax.random.key(1), jnp.asarray(0))[0])
+    leaves = (jax.tree.leaves(results[0]), jax.tree.leaves(results[1]))
+    for a, b in zip(*leaves, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("anneal", ["never", "offline", "each"])
@@ -208,8 +237,24 @@ def test_pairs_train_offline_to_online(agent, augment, stratify, tmp_path):
     config = override(config, {"offline.steps": 20 if config.offline.steps else 0, "online.steps": 80})
     run = cfdg_jax.train(config, tmp_path / "run", progress=False)
     assert run.summary["status"] == "done" and not run.summary["failed_seeds"]
-    assert all(np.isfinite(leaf).all() or leaf.ndim > 2 for leaf in final_leaves(run) if leaf.dtype.kind == "f")
+    state = run.restore()[1].state._replace(online=(), synthetic=())  # rows without a known return hold -inf
+    leaves = [np.asarray(x) for x in jax.tree.leaves(state._replace(key=()))]
+    assert all(np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f")
     evaluations = lines(run.folder, "evaluations.jsonl")
     assert evaluations[-1]["phase"] == "online" and np.isfinite(evaluations[-1]["return"]).all()
     refreshed = [m for m in lines(run.folder, "metrics.jsonl") if m["phase"] == "refresh"]
     assert bool(refreshed) == (augment != "none")
+
+
+@pytest.mark.parametrize("agent", [name for name in AGENTS if name not in ONE_OF_EACH])
+def test_the_other_agents_train_with_their_own_mix_and_stratifier(agent, tmp_path):
+    config = toy_config("cfdg", agent, AGENTS[agent].stratify)
+    blocks = {"online.update_every": 20} if config.online.update_every > 1 else {}
+    config = override(config, {"offline.steps": 20 if config.offline.steps else 0, "online.steps": 80} | blocks)
+    assert (config.mix.kind == "oorb") == agent.startswith("apl")
+    run = cfdg_jax.train(config, tmp_path / "run", progress=False)
+    assert run.summary["status"] == "done" and not run.summary["failed_seeds"]
+    logged = [line for line in lines(run.folder, "metrics.jsonl") if line["phase"] == "online"]
+    assert np.isfinite(logged[-1]["critic_loss"]).all()
+    if agent.startswith("apl"):  # a block of batches of both origins: some are conservative and some are not
+        assert 0.0 < np.mean(logged[-1]["conserve"]) < 1.0

@@ -35,7 +35,7 @@ def config_of(name: str):
     """The agent's own config, narrow, fast, and with next to no reward for entropy."""
     config = AGENTS[name].config()
     wanted = {"discount": DISCOUNT, "tau": 0.05, "temperature": 10.0, "init_temperature": 1e-3}
-    wanted |= {"learn_temperature": False, "actor_every": "update", "actions": 2}
+    wanted |= {"learn_temperature": False, "policy_delay": 1, "actions": 2}
     values = {}
     for field in dataclasses.fields(config):
         if field.name.endswith("hidden"):

@@ -31,14 +31,13 @@ from cfdg_jax.agents.sac import (
     SACState,
     act,
     init_state,
-    scan_updates,
     sees_old_critics,
     update_actor,
 )
 from cfdg_jax.agents.sac import Parts as SACParts
 from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import critics, tanh_gaussian_policy
-from cfdg_jax.core.optim import Anneal, Optimiser, adam, cosine_steps, polyak
+from cfdg_jax.core.optim import Anneal, Optimiser, adam, at_every, cosine_steps, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Source, Spec, require
 
 MAX_MULTIPLIER = 1e6
@@ -317,13 +316,14 @@ def update_critic(p: Parts, state: CQLState, batch: Batch, noise: Noise, step) -
 
 
 def update_once(p: Parts, state: CQLState, batch: Batch, noise: Noise, step) -> tuple[CQLState, Metrics]:
-    """One step of everything on one minibatch, in the config's order.
+    """One critic step and, every `policy_delay` updates, one policy and temperature step, in the config's order.
 
     The regulariser and y always see the parameters before the step.
     """
     new, critic_metrics = update_critic(p, state, batch, noise, step)
     critic = state.sac.critic if sees_old_critics(p.config) else new.sac.critic
-    sac, actor_metrics = update_actor(p.sac, new.sac, critic, batch, noise.action, step)
+    move = lambda sac: update_actor(p.sac, sac, critic, batch, noise.action, step)
+    sac, actor_metrics = at_every(p.config.policy_delay, step, move, new.sac)
     return new._replace(sac=sac), critic_metrics | actor_metrics
 
 
@@ -331,21 +331,13 @@ def update(p: Parts, state: CQLState, batches: Batch, key: Key, step: Array) -> 
     """K updates, scanned over a `[K, B]` `Batch`."""
     count, rows = batches.reward.shape
     steps, keys = step + jnp.arange(count, dtype=jnp.int32), jax.random.split(key, count)
-    of_call = p.config.actor_every == "call"
 
     def each(state: CQLState, x) -> tuple[CQLState, Metrics]:
         batch, key, step = x
-        noise = draw_noise(p, key, rows)  # drawn here: K times 3 n actions are large
-        return (update_critic if of_call else update_once)(p, state, batch, noise, step)
+        return update_once(p, state, batch, draw_noise(p, key, rows), step)  # drawn here: K times 3 n actions are large
 
-    of_old = lambda state: state.sac.critic if of_call and sees_old_critics(p.config) else ()
-    state, old, metrics = scan_updates(each, state, (batches, keys, steps), of_old)
-    if of_call:
-        last, noise = jax.tree.map(lambda x: x[-1], batches), draw_noise(p, keys[-1], rows).action
-        critic = old if sees_old_critics(p.config) else state.sac.critic
-        sac, actor_metrics = update_actor(p.sac, state.sac, critic, last, noise, steps[-1])
-        state, metrics = state._replace(sac=sac), metrics | actor_metrics
-    return state, metrics
+    state, metrics = jax.lax.scan(each, state, (batches, keys, steps))
+    return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)
 
 
 def go_online(p: Parts, state: CQLState, key: Key) -> CQLState:

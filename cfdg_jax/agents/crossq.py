@@ -106,7 +106,7 @@ def init_state(p: Parts, key: Key) -> CrossQState:
 
 
 def critic_loss(p: Parts, params: Params, state: CrossQState, batch: Batch, noise: Array):
-    """Squared TD error summed over critics; also Q(s, a) `[Q, B]` and the new running averages."""
+    """Squared TD error summed over critics; also Q(s, a) `[Q, B]`, its target `[B]` and the new running averages."""
     next_action, log_prob = p.policy.apply(state.policy, batch.next_obs).sample(noise)
     obs = jnp.concatenate([batch.obs, batch.next_obs])
     action = jnp.concatenate([batch.action, next_action])
@@ -114,7 +114,7 @@ def critic_loss(p: Parts, params: Params, state: CrossQState, batch: Batch, nois
     q, next_q = jnp.split(values, 2, axis=-1)
     next_value = next_q.min(axis=0) - jnp.exp(state.log_alpha) * log_prob
     target = jax.lax.stop_gradient(td_target(batch.reward, batch.terminal, next_value, p.config.discount))
-    return weighted_mean(td_loss(q, target)), (q, averages)
+    return weighted_mean(td_loss(q, target)), (q, target, averages)
 
 
 def policy_loss(p: Parts, params: Params, state: CrossQState, batch: Batch, noise: Array) -> tuple[Array, Array]:
@@ -139,7 +139,8 @@ def update_once(p: Parts, state: CrossQState, batch: Batch, key: Key, step: Arra
     """One critic step and, every `policy_delay` updates, one policy step on one minibatch."""
     critic_key, actor_key = jax.random.split(key)
     grad = jax.value_and_grad(functools.partial(critic_loss, p), has_aux=True)
-    (loss, (q, averages)), grads = grad(state.critic, state, batch, jax.random.normal(critic_key, batch.action.shape))
+    noise = jax.random.normal(critic_key, batch.action.shape)
+    (loss, (q, target, averages)), grads = grad(state.critic, state, batch, noise)
     critic, critic_opt = p.optimiser.apply(state.critic, grads, state.critic_opt, step)
     state = state._replace(critic=critic, averages=averages, critic_opt=critic_opt)
     state = jax.lax.cond(  # a real branch: `step` carries no seed axis
@@ -148,7 +149,8 @@ def update_once(p: Parts, state: CrossQState, batch: Batch, key: Key, step: Arra
         lambda s: s,
         state,
     )
-    return state, {"critic_loss": loss, "q": q.mean(), "temperature": jnp.exp(state.log_alpha)}
+    metrics = {"critic_loss": loss, "q": q.mean(), "target_q": target.mean(), "temperature": jnp.exp(state.log_alpha)}
+    return state, metrics
 
 
 def update(p: Parts, state: CrossQState, batches: Batch, key: Key, step: Array) -> tuple[CrossQState, Metrics]:

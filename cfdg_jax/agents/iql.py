@@ -193,6 +193,7 @@ def update_once(
         "value_loss": loss_v,
         "policy_loss": loss_pi,
         "q": q.mean(),
+        "target_q": target.mean(),
         "v": v.mean(),
         "advantage": advantage.mean(),
         "weight": weight.mean(),

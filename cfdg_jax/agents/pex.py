@@ -194,7 +194,8 @@ def update_critics(p: Parts, state: PEXState, batch: Batch, step) -> tuple[PEXSt
         critic_opt=critic_opt,
         value_opt=value_opt,
     )
-    return state._replace(iql=iql), {"critic_loss": loss_q, "value_loss": loss_v, "q": q.mean(), "v": v.mean()}
+    metrics = {"critic_loss": loss_q, "value_loss": loss_v, "q": q.mean(), "target_q": target.mean(), "v": v.mean()}
+    return state._replace(iql=iql), metrics
 
 
 def update_once(p: Parts, state: PEXState, batch: Batch, noise: Noise, step) -> tuple[PEXState, Metrics]:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -31,7 +30,7 @@ import jax.numpy as jnp
 
 from cfdg_jax.core.losses import log_temperature_loss, td_loss, td_target, temperature_loss, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, tanh_gaussian_policy
-from cfdg_jax.core.optim import Optimiser, adam, polyak
+from cfdg_jax.core.optim import Optimiser, adam, at_every, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
 
 Order = Literal["critic_first", "alpha_first", "joint", "alpha_only"]
@@ -57,7 +56,7 @@ class SACConfig:
     temperature_loss: Literal["log_alpha", "alpha"] = "alpha"  # factor before log pi + target entropy; REDQ log_alpha
     target_entropy_scale: float = 1.0  # target entropy is -scale * A: SAC 1; RLPD 0.5
     entropy_backup: bool = True  # -alpha log pi in the target; RLPD AntMaze False
-    actor_every: Literal["update", "call"] = "update"  # call: policy and alpha once per UTD block (REDQ, RLPD)
+    policy_delay: int = 1  # critic updates per policy and temperature update; REDQ, RLPD 20, their UTD
     log_std_min: float = -5.0  # APL; SAC, REDQ, RLPD -20
     log_std_max: float = 2.0  # SAC
     density_epsilon: float = 0.0  # in log(1 - a^2 + epsilon); 0: exact, without overflow (RLPD); SAC, REDQ, APL 1e-6
@@ -67,7 +66,9 @@ class SACConfig:
         require(0.0 <= self.discount <= 1.0, "agent.discount", f"is {self.discount}", "must lie in [0, 1]")
         require(0.0 < self.tau <= 1.0, "agent.tau", f"is {self.tau}", "must lie in (0, 1]")
         require(all(w > 0 for w in self.hidden), "agent.hidden", f"is {self.hidden}", "must hold positive widths")
-        require(self.critics >= 1, "agent.critics", f"is {self.critics}", "must be at least 1")
+        for name in ("critics", "policy_delay"):
+            value = getattr(self, name)
+            require(value >= 1, f"agent.{name}", f"is {value}", "must be at least 1")
         within = f"must lie between 0 (all) and agent.critics = {self.critics}"
         require(0 <= self.subset <= self.critics, "agent.subset", f"is {self.subset}", within)
         require(self.learning_rate > 0.0, "agent.learning_rate", f"is {self.learning_rate}", "must be positive")
@@ -89,7 +90,7 @@ class REDQConfig(SACConfig):
     policy_q: Literal["min", "mean"] = "mean"
     order: Order = "joint"
     temperature_loss: Literal["log_alpha", "alpha"] = "log_alpha"
-    actor_every: Literal["update", "call"] = "call"
+    policy_delay: int = 20  # online.utd, by the presets: one policy step per environment step
     log_std_min: float = -20.0
     density_epsilon: float = 1e-6
     init: Init = "xavier"
@@ -105,7 +106,7 @@ class RLPDConfig(SACConfig):
     q_loss: Literal["sum", "mean"] = "mean"
     layer_norm: bool = True
     target_entropy_scale: float = 0.5
-    actor_every: Literal["update", "call"] = "call"
+    policy_delay: int = 20  # online.utd, by the presets: one policy step per environment step
     log_std_min: float = -20.0
     init: Init = "xavier"
 
@@ -239,22 +240,12 @@ def sees_old_critics(config: SACConfig) -> bool:
 
 
 def update_once(p: Parts, state: SACState, batch: Batch, noise: Noise, step) -> tuple[SACState, Metrics]:
-    """One critic step, one policy step, one temperature step on one minibatch, in the config's order."""
+    """One critic step and, every `policy_delay` updates, one policy and temperature step, in the config's order."""
     new, critic_metrics = update_critic(p, state, batch, noise, step)
     critic = state.critic if sees_old_critics(p.config) else new.critic
-    new, actor_metrics = update_actor(p, new, critic, batch, noise.action, step)
+    move = lambda new: update_actor(p, new, critic, batch, noise.action, step)
+    new, actor_metrics = at_every(p.config.policy_delay, step, move, new)
     return new, critic_metrics | actor_metrics
-
-
-def scan_updates(each: Callable, state: Any, inputs: Any, of_old: Callable) -> tuple[Any, Any, Metrics]:
-    """`each` over `inputs`: the last state, `of_old` of the state before the last update, and means of the metrics."""
-
-    def body(carry, x):
-        new, metrics = each(carry[0], x)
-        return (new, of_old(carry[0])), metrics
-
-    (state, old), metrics = jax.lax.scan(body, (state, of_old(state)), inputs)
-    return state, old, jax.tree.map(lambda m: m.mean(axis=0), metrics)
 
 
 def update(p: Parts, state: SACState, batches: Batch, key: Key, step: Array) -> tuple[SACState, Metrics]:
@@ -262,17 +253,8 @@ def update(p: Parts, state: SACState, batches: Batch, key: Key, step: Array) -> 
     count, rows = batches.reward.shape
     noises = jax.vmap(functools.partial(draw_noise, p, rows=rows))(jax.random.split(key, count))
     steps = step + jnp.arange(count, dtype=jnp.int32)
-    if p.config.actor_every == "update":
-        each = lambda state, x: update_once(p, state, *x)
-        state, _, metrics = scan_updates(each, state, (batches, noises, steps), lambda _: ())
-        return state, metrics
-    each = lambda state, x: update_critic(p, state, *x)
-    of_old = lambda state: state.critic if sees_old_critics(p.config) else ()
-    state, old, metrics = scan_updates(each, state, (batches, noises, steps), of_old)
-    last, noise = jax.tree.map(lambda x: x[-1], (batches, noises))
-    critic = old if sees_old_critics(p.config) else state.critic
-    state, actor_metrics = update_actor(p, state, critic, last, noise.action, steps[-1])
-    return state, metrics | actor_metrics
+    state, metrics = jax.lax.scan(lambda carry, x: update_once(p, carry, *x), state, (batches, noises, steps))
+    return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)
 
 
 def act(p: Parts, state: SACState, obs: Array, key: Key, explore: bool) -> Array:

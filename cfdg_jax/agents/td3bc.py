@@ -27,7 +27,7 @@ import optax
 
 from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy
-from cfdg_jax.core.optim import Anneal, Optimiser, adam, cosine_steps, polyak
+from cfdg_jax.core.optim import Anneal, Optimiser, adam, at_every, cosine_steps, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
 
 
@@ -185,22 +185,9 @@ def update_policy(p: Parts, state: TD3BCState, batch: Batch, step) -> tuple[TD3B
 
 
 def update_once(p: Parts, state: TD3BCState, batch: Batch, noise: Array, step: Array) -> tuple[TD3BCState, Metrics]:
-    """One critic step and, at every `delay`-th update of the phase, one policy step.
-
-    The policy's metrics are `delay` times their values there and 0 in between, so that means over updates are right.
-    """
+    """One critic step and, at every `delay`-th update of the phase, one policy step."""
     state, critic_metrics = update_critic(p, state, batch, noise, step)
-
-    def move(state: TD3BCState) -> tuple[TD3BCState, Metrics]:
-        state, metrics = update_policy(p, state, batch, step)
-        return state, jax.tree.map(lambda m: p.config.delay * m, metrics)
-
-    def wait(state: TD3BCState) -> tuple[TD3BCState, Metrics]:
-        _, metrics = jax.eval_shape(move, state)
-        return state, jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
-
-    due = (step + 1) % p.config.delay == 0  # a real condition: `step` has no seed axis
-    state, policy_metrics = jax.lax.cond(due, move, wait, state)
+    state, policy_metrics = at_every(p.config.delay, step, lambda s: update_policy(p, s, batch, step), state)
     return state, critic_metrics | policy_metrics
 
 

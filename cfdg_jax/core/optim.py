@@ -8,12 +8,15 @@ hand-over, and a schedule is computed once for all seeds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from cfdg_jax.types import Array, Params
+from cfdg_jax.types import Array, Metrics, Params
+
+S = TypeVar("S")
 
 Anneal = Literal["never", "offline", "each"]
 """In which phases a policy's rate falls to 0 by a half cosine: none, the offline one, or each of the two."""
@@ -68,6 +71,25 @@ def adam(
 def cosine_steps(anneal: Anneal, phase: Literal["offline", "online"], phase_updates: int) -> int | None:
     """Updates over which a policy's rate falls in `phase`, which has `phase_updates`; None where it is constant."""
     return phase_updates if anneal == "each" or anneal == phase else None
+
+
+def at_every(delay: int, step: Array | int, move: Callable[[S], tuple[S, Metrics]], state: S) -> tuple[S, Metrics]:
+    """``move(state)`` at every `delay`-th update of a phase, the state as it is at the others.
+
+    `step` `[]` counts the updates before this one and has no seed axis, so that the branch is a real one. The metrics
+    are `delay` times their values where it is taken and 0 elsewhere, so that means over updates are right.
+    """
+    if delay == 1:
+        return move(state)
+
+    def taken(state: S) -> tuple[S, Metrics]:
+        state, metrics = move(state)
+        return state, {name: delay * value for name, value in metrics.items()}
+
+    def left(state: S) -> tuple[S, Metrics]:
+        return state, jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), jax.eval_shape(move, state)[1])
+
+    return jax.lax.cond((step + 1) % delay == 0, taken, left, state)
 
 
 def polyak(target: Params, online: Params, tau: float) -> Params:
