@@ -43,7 +43,7 @@ def test_layer_norm_stands_between_the_product_and_the_activation():
 @pytest.fixture(scope="module")
 def initial():
     """Initial parameters of one network by kind of initialisation."""
-    kinds = ("orthogonal", "pytorch", "xavier")
+    kinds = ("orthogonal", "orthogonal_all", "pytorch", "xavier")
     make = lambda kind: jax.jit(mlp(20, 4, (64, 64), init=kind).init)
     return {kind: jax.tree.map(np.asarray, make(kind)(jax.random.key(0))) for kind in kinds}
 
@@ -53,6 +53,8 @@ def test_orthogonal_start(initial):
     hidden, out = params["l1"]["kernel"], params["l2"]["kernel"]
     np.testing.assert_allclose(hidden.T @ hidden, 2 * np.eye(64), atol=1e-5)
     np.testing.assert_allclose(out.T @ out, 1e-4 * np.eye(4), atol=1e-9)
+    out = initial["orthogonal_all"]["l2"]["kernel"]
+    np.testing.assert_allclose(out.T @ out, 2 * np.eye(4), atol=1e-5)
     assert all(not layer["bias"].any() for layer in params.values())
 
 

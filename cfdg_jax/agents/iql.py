@@ -48,7 +48,7 @@ class IQLConfig:
     explore_noise: float = 0.03  # standard deviation of a deterministic policy's exploration (CORL finetune/iql.py)
     order: Literal["jax", "torch"] = "jax"  # jax: authors (learner.py); torch: CORL, PEX (V before its own step)
     q_loss: Literal["sum", "mean"] = "sum"  # over critics; sum: authors (critic.py); mean: CORL, PEX
-    init: Init = "orthogonal"  # authors: orthogonal; CORL, PEX: pytorch
+    init: Init = "orthogonal"  # reference section 2; authors: orthogonal_all; CORL, PEX: pytorch
     policy_init: Init | None = None  # of the policy; none: the same; PEX xavier
     reset_optimiser_online: bool = False  # start Adam afresh at the hand-over; the authors carry its moments
     copy_to_target: bool = False  # the hand-over sets the targets to the critics (PEX's main_online.py, for its IQL)

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 from cfdg_jax.core.distributions import Normal, TanhNormal
 from cfdg_jax.types import Key, Params, Spec
 
-Init = Literal["orthogonal", "pytorch", "xavier"]
+Init = Literal["orthogonal", "orthogonal_all", "pytorch", "xavier"]
 """How weights start.
 
 ``orthogonal``: gain sqrt(2) in hidden layers, 1e-2 in the output, zero biases (Cal-QL; the default of this package).
+``orthogonal_all``: gain sqrt(2) in all layers, the output too (implicit_q_learning).
 ``pytorch``: uniform within 1/sqrt(fan in), biases too (``nn.Linear``; CORL, PEX critics).
 ``xavier``: Glorot uniform, zero biases (RLPD, PEX policy).
 """
@@ -66,8 +67,8 @@ def orthogonal(scale: float):
 
 def _initialisers(kind: Init, fan_in: int, output: bool):
     """(kernel, bias) initialisers of one layer."""
-    if kind == "orthogonal":
-        return orthogonal(1e-2 if output else 2**0.5), nn.initializers.zeros
+    if kind.startswith("orthogonal"):
+        return orthogonal(1e-2 if output and kind == "orthogonal" else 2**0.5), nn.initializers.zeros
     if kind == "xavier":
         return nn.initializers.xavier_uniform(), nn.initializers.zeros
     bound = fan_in**-0.5

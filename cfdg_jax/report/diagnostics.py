@@ -34,6 +34,7 @@ MARKS = {
     "proposal_gain": "Gain in Q by guidance",
     "energy_loss": "Energy loss",
     "energy_floor": "Entropy of its labels",
+    "energy_samples": "Effective number of supports",
 }
 """The columns of a stratifier's table: metrics of the online phase."""
 
@@ -128,10 +129,12 @@ def stratification(run: Run) -> Figure:
         gain.plot(*series(run, "online", "proposal_gain"), color=COLORS[0])
         gain.axhline(0.0, color="0.6", linewidth=0.8)
         gain.set_ylabel("gain in Q by guidance")
-        if not len(series(run, "online", "proposal_gain")[0]):
-            gain.text(
-                0.5, 0.7, "not logged (stratify.gain_rows is 0)", ha="center", transform=gain.transAxes, fontsize=7
-            )
+        for ax, name, reason in (
+            (energy, "energy_loss", "no energy network: proposals are not guided"),
+            (gain, "proposal_gain", "not logged: no guidance, or stratify.gain_rows 0"),
+        ):
+            if not len(series(run, "online", name)[0]):
+                ax.text(0.5, 0.6, reason, ha="center", transform=ax.transAxes, fontsize=7)
         for ax in (scores, marks, energy, exchanged, gain):
             _finish(ax, legend=ax not in (exchanged, gain))
         histogram.legend(fontsize=7)
