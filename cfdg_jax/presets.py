@@ -191,6 +191,8 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
         values |= {"agent.init_temperature": 0.1}  # 1 in the papers; it would take 10,000 updates to come down
     if agent in ("cql", "calql"):  # at 10 policies stay as pre-trained for tens of thousands of steps
         values |= {"agent.online_penalty_share": 0.3}  # EDIS 0 to 1 by task
+    if agent == "calql":  # its bound lifts Q to the returns at once; without it critics overshoot, on random to 1e7
+        values |= {"agent.layer_norm": True}
     if agent in ("apl_cql", "apl_td3bc"):
         values |= {"online.update_every": 1_000, "online.utd": 2}
     if agent in ("redq", "rlpd"):
