@@ -85,6 +85,19 @@ def lines(folder: pathlib.Path, name: str) -> list[dict]:
     return [{key: value for key, value in json.loads(line).items() if key not in WALL_CLOCK} for line in text]
 
 
+def mean_difference(a, b) -> float:
+    """The mean of |x - y| / (1 + |y|) over all floats of two trees.
+
+    Two compilations round apart, and Adam turns a gradient that rounding alone made into a whole step: single elements
+    may differ by the rate, so their mean is what tells equal updates from others.
+    """
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    pairs = [
+        (np.asarray(x, float), np.asarray(y, float)) for x, y in pairs if jax.numpy.issubdtype(x.dtype, np.floating)
+    ]
+    return float(np.concatenate([(np.abs(x - y) / (1 + np.abs(y))).ravel() for x, y in pairs]).mean())
+
+
 def final_leaves(run) -> list[np.ndarray]:
     """All arrays of a run's newest checkpoint."""
     _, saved = run.restore()
