@@ -260,7 +260,7 @@ def _smoke(config: TrainConfig, scratch: bool) -> dict[str, Any]:
         "log.every": 100,
         "seeds": 2,
     }
-    if config.online.update_every > 1 or choice(config, "agent") in ("apl_cql", "apl_td3bc"):
+    if choice(config, "agent") in ("apl_cql", "apl_td3bc"):
         values |= {"online.update_every": 100}
     small: dict[str, Any] = {
         "agent.hidden": (32, 32), "agent.critic_hidden": (32, 32), "agent.actions": 4, "mix.gate": 150,
