@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import os
 import pathlib
@@ -129,7 +130,7 @@ def _train_arguments(train: argparse.ArgumentParser) -> None:
         "agent": "base agent",
         "augment": "generator of synthetic rows",
         "stratify": "who is treated conservatively",
-        "mix": "uniform, balanced or oorb",
+        "mix": "uniform, balanced, balanced_replay or oorb",
     }.items():
         train.add_argument(f"--{name}", help=text)
     train.add_argument("--seeds", help="seeds trained at once")
@@ -153,8 +154,23 @@ def _version() -> str:
     return f"cfdg-jax {metadata.version('cfdg-jax')}"
 
 
+def _keep_freed_memory() -> None:
+    """Lets glibc keep up to 1 GiB of freed memory and take large blocks from it, where the user has set neither.
+
+    XLA on CPU takes the scratch memory of a dispatch anew each time. Blocks above glibc's threshold (at most 32 MB)
+    would be pages fresh from the kernel, faulted in and zeroed at every step of the environments.
+    """
+    if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter in (-1, -3):  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            mallopt(parameter, 1 << 30)
+
+
 def _setup(deterministic: bool = False) -> None:
     """Compile cache beside the datasets; XLA flags must be there before the first array is."""
+    _keep_freed_memory()
     if deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     import jax

@@ -67,6 +67,8 @@ def make_config(values: Mapping[str, Any], preset: str = "paper") -> TrainConfig
     config = override(apply_preset(config, preset, task), fields)
     if agent in ("redq", "rlpd") and "agent.policy_delay" not in fields:  # one policy step per environment step
         config = override(config, {"agent.policy_delay": config.online.utd})
+    if choice(config, "stratify") == "a3rl" and "stratify.correction_updates" not in fields:  # over the whole run
+        config = override(config, {"stratify.correction_updates": max(config.online.steps * config.online.utd, 1)})
     return config
 
 
@@ -86,6 +88,8 @@ def apply_preset(config: TrainConfig, preset: str, task: str) -> TrainConfig:
         values |= _reduced(agent, augment, family, scratch) | (_reduced_stratdiff() if stratify == "stratdiff" else {})
     if preset == "smoke":
         values |= _smoke(config, scratch)
+    if stratify == "adaptive_bc" and agent == "td3bc":  # its weight follows returns instead of a schedule
+        values |= {"agent.online_bc_share": 1.0, "agent.bc_decay": 0}
     return dataclasses.replace(override(config, values), preset=preset)
 
 
@@ -120,6 +124,9 @@ def _paper(agent: str, augment: str, stratify: str, family: str, task: str) -> d
     if agent in ("apl_cql", "apl_td3bc"):  # APL's released code (reference 3.3); CFDG pre-trains for 1M updates
         values |= {"mix.kind": "oorb", "mix.p_online": 0.5 if agent == "apl_cql" else 0.1, "online.start_steps": 1_000}
         values |= {"online.steps": 100_000, "online.update_every": 1_000, "online.utd": 10, "refresh.every": 10_000}
+    if stratify == "adaptive_bc" and agent == "td3bc":  # reference 7; no state of the task is normalised there
+        values |= {"agent.alpha": 1.0, "agent.bc_weight": 0.4, "mix.kind": "uniform", "online.steps": 250_000}
+        values |= {"online.utd": 10, "transform.observation": "none"}
     if stratify == "stratdiff" and antmaze:
         values |= {"stratify.supports": 32, "stratify.guidance": 2.0}  # reference 6.3
     if agent in ("redq", "rlpd"):  # reference 3.7
@@ -132,6 +139,8 @@ def _paper(agent: str, augment: str, stratify: str, family: str, task: str) -> d
         values |= {"mix.synthetic_share": 0.5, "refresh.every": 10_000, "refresh.rows": 200_000}
     if augment == "edis":  # reference 4.3
         values |= {"refresh.every": 10_000, "refresh.rows": 100_000}
+    if stratify == "adaptive_bc" and family == "toy":
+        values |= {"stratify.returns": (0.0, 1.0 if task == "toy-sparse" else 3.0)}  # nothing done, and arrival
     if family == "toy":
         values |= {"transform.reward": "raw", "transform.observation": "none", "evaluate.episodes": 20}
     return values

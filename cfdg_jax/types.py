@@ -81,6 +81,8 @@ class Batch(NamedTuple):
       mc_return: `[...]` discounted return-to-go of the trajectory, ``-inf`` where unknown.
       source: `[...]` int32, a `Source`.
       conserve: `[...]` in [0, 1], the weight of the agent's offline regulariser on this row.
+      weight: `[...]` importance weight of the row's TD error (and in SAC's family of its share in the policy's loss),
+        where rows were not drawn evenly; None for 1.
     """
 
     obs: Array
@@ -91,6 +93,7 @@ class Batch(NamedTuple):
     mc_return: Array
     source: Array
     conserve: Array
+    weight: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,6 +294,11 @@ class Stratifier(NamedTuple):
       prepare: ``(state, stage name, offline_rows [N, D], value, key, steps) -> (state, metrics)``: `steps` (a Python
         int) optimiser steps of a stage, scanned; a stage may be cut into calls of any length.
       observe: ``(state, obs [O], key) -> state``: takes note of a state just met online; None if not needed.
+      judge: ``(state, episode_return [], length []) -> state``: takes note of an episode that ended online with the
+        sum `episode_return` of raw rewards after `length` steps; None if not needed.
+      choose: ``(state, batches, value, act, key) -> (state, index [K B], weight [K B], metrics)``: which of the drawn
+        `[K, B]` rows, numbered through, the K updates learn from in their place, and their importance weights;
+        ``act(obs, key) -> action`` explores. None learns from the rows drawn.
     """
 
     init: Callable[[Key, Array | int], Any]
@@ -299,6 +307,8 @@ class Stratifier(NamedTuple):
     stages: tuple[Stage, ...] = ()
     prepare: Callable[[Any, str, Array, Callable[[Array, Array], Array], Key, int], tuple[Any, Metrics]] | None = None
     observe: Callable[[Any, Array, Key], Any] | None = None
+    judge: Callable[[Any, Array, Array], Any] | None = None
+    choose: Callable[[Any, Batch, Callable, Callable, Key], tuple[Any, Array, Array, Metrics]] | None = None
 
 
 class TrainState(NamedTuple):

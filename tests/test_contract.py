@@ -160,6 +160,21 @@ def test_conserve_zero_is_the_agent_without_its_regulariser(name):
     assert mean_difference(kept, results[0]) > 2e-6
 
 
+@pytest.mark.parametrize(("name", "phase"), UPDATES)
+def test_a_row_s_importance_weight_is_that_of_its_td_error(name, phase):
+    """Rewards meet critics alone, through TD errors: of a row of weight 0 the reward does not matter."""
+    agent = agent_of(name, phase)
+    state = agent.init(jax.random.key(0))
+    weight = jnp.ones((K, B)).at[:, 0].set(0.0)
+    paid = batch_of(reward=batch_of().reward.at[:, 0].add(5.0))
+    update = lambda batch: updated_by(name, phase)(state, batch, jax.random.key(1), jnp.asarray(0))[0]
+    ignored = (update(batch._replace(weight=weight)) for batch in (batch_of(), paid))
+    assert mean_difference(*ignored) < 1e-6
+    assert mean_difference(update(batch_of()), update(paid)) > 1e-5
+    even = batch_of(weight=jnp.ones((K, B)))
+    assert mean_difference(update(batch_of()), update(even)) < 1e-6
+
+
 @pytest.mark.parametrize("anneal", ["never", "offline", "each"])
 @pytest.mark.parametrize("name", ["iql", "pex", "cql", "td3bc"])
 def test_an_annealed_policy_stands_still_at_the_end_of_its_phase_and_critics_never_do(name, anneal):

@@ -87,7 +87,7 @@ def test_online_rows_end_up_as_the_same_transitions_of_a_dataset_do(rule):
         row = program.to_rows(*map(jnp.asarray, one))
         state = state._replace(online=ring.insert(state.online, row[:, None]))
         if ends[t]:
-            state = program.end_episodes(state, jnp.array([True]), jnp.array([t + 1 - start]))
+            state = program.end_episodes(state, jnp.array([True]), jnp.array([t + 1 - start]), jnp.zeros(1))
             start = t + 1
     np.testing.assert_allclose(state.online.rows[0, :12, :-1], expected[:, :-1], rtol=1e-4, atol=1e-5)
     assert (state.online.rows[0, :12, -1] == Source.ONLINE).all()

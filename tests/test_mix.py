@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfdg_jax.data import buffer as ring
-from cfdg_jax.data.mix import Counts, MixConfig, Pool, draw, row_counts
+from cfdg_jax.data.mix import Counts, MixConfig, Pool, draw, online_priority, row_counts
 from cfdg_jax.types import Source, UserError
 
 SHARES = {Source.SYNTHETIC_ONLINE: 0.8, Source.SYNTHETIC_OFFLINE: 0.2}
@@ -59,9 +59,9 @@ def test_every_batch_of_a_block_of_twenty_is_half_offline():
 @given(
     batch=st.integers(4, 600),
     ratio=st.floats(0, 0.9),
-    offline_share=st.floats(0, 1),
+    offline_share=st.floats(0.01, 0.99),
     online=st.floats(0, 1),
-    kind=st.sampled_from(["uniform", "balanced", "oorb"]),
+    kind=st.sampled_from(["uniform", "balanced", "balanced_replay", "oorb"]),
 )
 def test_counts_sum_to_the_batch(batch, ratio, offline_share, online, kind):
     config = MixConfig(kind=kind, batch_size=batch, synthetic_share=ratio, offline_share=offline_share)
@@ -87,6 +87,29 @@ def test_uniform_follows_the_sizes():
     assert online == 2_000 - offline
     serials = np.asarray(rows[..., 0]).ravel()
     assert set(serials.tolist()) == set(range(40)) | set(range(1_000, 1_010))
+
+
+def test_an_online_row_has_balanced_replay_s_first_priority():
+    """Reference check 50, and what follows for the share of online rows while more are gathered."""
+    assert online_priority(1_000_000, 0.5, 1_000) == pytest.approx(1_000)
+    assert online_priority(200_000, 0.8, 500) == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("gathered", "share"), [(5, 1 / 3), (10, 1 / 2), (30, 3 / 4)])
+def test_balanced_replay_reaches_its_share_with_the_first_rows_and_rises_on(gathered, share):
+    config = MixConfig(kind="balanced_replay", batch_size=4_000, first_rows=10)
+    rows = draw(config, row_counts(config, {}, 40), pool(online_rows=gathered), jax.random.key(1), updates=1)
+    offline, online, *_ = origins(rows)[0]
+    assert offline + online == 4_000 and abs(online / 4_000 - share) < 0.03
+    serials = np.asarray(rows[..., 0]).ravel()
+    assert set(serials.tolist()) == set(range(40)) | set(range(1_000, 1_000 + gathered))
+
+
+def test_balanced_replay_needs_rows_of_both():
+    with pytest.raises(UserError, match=r"mix\.offline_share"):
+        MixConfig(kind="balanced_replay", offline_share=1.0)
+    config = MixConfig(kind="balanced_replay", batch_size=30)
+    assert row_counts(config, {}, 0).online == 30, "without offline rows all are online"
 
 
 def test_oorb_batches_have_one_origin_and_obey_p_and_gate():

@@ -279,7 +279,8 @@ def critic_loss(p: Parts, params: Params, log_multiplier: Array, batch: Batch, p
     if gap is not None:
         penalty = penalty - share * gap
         weight = weight * jnp.exp(log_multiplier)
-    td, cql = weighted_mean(td_loss(q[:, 0], target, p.config.q_loss)), weight * jnp.sum(penalty)
+    td = weighted_mean(td_loss(q[:, 0], target, p.config.q_loss), batch.weight)
+    cql = weight * jnp.sum(penalty)
     aux = {"q": q[:, 0], "excess": penalty / jnp.maximum(share, 1e-12), "td_loss": td, "cql_loss": cql}
     return td + cql, aux
 

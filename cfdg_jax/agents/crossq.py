@@ -114,14 +114,14 @@ def critic_loss(p: Parts, params: Params, state: CrossQState, batch: Batch, nois
     q, next_q = jnp.split(values, 2, axis=-1)
     next_value = next_q.min(axis=0) - jnp.exp(state.log_alpha) * log_prob
     target = jax.lax.stop_gradient(td_target(batch.reward, batch.terminal, next_value, p.config.discount))
-    return weighted_mean(td_loss(q, target)), (q, target, averages)
+    return weighted_mean(td_loss(q, target), batch.weight), (q, target, averages)
 
 
 def policy_loss(p: Parts, params: Params, state: CrossQState, batch: Batch, noise: Array) -> tuple[Array, Array]:
     """``alpha log pi - min Q`` at fresh actions, and their log-probabilities `[B]`."""
     action, log_prob = p.policy.apply(params, batch.obs).sample(noise)
     q = p.critic.apply(state.critic, state.averages, batch.obs, action).min(axis=0)
-    return weighted_mean(jnp.exp(state.log_alpha) * log_prob - q), log_prob
+    return weighted_mean(jnp.exp(state.log_alpha) * log_prob - q, batch.weight), log_prob
 
 
 def update_actor(p: Parts, state: CrossQState, batch: Batch, noise: Array, step) -> CrossQState:

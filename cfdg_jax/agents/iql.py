@@ -142,7 +142,7 @@ def value_loss(p: Parts, params: Params, batch: Batch, target_q: Array) -> tuple
 def critic_loss(p: Parts, params: Params, batch: Batch, target: Array) -> tuple[Array, Array]:
     """Squared TD error of all critics against `target` `[B]`, and Q(s, a) `[Q, B]`."""
     q = p.critic.apply(params, batch.obs, batch.action)
-    return weighted_mean(td_loss(q, target, p.config.q_loss)), q
+    return weighted_mean(td_loss(q, target, p.config.q_loss), batch.weight), q
 
 
 def policy_loss(p: Parts, params: Params, batch: Batch, weight: Array) -> Array:

@@ -193,7 +193,7 @@ def bootstrap(p: Parts, state: SACState, batch: Batch, noise: Noise) -> Array:
 def critic_loss(p: Parts, params: Params, batch: Batch, target: Array) -> tuple[Array, Array]:
     """Squared TD error of all critics, and Q(s, a) `[Q, B]`."""
     q = p.critic.apply(params, batch.obs, batch.action)
-    return weighted_mean(td_loss(q, target, p.config.q_loss)), q
+    return weighted_mean(td_loss(q, target, p.config.q_loss), batch.weight), q
 
 
 def policy_loss(p: Parts, params: Params, critic: Params, log_alpha: Array, batch: Batch, noise: Array):
@@ -201,7 +201,7 @@ def policy_loss(p: Parts, params: Params, critic: Params, log_alpha: Array, batc
     action, log_prob = p.policy.apply(params, batch.obs).sample(noise, p.config.density_epsilon)
     q = p.critic.apply(critic, batch.obs, action)
     q = q.min(axis=0) if p.config.policy_q == "min" else q.mean(axis=0)
-    return weighted_mean(jnp.exp(log_alpha) * log_prob - q), log_prob
+    return weighted_mean(jnp.exp(log_alpha) * log_prob - q, batch.weight), log_prob
 
 
 def update_critic(p: Parts, state: SACState, batch: Batch, noise: Noise, step) -> tuple[SACState, Metrics]:

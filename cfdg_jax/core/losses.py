@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from cfdg_jax.types import Array
 
 
-def weighted_mean(per_row: Array, weight: Array | float = 1.0) -> Array:
+def weighted_mean(per_row: Array, weight: Array | float | None = None) -> Array:
     """Mean over **all** rows of ``weight * per_row``: a weight of 0 removes a row's share without rescaling others."""
-    return jnp.mean(weight * per_row)
+    return jnp.mean(per_row if weight is None else weight * per_row)
 
 
 def expectile(error: Array, level: Array | float) -> Array:

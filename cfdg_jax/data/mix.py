@@ -2,6 +2,9 @@
 
 ``uniform``   real rows drawn evenly from offline and online rows together (IQL's own fine-tuning).
 ``balanced``  a fixed offline share, half by default (PEX, CFDG's "1:1 paradigm", RLPD, Cal-QL).
+``balanced_replay``  real rows drawn from both, an online row with the priority that new rows have in Balanced Replay
+              (Lee et al. 2021, arXiv 2107.00591): once `first_rows` are gathered they are ``1 - offline_share`` of a
+              batch, and their share goes on rising (`online_priority`).
 ``oorb``      the real part of a batch comes wholly from recent online rows with probability `p_online`, else wholly
               from the offline buffer, which has also received the online rows (APL's online-offline replay buffer).
 
@@ -26,9 +29,10 @@ from cfdg_jax.types import Array, Buffer, Key, Source, require
 class MixConfig:
     """How online-phase batches are put together."""
 
-    kind: Literal["uniform", "balanced", "oorb"] = "balanced"  # balanced is CFDG's baseline for IQL and PEX
+    kind: Literal["uniform", "balanced", "balanced_replay", "oorb"] = "balanced"  # CFDG's baseline for IQL and PEX
     batch_size: int = 256  # all papers here
     offline_share: float = 0.5  # balanced: share of real rows that are offline (1:1, CFDG section 5; RLPD)
+    first_rows: int = 1_000  # balanced_replay: online rows when the offline share is that (Off2OnRL, rlkit)
     synthetic_share: float = 1 / 3  # r of CFDG: online : offline : synthetic = 1 : 1 : 1
     composition: Literal["fixed", "append"] = "fixed"  # append: synthetic rows enlarge the batch (CFDG's literal text)
     split: Literal["fixed", "bernoulli"] = "fixed"  # 8:2 of synthetic kinds by count, or by a coin per row
@@ -44,7 +48,11 @@ class MixConfig:
             good = 0 <= value < 1 if below_one else 0 <= value <= 1
             require(good, f"mix.{name}", f"is {value}", f"must lie in [0, 1{')' if below_one else ']'}")
         require(self.gate >= 0, "mix.gate", f"is {self.gate}", "must be at least 0")
-        require(self.recent >= 1, "mix.recent", f"is {self.recent}", "must be at least 1")
+        for name in ("recent", "first_rows"):
+            require(getattr(self, name) >= 1, f"mix.{name}", f"is {getattr(self, name)}", "must be at least 1")
+        share = self.offline_share
+        fits = self.kind != "balanced_replay" or 0 < share < 1
+        require(fits, "mix.offline_share", f"is {share}", "must lie in (0, 1) for mix.kind balanced_replay")
         require(
             not self.label_matched or self.kind == "oorb",
             "mix.label_matched",
@@ -57,9 +65,9 @@ class Counts(NamedTuple):
     """Rows of one batch by origin; hashable, so it can be a static argument of a jitted step.
 
     Attributes:
-      offline: Real rows from the offline dataset (``uniform`` and ``oorb``: 0).
-      online: Real rows from the online ring (``uniform`` and ``oorb``: 0).
-      pooled: Real rows whose origin is drawn (``uniform``: per row; ``oorb``: per batch).
+      offline: Real rows from the offline dataset (0 but for ``balanced``).
+      online: Real rows from the online ring (0 but for ``balanced``).
+      pooled: Real rows whose origin is drawn (``oorb``: per batch; ``uniform``, ``balanced_replay``: per row).
       synthetic: ``((source, rows), ...)``.
     """
 
@@ -129,12 +137,30 @@ def draw(config: MixConfig, counts: Counts, pool: Pool, key: Key, updates: int) 
     is_online = None
     if counts.pooled and config.kind == "uniform":
         parts.append(grouped(_sample_union(pool, pooled_key, updates * counts.pooled), counts.pooled))
+    elif counts.pooled and config.kind == "balanced_replay":
+        priority = online_priority(pool.offline.shape[0], config.offline_share, config.first_rows)
+        parts.append(grouped(_sample_weighted(pool, pooled_key, updates * counts.pooled, priority), counts.pooled))
     elif counts.pooled:
         rows, is_online = _sample_by_branch(config, pool, pooled_key, updates, counts.pooled)
         parts.append(rows)
     if counts.synthetic:
         parts.append(_sample_synthetic(config, counts.synthetic, pool, synthetic_key, updates, is_online))
     return jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+def online_priority(offline_rows: int, offline_share: float, first_rows: int) -> float:
+    """How many times as likely as an offline row an online row is drawn, so that the first `first_rows` of them are
+    drawn ``1 - offline_share`` of the time (Balanced Replay; reference check 50)."""
+    return offline_rows * (1.0 - offline_share) / (offline_share * first_rows)
+
+
+def _sample_weighted(pool: Pool, key: Key, count: int, priority: float) -> Array:
+    """Rows `[count, D]` from offline and online rows together, an online row `priority` times as likely."""
+    coin_key, offline_key, online_key = jax.random.split(key, 3)
+    offline_size, mass = pool.offline.shape[0], pool.online.size * priority
+    is_online = jax.random.bernoulli(coin_key, mass / (offline_size + mass), (count,))
+    from_offline = pool.offline[jax.random.randint(offline_key, (count,), 0, offline_size)]
+    return jnp.where(is_online[:, None], ring.sample(pool.online, online_key, count), from_offline)
 
 
 def _sample_union(pool: Pool, key: Key, count: int) -> Array:

@@ -131,24 +131,25 @@ class HostDriver:
         """`steps` environment steps of all seeds; `counts` None makes no updates."""
         program, random_steps = session.program, session.program.config.online.random_steps
         for t in range(session.step + 1, session.step + steps + 1):
-            packet, done, lengths = self._step(session)
+            packet, done, lengths, returns = self._step(session)
             session.state, session.meters, self.action = program.online_step(
                 session.state, session.meters, packet, np.int32(t), program.offline_rows, counts, t < random_steps
             )
             if done.any():
-                session.state = program.end_episodes(session.state, done, lengths)
+                session.state = program.end_episodes(session.state, done, lengths, returns)
 
-    def _step(self, session: Session) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _step(self, session: Session) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Steps the simulators.
 
         Returns:
-          The packet `[S, 3 O + A + 2]` that `Program.insert_learn_act` takes, where episodes ended, their lengths.
+          The packet `[S, 3 O + A + 2]` that `Program.insert_learn_act` takes; where episodes ended, lengths and
+          returns of all so far.
         """
         action = np.asarray(self.action)
         result = self.env.step(action)
         self.returns, self.lengths = self.returns + result.reward, self.lengths + 1
         self.success = np.maximum(self.success, result.success)
-        done, lengths = result.terminal | result.truncated, self.lengths
+        done, lengths, returns = result.terminal | result.truncated, self.lengths, self.returns
         current = result.next_obs
         if done.any():
             session.episodes.add(done, self.returns, self.lengths, self.success)
@@ -161,7 +162,7 @@ class HostDriver:
             [self.obs, action, reward, result.next_obs, terminal, current], axis=1, dtype=np.float32
         )
         self.obs = current
-        return packet, done, lengths
+        return packet, done, lengths, returns
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What a checkpoint needs to continue the simulators bit for bit."""
@@ -243,7 +244,7 @@ def _scan_steps(
         columns = [obs, action, result.reward[:, None], result.next_obs, result.terminal[:, None], current]
         packet = jnp.concatenate([column.astype(jnp.float32) for column in columns], axis=1)
         state, meters, action = program.insert_learn_act(state, meters, packet, t, offline_rows, counts, random)
-        state = program.close_episodes(state, done, lengths)
+        state = program.close_episodes(state, done, lengths, returns)
         ended = (done, returns, lengths, success)
         returns, lengths, success = (jnp.where(done, 0.0, x) for x in (returns, lengths, success))
         return (state, meters, (env_state, action, returns, lengths, success)), ended

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,11 @@ from cfdg_jax.data import buffer as ring
 from cfdg_jax.data.mix import Counts, Pool, draw
 from cfdg_jax.data.returns import close_episodes
 from cfdg_jax.data.transforms import Transforms, apply_observation, apply_reward
+from cfdg_jax.train.meters import Meters, accumulate
 from cfdg_jax.types import (
     Agent,
     Array,
     Augmenter,
-    Batch,
     Buffer,
     Metrics,
     Source,
@@ -37,18 +37,6 @@ from cfdg_jax.types import (
     Stratifier,
     TrainState,
 )
-
-
-class Meters(NamedTuple):
-    """Running sums of metrics on the device, fetched and cleared once per log interval.
-
-    Attributes:
-      sums: ``{name: [S]}``, each update call's mean weighted by its updates.
-      updates: `[]` float32, updates summed.
-    """
-
-    sums: Metrics
-    updates: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,19 +178,28 @@ class Program:
     # -- learning ----------------------------------------------------------------------------------------------------
 
     def _marked_update(self, phase: str, stratifier_state, agent_state, key, rows, step):
-        """One seed: K updates on rows `[K, B, D]`; online they are marked first, and the stratifier learns after."""
+        """One seed: K updates on rows `[K, B, D]`; online chosen and marked first, and the stratifier learns after."""
         mark_key, update_key, fit_key = jax.random.split(key, 3)
         batch = self.spec.layout.unpack(rows)
         marks: Metrics = {}
         fitted: Metrics = {}
+        if phase == "online" and self.stratifier.choose is not None:
+            value = functools.partial(self.online_agent.value, agent_state)
+            act = lambda obs, key: self.online_agent.act(agent_state, obs, key, True)
+            stratifier_state, index, weight, fitted = self.stratifier.choose(
+                stratifier_state, batch, value, act, jax.random.fold_in(key, 1)
+            )
+            batch = self.spec.layout.unpack(rows.reshape(-1, rows.shape[-1])[index].reshape(rows.shape))
+            batch = batch._replace(weight=weight.reshape(rows.shape[:2]))
         if phase == "online":
             mark_keys = jax.random.split(mark_key, rows.shape[0])
             conserve, marks = jax.vmap(self.stratifier.mark, (None, 0, 0))(stratifier_state, batch, mark_keys)
-            batch = Batch(*batch[:-1], conserve=conserve)
+            batch = batch._replace(conserve=conserve)
         agent_state, metrics = self.agent(phase).update(agent_state, batch, update_key, step)
         if phase == "online" and self.stratifier.fit is not None:
             value = functools.partial(self.online_agent.value, agent_state)
-            stratifier_state, fitted = self.stratifier.fit(stratifier_state, batch, value, fit_key)
+            stratifier_state, learnt = self.stratifier.fit(stratifier_state, batch, value, fit_key)
+            fitted = fitted | learnt
         return stratifier_state, agent_state, metrics | jax.tree.map(jnp.mean, marks) | fitted
 
     def _update_all(self, phase: str, state: TrainState, keys, rows) -> tuple[TrainState, Metrics]:
@@ -230,7 +227,7 @@ class Program:
             draw_keys = purpose_keys(state.key, "offline_draw", state.step)
             update_keys = purpose_keys(state.key, "offline_update", state.step)
             state, metrics = self._update_all(phase, state, update_keys, jax.vmap(draw_offline)(draw_keys))
-            return state, _accumulate(meters, metrics, updates)
+            return state, accumulate(meters, metrics, updates)
 
         return jax.jit(chunk, static_argnames=("updates", "phase"), donate_argnums=(0, 1))
 
@@ -249,7 +246,7 @@ class Program:
         update_keys = purpose_keys(state.key, "online_update", state.step)
         rows = jax.vmap(draw_one)(draw_keys, online.rows, {source: b.rows for source, b in synthetic.items()})
         state, metrics = self._update_all("online", state, update_keys, rows)
-        return state, _accumulate(meters, metrics, updates)
+        return state, accumulate(meters, metrics, updates)
 
     @functools.cached_property
     def learn(self):
@@ -327,8 +324,11 @@ class Program:
         """`insert_learn_act`, jitted; ``counts`` and ``random`` are static, state and meters are donated."""
         return jax.jit(self.insert_learn_act, static_argnames=("counts", "random"), donate_argnums=(0, 1))
 
-    def close_episodes(self, state: TrainState, done: Array, lengths: Array) -> TrainState:
-        """Writes the returns of the episodes that ended with the newest row; `done` and `lengths` `[S]`."""
+    def close_episodes(self, state: TrainState, done: Array, lengths: Array, returns: Array) -> TrainState:
+        """Writes the returns-to-go of the episodes that ended with the newest row; `done`, `lengths`, `returns` `[S]`.
+
+        `returns` are the raw sums of rewards, which the stratifier may ask for.
+        """
         rule = self.config.transform
         failure = None if rule.failure_reward is None else apply_reward(self.transforms.reward, rule.failure_reward)
         window = min(self.spec.horizon, self.config.online.capacity)
@@ -336,6 +336,15 @@ class Program:
         online = close_episodes(
             state.online, self.spec.layout, done, lengths, window, discount, failure, rule.truncation, rule.failure_rule
         )
+        take_note = self.stratifier.judge
+        if take_note is not None:
+
+            def judge(stratifier, done, *episode):
+                judged = take_note(stratifier, *episode)
+                return (jax.tree.map(lambda new, old: jnp.where(done, new, old), judged, stratifier),)
+
+            (judged,) = self._each_stratifier(judge, (0, 0, 0))(state.stratifier, done, returns, lengths)
+            state = state._replace(stratifier=judged)
         return state._replace(online=online)
 
     @functools.cached_property
@@ -371,12 +380,6 @@ class Program:
             return jnp.stack(checks).all(axis=0)
 
         return jax.jit(finite)
-
-
-def _accumulate(meters: Meters, metrics: Metrics, updates: int) -> Meters:
-    return Meters(
-        {name: meters.sums[name] + updates * value for name, value in metrics.items()}, meters.updates + updates
-    )
 
 
 def env_seed(config: TrainConfig, seed: int, purpose: str, *numbers: int) -> int:

@@ -1,0 +1,130 @@
+"""Active advantage-aligned replay (Liu et al. 2025, arXiv 2502.07937): learning from the more useful of the rows drawn.
+
+Of the N rows drawn for one call of the agent (RLPD: 20 batches, half offline), as many are drawn again, row i with
+probability p_i and importance weight v_i in the losses::
+
+    log sigma_i = [offline] log w(s_i, a_i) + advantage_scale A(s_i, a_i)
+    p_i  proportional to  sigma_i^sharpness,    v_i proportional to (1 / (N p_i))^beta,    E_p v = 1
+
+w estimates the density of online over that of offline rows by the Jensen-Shannon form that Balanced Replay uses (Lee et
+al. 2021, arXiv 2107.00591), and learns from the rows as they were drawn::
+
+    L = E_offline[-log(2 / (1 + w))] - E_online[log(2 w / (1 + w))]
+
+A(s, a) = Q(s, a) - E_pi Q(s, .) under the agent's pessimistic critic. `conserve` stays 1: rows are chosen, not freed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cfdg_jax.core.networks import mlp
+from cfdg_jax.core.optim import adam
+from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Source, Spec, Stratifier, require
+
+
+@dataclasses.dataclass(frozen=True)
+class A3RLConfig:
+    """Constants of the priorities (paper and train_finetuning_a3rl.py) and of the ratio's network."""
+
+    advantage_scale: float = 0.03  # xi (paper)
+    sharpness: float = 0.3  # zeta (paper); 0 draws evenly
+    correction_start: float = 0.4  # beta at first (paper), which rises to 1
+    correction_updates: int = 300_000  # updates until it is 1 (released: the whole run, of 300,000 steps)
+    value_actions: int = 10  # sampled actions in E_pi Q; released 100
+    hidden: tuple[int, ...] = (256, 256)  # of the ratio's network (released)
+    learning_rate: float = 3e-4  # its Adam's (released)
+
+    def __post_init__(self) -> None:
+        for name in ("advantage_scale", "sharpness"):
+            value = getattr(self, name)
+            require(value >= 0.0, f"stratify.{name}", f"is {value}", "must not be negative")
+        beta = self.correction_start
+        require(0.0 <= beta <= 1.0, "stratify.correction_start", f"is {beta}", "must lie in [0, 1]")
+        for name in ("correction_updates", "value_actions"):
+            value = getattr(self, name)
+            require(value >= 1, f"stratify.{name}", f"is {value}", "must be at least 1")
+        require(all(w > 0 for w in self.hidden), "stratify.hidden", f"is {self.hidden}", "must hold positive widths")
+        require(self.learning_rate > 0.0, "stratify.learning_rate", f"is {self.learning_rate}", "must be positive")
+
+
+class A3RLState(NamedTuple):
+    """The density ratio of one seed, and how often the agent was updated."""
+
+    ratio: Params
+    opt_state: Any
+    updates: Array
+
+
+def ratio_loss(log_ratio: Array, offline: Array, online: Array) -> Array:
+    """Minus twice the Jensen-Shannon bound, `[]`, from log w `[B]` and which rows are of which origin `[B]`.
+
+    Least, with ``-2 JS``, where w is the ratio of the densities. Each origin counts with the mean over its rows.
+    """
+    of = lambda mask, x: jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(mask.sum(), 1)
+    return -of(offline, jnp.log(2.0) + jax.nn.log_sigmoid(-log_ratio)) - of(
+        online, jnp.log(2.0) + jax.nn.log_sigmoid(log_ratio)
+    )
+
+
+def log_priority(config: A3RLConfig, log_ratio: Array, advantage: Array, offline: Array) -> Array:
+    """``zeta log sigma`` of rows `[N]`, the logits of the draw."""
+    return config.sharpness * (jnp.where(offline, log_ratio, 0.0) + config.advantage_scale * advantage)
+
+
+def importance_weights(log_p: Array, beta: Array | float) -> Array:
+    """``(1 / (N p))^beta`` `[N]` of log-probabilities `[N]`, scaled to a mean of 1 under p."""
+    log_weight = -beta * (log_p + jnp.log(log_p.shape[0]))
+    return jnp.exp(log_weight - jax.nn.logsumexp(log_p + log_weight))
+
+
+def a3rl(config: A3RLConfig, spec: Spec) -> Stratifier:
+    """A `Stratifier` that chooses among the rows drawn, for agents whose critics see their own policy's actions."""
+    network = mlp(spec.obs_dim + spec.act_dim, 1, config.hidden)
+    optimiser = adam(config.learning_rate)
+
+    def log_ratio(params: Params, batch: Batch) -> Array:
+        return network.apply(params, jnp.concatenate([batch.obs, batch.action], axis=-1))[..., 0]
+
+    def init(key: Key, seed) -> A3RLState:
+        del seed
+        params = network.init(key)
+        return A3RLState(params, optimiser.init(params), jnp.int32(0))
+
+    def mark(state: A3RLState, batch: Batch, key: Key) -> tuple[Array, Metrics]:
+        del state, key
+        return jnp.ones(batch.reward.shape), {}
+
+    def fit_ratio(carry: tuple[Params, Any], batch: Batch):
+        params, opt_state = carry
+        offline, online = batch.source == Source.OFFLINE, batch.source == Source.ONLINE
+        loss, grads = jax.value_and_grad(lambda params: ratio_loss(log_ratio(params, batch), offline, online))(params)
+        return optimiser.apply(params, grads, opt_state, 0), loss
+
+    def choose(state: A3RLState, batches: Batch, value: Callable, act: Callable, key: Key):
+        (params, opt_state), losses = jax.lax.scan(fit_ratio, (state.ratio, state.opt_state), batches)
+        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
+        count, (act_key, draw_key) = rows.reward.shape[0], jax.random.split(key)
+        offline = rows.source == Source.OFFLINE
+        obs = jnp.broadcast_to(rows.obs, (config.value_actions, *rows.obs.shape))
+        advantage = value(rows.obs, rows.action) - value(obs, act(obs, act_key)).mean(axis=0)
+        ratio = log_ratio(params, rows)
+        log_p = jax.nn.log_softmax(log_priority(config, ratio, advantage, offline))
+        progress = jnp.minimum(state.updates / config.correction_updates, 1.0)
+        beta = config.correction_start + (1.0 - config.correction_start) * progress
+        index = jax.random.categorical(draw_key, log_p, shape=(count,))
+        metrics = {
+            "ratio_loss": losses.mean(),
+            "chosen_offline": offline[index].mean(),
+            "effective_rows": 1.0 / (count * jnp.sum(jnp.exp(2.0 * log_p))),
+            "advantage": advantage.mean(),
+        }
+        state = A3RLState(params, opt_state, state.updates + batches.reward.shape[0])
+        return state, index, importance_weights(log_p, beta)[index], metrics
+
+    return Stratifier(init=init, mark=mark, choose=choose)

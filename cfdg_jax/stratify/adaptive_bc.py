@@ -1,0 +1,99 @@
+"""Adaptive behaviour cloning (Zhao et al. 2022, arXiv 2210.13846): a regulariser that returns of episodes control.
+
+At the end of an online episode of T steps and normalised return R, with R' the running mean of returns before it::
+
+    alpha <- clip(alpha + T (derivative max(0, R' - R) - proportional (goal - R')), 0, most)
+    R'    <- (1 - rate) R' + rate R
+
+so that the weight falls, more slowly the nearer returns are to the goal, and rises when a return drops. Every row of a
+batch carries ``conserve = alpha / most``: with TD3+BC of `bc_weight` = `most` and a numerator of 1 the policy's loss is
+the authors', ``- Q / mean |Q| + alpha (pi(s) - a)^2``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from cfdg_jax.types import Array, Spec, Stratifier, require
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveBCConfig:
+    """Constants of the controller; the defaults are the authors' for locomotion (main.py)."""
+
+    most: float = 0.4  # alpha at the start of the online phase and its largest; Adroit's expert data 8
+    proportional: float = 3e-5  # K_p, per step of an episode; Adroit's expert data 20 times as much
+    derivative: float = 1e-4  # K_d, likewise
+    goal: float = 1.05  # normalised return to reach (all tasks)
+    rate: float = 0.05  # of an episode in the running mean (all tasks)
+    returns: tuple[float, ...] = ()  # the two that count as 0 and 1; empty: the task's reference scores
+
+    def __post_init__(self) -> None:
+        require(self.most > 0.0, "stratify.most", f"is {self.most}", "must be positive")
+        require(0.0 < self.rate <= 1.0, "stratify.rate", f"is {self.rate}", "must lie in (0, 1]")
+        low_high = self.returns
+        ordered = not low_high or (len(low_high) == 2 and low_high[0] < low_high[1])
+        require(ordered, "stratify.returns", f"is {low_high}", "must be empty or two returns, the lower first")
+        for name in ("proportional", "derivative"):
+            value = getattr(self, name)
+            require(value >= 0.0, f"stratify.{name}", f"is {value}", "must not be negative")
+
+
+class AdaptiveBCState(NamedTuple):
+    """The controller of one seed.
+
+    Attributes:
+      alpha: `[]` weight of the regulariser.
+      mean_return: `[]` running mean of normalised returns; 0 before the first episode.
+      episodes: `[]` int32 episodes seen.
+    """
+
+    alpha: Array
+    mean_return: Array
+    episodes: Array
+
+
+def alpha_change(config: AdaptiveBCConfig, mean_return: Array, score: Array, length: Array) -> Array:
+    """What an episode of `length` steps and normalised return `score` adds to alpha, before clipping."""
+    drop = jnp.maximum(mean_return - score, 0.0)
+    return length * (config.derivative * drop - config.proportional * (config.goal - mean_return))
+
+
+def adaptive_bc(config: AdaptiveBCConfig, spec: Spec) -> Stratifier:
+    """A `Stratifier` whose one number follows the episodes' returns.
+
+    The running mean starts as the first episode's return, which so changes alpha by the distance to the goal alone
+    (the authors evaluate one episode for it).
+
+    Raises:
+      UserError: if nothing says which returns count as 0 and 1.
+    """
+    reference = config.returns or spec.reference
+    require(
+        reference is not None,
+        "stratify.returns",
+        "is empty, and the task has no reference scores to normalise returns by",
+        "name the two returns that count as 0 and 1",
+    )
+    assert reference is not None
+    low, high = reference
+
+    def init(key, seed) -> AdaptiveBCState:
+        del key, seed
+        return AdaptiveBCState(jnp.float32(config.most), jnp.float32(0.0), jnp.int32(0))
+
+    def mark(state: AdaptiveBCState, batch, key):
+        del key
+        return jnp.full(batch.reward.shape, state.alpha / config.most), {"conserve": state.alpha / config.most}
+
+    def judge(state: AdaptiveBCState, episode_return: Array, length: Array) -> AdaptiveBCState:
+        score = (episode_return - low) / (high - low)
+        mean = jnp.where(state.episodes == 0, score, state.mean_return)
+        alpha = jnp.clip(state.alpha + alpha_change(config, mean, score, length), 0.0, config.most)
+        mean = (1.0 - config.rate) * mean + config.rate * score
+        return AdaptiveBCState(alpha.astype(jnp.float32), mean.astype(jnp.float32), state.episodes + 1)
+
+    return Stratifier(init=init, mark=mark, judge=judge)

@@ -1,0 +1,170 @@
+"""A3RL: importance weights (reference check 50), the density ratio, and which rows are chosen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cfdg_jax.presets import make_config
+from cfdg_jax.stratify.a3rl import A3RLConfig, a3rl, importance_weights, log_priority, ratio_loss
+from cfdg_jax.types import Batch, Source, Spec, UserError
+
+SPEC = Spec(obs_dim=1, act_dim=1, horizon=10)
+K, B = 4, 64
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
+def test_importance_weights_average_to_one_under_the_draw(beta):
+    """Check 50, at beta = 1 with weights 1 / (N p) themselves."""
+    p = np.random.default_rng(0).dirichlet(np.full(50, 0.3)) + 1e-6
+    p /= p.sum()
+    weights = np.asarray(importance_weights(jnp.log(p), beta), np.float64)
+    assert (p * weights).sum() == pytest.approx(1.0, abs=1e-5)
+    plain = (1.0 / (50 * p)) ** beta
+    np.testing.assert_allclose(weights, plain / (p * plain).sum(), rtol=1e-4)
+    if beta == 1.0:
+        np.testing.assert_allclose(weights, 1.0 / (50 * p), rtol=1e-4)
+
+
+def test_an_even_draw_weighs_every_row_the_same():
+    np.testing.assert_allclose(importance_weights(jnp.full(7, -np.log(7.0)), 0.7), np.ones(7), rtol=1e-5)
+
+
+def test_priorities_follow_a_restatement_in_numpy():
+    rng = np.random.default_rng(1)
+    log_ratio, advantage, offline = rng.normal(size=9), rng.normal(size=9), rng.random(9) < 0.5
+    expected = [0.3 * ((w if off else 0.0) + 0.03 * a) for w, a, off in zip(log_ratio, advantage, offline, strict=True)]
+    np.testing.assert_allclose(log_priority(A3RLConfig(), *map(jnp.asarray, (log_ratio, advantage, offline))), expected)
+
+
+def test_the_ratio_s_loss_is_least_at_the_ratio_of_the_densities():
+    """Three symbols: at w = p_on / p_off the loss is -2 JS, and its gradient is zero."""
+    p_off, p_on = np.array([0.5, 0.4, 0.1]), np.array([0.1, 0.4, 0.5])
+    symbols = np.repeat(np.arange(3), 10)
+    offline = np.concatenate([np.arange(10) < round(10 * p) for p in p_off])
+    rows = np.concatenate([symbols[offline], np.repeat(np.arange(3), np.round(10 * p_on).astype(int))])
+    is_off = jnp.arange(rows.size) < offline.sum()
+    loss = lambda log_w: ratio_loss(log_w[rows], is_off, ~is_off)
+    best = jnp.log(p_on / p_off)
+    middle = (p_off + p_on) / 2
+    twice_js = (p_off * np.log(p_off / middle)).sum() + (p_on * np.log(p_on / middle)).sum()
+    assert float(loss(best)) == pytest.approx(-twice_js, abs=1e-5)
+    np.testing.assert_allclose(jax.grad(loss)(best), np.zeros(3), atol=1e-6)
+    assert float(loss(jnp.zeros(3))) == pytest.approx(0.0, abs=1e-6)
+    released = lambda w: (
+        -np.log(2 / (1 + w[rows[: offline.sum()]])).mean()
+        - np.log(2 * w[rows[offline.sum() :]] / (w[rows[offline.sum() :]] + 1)).mean()
+    )
+    other = np.array([0.3, -0.2, 0.9])
+    assert float(loss(jnp.asarray(other))) == pytest.approx(released(np.exp(other)), abs=1e-5)
+
+
+def rows_of(key) -> Batch:
+    """Half offline with actions about -0.5, half online about 0.5."""
+    source = jnp.tile(jnp.array([Source.OFFLINE, Source.ONLINE]), B // 2)
+    action = 0.3 * jax.random.normal(key, (K, B, 1)) + jnp.where(source == Source.ONLINE, 0.5, -0.5)[:, None]
+    zeros, obs = jnp.zeros((K, B)), jnp.zeros((K, B, 1))
+    return Batch(obs, action, zeros, obs, zeros, zeros, jnp.broadcast_to(source, (K, B)), jnp.ones((K, B)))
+
+
+def chooser(**fields):
+    config = A3RLConfig(hidden=(32,), learning_rate=1e-2, **fields)
+    stratifier = a3rl(config, SPEC)
+    value = lambda obs, action: 10.0 * action[..., 0]
+    act = lambda obs, key: 0.1 * jax.random.normal(key, (*obs.shape[:-1], 1))
+    return stratifier, jax.jit(lambda state, batch, key: stratifier.choose(state, batch, value, act, key))
+
+
+def test_offline_rows_that_look_online_are_chosen_more_and_weigh_less():
+    """The ratio of two Gaussians is known: log w(a) = a / 0.09 for means -0.5 and 0.5 and deviation 0.3."""
+    stratifier, choose = chooser(sharpness=1.0, advantage_scale=0.0)
+    state = stratifier.init(jax.random.key(0), 0)
+    for i in range(300):
+        state, *_ = choose(state, rows_of(jax.random.fold_in(jax.random.key(1), i)), jax.random.key(i))
+    batch = rows_of(jax.random.key(9))
+    state, index, weight, metrics = choose(state, batch, jax.random.key(10))
+    action, offline = batch.action.reshape(-1), batch.source.reshape(-1) == Source.OFFLINE
+    assert index.shape == weight.shape == (K * B,)
+    chosen = np.asarray(action)[np.asarray(index)]
+    kept = np.asarray(offline)[np.asarray(index)]
+    assert chosen[kept].mean() > np.asarray(action)[np.asarray(offline)].mean() + 0.2
+    assert np.corrcoef(chosen[kept], np.asarray(weight)[kept])[0, 1] < -0.3
+    assert float(metrics["chosen_offline"]) < 0.3 and float(metrics["effective_rows"]) < 0.9
+    assert float(metrics["ratio_loss"]) < -0.9, "2 JS of the two is 1.1 of at most 1.39"
+
+
+def test_rows_of_more_advantage_are_chosen_as_often_as_their_probability_says():
+    stratifier, choose = chooser(sharpness=1.0, advantage_scale=0.1)
+    state = stratifier.init(jax.random.key(0), 0)
+    batch = rows_of(jax.random.key(3))._replace(source=jnp.full((K, B), Source.ONLINE))
+    many = jax.vmap(lambda key: choose(state, batch, key)[1])(jax.random.split(jax.random.key(4), 400))
+    counts = np.bincount(np.asarray(many).ravel(), minlength=K * B) / many.size
+    logits = np.asarray(batch.action).ravel()  # 0.1 * 10 * a; E_pi Q is the same for all but for its noise
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert np.abs(counts - expected).max() < 0.25 * expected.max()
+    assert np.corrcoef(counts, expected)[0, 1] > 0.95
+
+
+def test_the_correction_rises_with_the_updates_to_its_end():
+    stratifier, choose = chooser(sharpness=1.0, advantage_scale=0.1, correction_updates=2 * K)
+    state = stratifier.init(jax.random.key(0), 0)
+    batch, spreads = rows_of(jax.random.key(3)), []
+    for _ in range(4):
+        state, _, weight, _ = choose(
+            state._replace(ratio=stratifier.init(jax.random.key(0), 0).ratio), batch, jax.random.key(5)
+        )
+        spreads.append(float(jnp.log(weight).std()))
+    assert int(state.updates) == 4 * K
+    assert spreads[1] / spreads[0] == pytest.approx(0.7 / 0.4, rel=0.1) and spreads[2] / spreads[0] == pytest.approx(
+        1 / 0.4, rel=0.1
+    )
+    assert spreads[3] == pytest.approx(spreads[2], rel=0.1)
+
+
+def test_sharpness_zero_draws_evenly_with_weights_of_one():
+    stratifier, choose = chooser(sharpness=0.0)
+    _, index, weight, metrics = choose(
+        stratifier.init(jax.random.key(0), 0), rows_of(jax.random.key(3)), jax.random.key(5)
+    )
+    np.testing.assert_allclose(weight, np.ones(K * B), rtol=1e-5)
+    assert (
+        float(metrics["effective_rows"]) == pytest.approx(1.0, rel=1e-5)
+        and len(set(np.asarray(index).tolist())) > K * B // 2
+    )
+
+
+def test_the_ratio_is_fitted_by_adam_on_the_rows_as_drawn():
+    stratifier, choose = chooser()
+    state = stratifier.init(jax.random.key(0), 0)
+    batch = rows_of(jax.random.key(3))
+    new, *_ = choose(state, batch, jax.random.key(5))
+    optimiser = optax.adam(1e-2)
+    params, opt_state = state.ratio, optimiser.init(state.ratio)
+    apply = lambda params, x: (
+        jax.nn.relu(x @ params["l0"]["kernel"] + params["l0"]["bias"]) @ params["l1"]["kernel"] + params["l1"]["bias"]
+    )[:, 0]
+    loss = lambda params, off, on: (
+        -jnp.log(2 / (1 + jnp.exp(apply(params, off)))).mean() - jnp.log(2 / (1 + jnp.exp(-apply(params, on)))).mean()
+    )
+    for k in range(K):
+        x, off = jnp.concatenate([batch.obs[k], batch.action[k]], axis=-1), batch.source[k] == Source.OFFLINE
+        updates, opt_state = optimiser.update(jax.grad(loss)(params, x[off], x[~off]), opt_state)
+        params = optax.apply_updates(params, updates)
+    for a, b in zip(jax.tree.leaves(new.ratio), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_correction_ends_with_the_run_unless_told_otherwise():
+    values = {"dataset": "d4rl:hopper-medium-v2", "agent": "rlpd", "stratify": "a3rl"}
+    config = make_config(values, "paper")
+    assert config.stratify.correction_updates == 250_000 * 20
+    assert make_config(values | {"stratify.correction_updates": 9}, "paper").stratify.correction_updates == 9
+
+
+@pytest.mark.parametrize(
+    "field", [{"sharpness": -1.0}, {"correction_start": 2.0}, {"value_actions": 0}, {"hidden": (0,)}]
+)
+def test_impossible_constants_are_refused(field):
+    with pytest.raises(UserError, match=f"stratify.{next(iter(field))}"):
+        A3RLConfig(**field)
