@@ -11,6 +11,7 @@ import pytest
 import restatement
 
 from cfdg_jax.agents import sac as module
+from cfdg_jax.agents.cql import CQLConfig
 from cfdg_jax.agents.sac import Noise, SACConfig, SACState, bootstrap, parts, sac, update_actor, update_once
 from cfdg_jax.core.seeds import over_seeds
 from cfdg_jax.types import Spec, UserError
@@ -51,7 +52,9 @@ def random_noise(seed, p, rows=16):
     rng = np.random.default_rng(100 + seed)
     subset = rng.permutation(p.config.critics)[: p.config.subset or p.config.critics]
     shape = (rows, SPEC.act_dim)
-    return Noise(*map(jnp.asarray, (rng.normal(size=shape), rng.normal(size=shape), subset.astype(np.int32))))
+    drawn = map(jnp.asarray, (rng.normal(size=shape), rng.normal(size=shape), subset.astype(np.int32)))
+    mixture = jnp.asarray(rng.random((rows, subset.size))) if p.config.target_rule == "random" else None
+    return Noise(*drawn, mixture)
 
 
 # -- an independent re-statement -------------------------------------------------------------------------------------
@@ -72,7 +75,12 @@ def restated_step(nets, batch, noise, adams, config):
     s, a, r, s2, d = batch
     count, alpha = config.critics, np.exp(nets["log_alpha"])
     next_action, next_log_prob = restated_sample(nets["pi"], s2, noise.next_action, config)
-    target_q = np.stack([restatement.critic(nets[f"t{i}"], s2, next_action) for i in noise.subset]).min(axis=0)
+    target_q = np.stack([restatement.critic(nets[f"t{i}"], s2, next_action) for i in noise.subset])
+    if config.target_rule == "random":
+        shares = np.stack([row / row.sum() for row in noise.mixture])
+        target_q = np.array([share @ values for share, values in zip(shares, target_q.T, strict=True)])
+    else:
+        target_q = {"min": np.min, "mean": np.mean}[config.target_rule](target_q, axis=0)
     y = r + 0.99 * (1 - d) * (target_q - config.entropy_backup * alpha * next_log_prob)
     new, loss_q = {}, 0.0
     for i in range(count):
@@ -108,8 +116,10 @@ def restated_step(nets, batch, noise, adams, config):
         dataclasses.replace(EVERY, order="joint", temperature_loss="log_alpha", density_epsilon=1e-2, log_std_min=-0.2),
         dataclasses.replace(SMALL, order="alpha_first"),
         dataclasses.replace(SMALL, order="alpha_only"),
+        dataclasses.replace(EVERY, target_rule="mean"),
+        dataclasses.replace(EVERY, target_rule="random"),
     ],
-    ids=["sac", "rlpd", "redq", "alpha first", "alpha only"],
+    ids=["sac", "rlpd", "redq", "alpha first", "alpha only", "redq ave", "redq rem"],
 )
 def test_three_updates_equal_an_independent_restatement(config):
     with jax.enable_x64(True):
@@ -153,6 +163,16 @@ def test_identical_critics_make_redq_sac():
     np.testing.assert_allclose(of(p, same), of(full, same), rtol=1e-5, atol=1e-6)
     assert np.all(of(p, state.target) >= of(full, state.target) - 1e-6)
     assert np.any(of(p, state.target) > of(full, state.target) + 1e-3)
+
+
+def test_a_random_mixture_s_weights_are_fresh_for_every_row_and_update():
+    """REDQ's rem: uniform weights, normalised over the critics."""
+    p = parts(dataclasses.replace(REDQ, critics=10, subset=0, target_rule="random"), SPEC)
+    drawn = [np.asarray(module.draw_noise(p, jax.random.key(i), 500).mixture) for i in range(2)]
+    assert drawn[0].shape == (500, 10) and not np.array_equal(*drawn)
+    assert len(np.unique(drawn[0])) > 4900 and abs(drawn[0].mean() - 0.5) < 0.02 and drawn[0].min() >= 0.0
+    with pytest.raises(UserError, match=r"agent\.target_rule"):
+        CQLConfig(target_rule="mean")
 
 
 def test_subsets_are_distinct_uniform_and_redrawn():

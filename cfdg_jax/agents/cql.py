@@ -74,6 +74,8 @@ class CQLConfig(SACConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        rule = self.target_rule
+        require(rule == "min", "agent.target_rule", f"is {rule}", "must be min for CQL, Cal-QL and APL's CQL")
         widths, rate = self.critic_hidden, self.policy_learning_rate
         require(all(w > 0 for w in widths), "agent.critic_hidden", f"is {widths}", "must hold positive widths")
         require(rate > 0.0, "agent.policy_learning_rate", f"is {rate}", "must be positive")

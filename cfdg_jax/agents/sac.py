@@ -45,6 +45,7 @@ class SACConfig:
     hidden: tuple[int, ...] = (256, 256)  # all networks; RLPD AntMaze (256, 256, 256)
     critics: int = 2  # SAC 2; REDQ, RLPD 10
     subset: int = 0  # critics in the target's minimum, drawn at random; 0: all; REDQ, RLPD 2, RLPD AntMaze 1
+    target_rule: Literal["min", "mean", "random"] = "min"  # over the critics in it; mean, random: REDQ's ave and rem
     policy_q: Literal["min", "mean"] = "min"  # over critics in the policy's loss; SAC min; REDQ, RLPD mean
     q_loss: Literal["sum", "mean"] = "sum"  # of TD errors over critics; RLPD mean
     order: Order = "critic_first"  # what the policy's loss sees, see above
@@ -129,12 +130,14 @@ class Noise(NamedTuple):
     Attributes:
       next_action: `[B, A]` standard normal, for a' ~ pi(s').
       action: `[B, A]` standard normal, for the policy's loss.
-      subset: `[subset]` int32 distinct critics in the target's minimum.
+      subset: `[subset]` int32 distinct critics in the target.
+      mixture: `[B, subset]` uniform in [0, 1), for a target that mixes them at random; None otherwise.
     """
 
     next_action: Array
     action: Array
     subset: Array
+    mixture: Array | None = None
 
 
 class Parts(NamedTuple):
@@ -173,7 +176,10 @@ def draw_noise(p: Parts, key: Key, rows: int) -> Noise:
     next_key, action_key, subset_key = jax.random.split(key, 3)
     shape = (rows, p.spec.act_dim)
     chosen = jax.random.permutation(subset_key, p.config.critics)[: p.config.subset or p.config.critics]
-    return Noise(jax.random.normal(next_key, shape), jax.random.normal(action_key, shape), chosen)
+    mixture = None
+    if p.config.target_rule == "random":
+        mixture = jax.random.uniform(jax.random.fold_in(subset_key, 1), (rows, chosen.shape[0]))
+    return Noise(jax.random.normal(next_key, shape), jax.random.normal(action_key, shape), chosen, mixture)
 
 
 def bootstrap(p: Parts, state: SACState, batch: Batch, noise: Noise) -> Array:
@@ -184,7 +190,15 @@ def bootstrap(p: Parts, state: SACState, batch: Batch, noise: Noise) -> Array:
     target = state.target
     if 0 < p.config.subset < p.config.critics:
         target = jax.tree.map(lambda leaf: leaf[noise.subset], target)
-    next_value = p.critic.apply(target, batch.next_obs, next_action).min(axis=0)
+    next_q = p.critic.apply(target, batch.next_obs, next_action)
+    if p.config.target_rule == "min":
+        next_value = next_q.min(axis=0)
+    elif p.config.target_rule == "mean":
+        next_value = next_q.mean(axis=0)
+    else:
+        assert noise.mixture is not None, "a random mixture draws its weights"
+        weights = noise.mixture.T / noise.mixture.sum(axis=1)
+        next_value = (weights * next_q).sum(axis=0)
     if p.config.entropy_backup:
         next_value = next_value - jnp.exp(state.log_alpha) * log_prob
     return td_target(batch.reward, batch.terminal, next_value, p.config.discount)
