@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import restatement
 from batches import random_batch
+from train_helpers import toy_config
 
+import cfdg_jax
 from cfdg_jax.agents import iql as base
 from cfdg_jax.agents import pex as module
 from cfdg_jax.agents.iql import IQLState
 from cfdg_jax.agents.pex import Noise, PEXConfig, PEXState, parts, pex, update_once
+from cfdg_jax.config import override
 from cfdg_jax.types import Spec, UserError
 
 SPEC = Spec(obs_dim=5, act_dim=3, horizon=1000)
@@ -293,3 +296,19 @@ def test_exploring_actions_lie_in_the_box_and_are_drawn():
 def test_bad_values_are_refused_by_name(field, value, message):
     with pytest.raises(UserError, match=message):
         PEXConfig(**{field: value})
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_the_replay_holds_the_action_as_proposed_in_the_released_form_alone(released, tmp_path):
+    """What the environment executes is clipped either way."""
+    config = toy_config("none", "pex", **{"agent__clip_proposals": not released, "agent__hidden": (16,)})
+    config = override(config, {"offline.steps": 0, "online.steps": 90, "online.start_steps": 90})
+    run = cfdg_jax.train(config, tmp_path / "run", progress=False)
+    program, saved = run.restore()
+    online = saved.state.online
+    rows = np.asarray(online.rows)[:, : int(online.size)]
+    layout = program.spec.layout
+    largest = np.abs(rows[..., layout.action]).max()
+    assert largest > 1.5 if released else largest <= 1.0
+    fastest = np.abs(rows[..., layout.next_obs][..., 2:]).max()
+    assert fastest <= 1.0 + 1e-5, "full thrust settles at speed 1"

@@ -39,7 +39,7 @@ class PEXConfig(IQLConfig):
     policy_init: Init | None = "xavier"  # the policies, offline and online (reference 3.2)
     reset_optimiser_online: bool = True  # main_online.py builds its optimisers anew
     inverse_temperature: float = 10.0  # alpha of the softmax over proposals (main_online.py)
-    clip_proposals: bool = True  # samples clipped to the box before they are scored; False: released code
+    clip_proposals: bool = True  # samples clipped to the box before they are scored and stored; False: released code
     evaluation: Literal["argmax", "eps_greedy"] = "argmax"  # eps_greedy: released code
     epsilon: float = 0.1  # eps_greedy: chance of a sampled proposal, and of a drawn choice (util.py)
 
@@ -226,8 +226,12 @@ def act_with(p: Parts, state: PEXState, obs: Array, noise: Noise, explore: bool)
 
 
 def act(p: Parts, state: PEXState, obs: Array, key: Key, explore: bool) -> Array:
-    """The composite policy's action, clipped to the box."""
-    return jnp.clip(act_with(p, state, obs, draw_noise(p, obs, key), explore).action, -1.0, 1.0)
+    """The composite policy's action, clipped to the box; in the released form as proposed.
+
+    Environments clip what they execute, so that form leaves the proposal in the replay, as the release does.
+    """
+    action = act_with(p, state, obs, draw_noise(p, obs, key), explore).action
+    return jnp.clip(action, -1.0, 1.0) if p.config.clip_proposals else action
 
 
 def pex(config: PEXConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int = 1_000_000) -> Agent:
