@@ -164,8 +164,9 @@ def _keep_freed_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        for parameter in (-1, -3):  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            mallopt(parameter, 1 << 30)
+        trim_threshold, mmap_threshold = -1, -3  # malloc.h; before glibc 2.35 or so the second is at most 32 MB
+        if mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25):
+            mallopt(trim_threshold, 1 << 30)
 
 
 def _setup(deterministic: bool = False) -> None:

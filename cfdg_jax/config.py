@@ -164,6 +164,9 @@ class TrainConfig:
         opens = self.mix.kind != "oorb" or self.online.steps == 0 or gate < min(capacity, self.online.steps)
         held = f"is {gate} with online.capacity {capacity} and online.steps {self.online.steps}"
         require(opens, "mix.gate", held, "lower it, or no batch is ever online")
+        apart = choice(self, "stratify") != "a3rl" or self.mix.kind != "oorb"
+        found = "is oorb, whose batches have one origin, and stratify a3rl learns to tell the two apart"
+        require(apart, "mix.kind", found, "use balanced")
         every = self.online.update_every
         fits = self.online.steps == 0 or every <= self.online.steps
         require(fits, "online.update_every", f"is {every}", f"exceeds online.steps {self.online.steps}: lower it")

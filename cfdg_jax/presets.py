@@ -68,7 +68,12 @@ def make_config(values: Mapping[str, Any], preset: str = "paper") -> TrainConfig
     if agent in ("redq", "rlpd") and "agent.policy_delay" not in fields:  # one policy step per environment step
         config = override(config, {"agent.policy_delay": config.online.utd})
     if choice(config, "stratify") == "a3rl" and "stratify.correction_updates" not in fields:  # over the whole run
-        config = override(config, {"stratify.correction_updates": max(config.online.steps * config.online.utd, 1)})
+        updates = (config.online.steps - config.online.start_steps) * config.online.utd
+        config = override(config, {"stratify.correction_updates": max(updates, 1)})
+    if config.mix.kind == "balanced_replay" and "online.start_steps" not in fields:  # its share is that of these rows
+        config = override(config, {"online.start_steps": min(config.mix.first_rows, config.online.start_steps)})
+    if choice(config, "stratify") == "adaptive_bc" and agent == "td3bc" and "agent.bc_weight" not in fields:
+        config = override(config, {"agent.bc_weight": config.stratify.most})
     return config
 
 
@@ -89,7 +94,8 @@ def apply_preset(config: TrainConfig, preset: str, task: str) -> TrainConfig:
     if preset == "smoke":
         values |= _smoke(config, scratch)
     if stratify == "adaptive_bc" and agent == "td3bc":  # its weight follows returns instead of a schedule
-        values |= {"agent.online_bc_share": 1.0, "agent.bc_decay": 0}
+        values |= {"agent.online_bc_share": 1.0, "agent.bc_decay": 0, "agent.bc_weight": 0.4}
+        values |= {"agent.alpha": 1.0 if preset == "paper" else 0.2}  # of bc_weight what TD3+BC's are of 1
     return dataclasses.replace(override(config, values), preset=preset)
 
 
@@ -124,9 +130,10 @@ def _paper(agent: str, augment: str, stratify: str, family: str, task: str) -> d
     if agent in ("apl_cql", "apl_td3bc"):  # APL's released code (reference 3.3); CFDG pre-trains for 1M updates
         values |= {"mix.kind": "oorb", "mix.p_online": 0.5 if agent == "apl_cql" else 0.1, "online.start_steps": 1_000}
         values |= {"online.steps": 100_000, "online.update_every": 1_000, "online.utd": 10, "refresh.every": 10_000}
+    if stratify == "a3rl":  # needs both origins in a batch, which APL's have not
+        values |= {"mix.kind": "balanced"}
     if stratify == "adaptive_bc" and agent == "td3bc":  # reference 7; no state of the task is normalised there
-        values |= {"agent.alpha": 1.0, "agent.bc_weight": 0.4, "mix.kind": "uniform", "online.steps": 250_000}
-        values |= {"online.utd": 10, "transform.observation": "none"}
+        values |= {"mix.kind": "uniform", "online.steps": 250_000, "online.utd": 10, "transform.observation": "none"}
     if stratify == "stratdiff" and antmaze:
         values |= {"stratify.supports": 32, "stratify.guidance": 2.0}  # reference 6.3
     if agent in ("redq", "rlpd"):  # reference 3.7

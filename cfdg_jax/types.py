@@ -295,7 +295,7 @@ class Stratifier(NamedTuple):
         int) optimiser steps of a stage, scanned; a stage may be cut into calls of any length.
       observe: ``(state, obs [O], key) -> state``: takes note of a state just met online; None if not needed.
       judge: ``(state, episode_return [], length []) -> state``: takes note of an episode that ended online with the
-        sum `episode_return` of raw rewards after `length` steps; None if not needed.
+        sum `episode_return` of raw rewards after `length` steps, once updates have begun; None if not needed.
       choose: ``(state, batches, value, act, key) -> (state, index [K B], weight [K B], metrics)``: which of the drawn
         `[K, B]` rows, numbered through, the K updates learn from in their place, and their importance weights;
         ``act(obs, key) -> action`` explores. None learns from the rows drawn.

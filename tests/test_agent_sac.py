@@ -171,8 +171,9 @@ def test_a_random_mixture_s_weights_are_fresh_for_every_row_and_update():
     drawn = [np.asarray(module.draw_noise(p, jax.random.key(i), 500).mixture) for i in range(2)]
     assert drawn[0].shape == (500, 10) and not np.array_equal(*drawn)
     assert len(np.unique(drawn[0])) > 4900 and abs(drawn[0].mean() - 0.5) < 0.02 and drawn[0].min() >= 0.0
-    with pytest.raises(UserError, match=r"agent\.target_rule"):
-        CQLConfig(target_rule="mean")
+    for refused in (lambda: CQLConfig(target_rule="mean"), lambda: SACConfig(target_rule="random", critics=1)):
+        with pytest.raises(UserError, match=r"agent\.target_rule"):
+            refused()
 
 
 def test_subsets_are_distinct_uniform_and_redrawn():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cfdg_jax.data import buffer as ring
 from cfdg_jax.data.mix import Counts, MixConfig, Pool, draw, online_priority, row_counts
+from cfdg_jax.presets import make_config
 from cfdg_jax.types import Source, UserError
 
 SHARES = {Source.SYNTHETIC_ONLINE: 0.8, Source.SYNTHETIC_OFFLINE: 0.2}
@@ -59,11 +60,13 @@ def test_every_batch_of_a_block_of_twenty_is_half_offline():
 @given(
     batch=st.integers(4, 600),
     ratio=st.floats(0, 0.9),
-    offline_share=st.floats(0.01, 0.99),
+    offline_share=st.floats(0, 1),
     online=st.floats(0, 1),
     kind=st.sampled_from(["uniform", "balanced", "balanced_replay", "oorb"]),
 )
 def test_counts_sum_to_the_batch(batch, ratio, offline_share, online, kind):
+    if kind == "balanced_replay":
+        offline_share = min(max(offline_share, 0.01), 0.99)
     config = MixConfig(kind=kind, batch_size=batch, synthetic_share=ratio, offline_share=offline_share)
     shares = {Source.SYNTHETIC_ONLINE: online, Source.SYNTHETIC_OFFLINE: 1 - online}
     counts = row_counts(config, shares, offline_rows=10)
@@ -108,6 +111,10 @@ def test_balanced_replay_reaches_its_share_with_the_first_rows_and_rises_on(gath
 def test_balanced_replay_needs_rows_of_both():
     with pytest.raises(UserError, match=r"mix\.offline_share"):
         MixConfig(kind="balanced_replay", offline_share=1.0)
+    with pytest.raises(UserError, match=r"mix\.first_rows"):
+        MixConfig(kind="uniform", first_rows=7)
+    values = {"dataset": "d4rl:hopper-medium-v2", "agent": "iql", "mix": "balanced_replay"}
+    assert make_config(values, "paper").online.start_steps == 1_000, "its share is that of the first rows"
     config = MixConfig(kind="balanced_replay", batch_size=30)
     assert row_counts(config, {}, 0).online == 30, "without offline rows all are online"
 

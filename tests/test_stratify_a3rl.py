@@ -1,14 +1,21 @@
 """A3RL: importance weights (reference check 50), the density ratio, and which rows are chosen."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from train_helpers import toy_config
 
+from cfdg_jax.agents.registry import AGENTS, make_agent
+from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.presets import make_config
 from cfdg_jax.stratify.a3rl import A3RLConfig, a3rl, importance_weights, log_priority, ratio_loss
-from cfdg_jax.types import Batch, Source, Spec, UserError
+from cfdg_jax.train.build import build_program
+from cfdg_jax.train.run import remarks
+from cfdg_jax.types import Agent, Batch, Source, Spec, Stratifier, UserError
 
 SPEC = Spec(obs_dim=1, act_dim=1, horizon=10)
 K, B = 4, 64
@@ -158,7 +165,7 @@ def test_the_ratio_is_fitted_by_adam_on_the_rows_as_drawn():
 def test_the_correction_ends_with_the_run_unless_told_otherwise():
     values = {"dataset": "d4rl:hopper-medium-v2", "agent": "rlpd", "stratify": "a3rl"}
     config = make_config(values, "paper")
-    assert config.stratify.correction_updates == 250_000 * 20
+    assert config.stratify.correction_updates == (250_000 - config.online.start_steps) * 20
     assert make_config(values | {"stratify.correction_updates": 9}, "paper").stratify.correction_updates == 9
 
 
@@ -168,3 +175,83 @@ def test_the_correction_ends_with_the_run_unless_told_otherwise():
 def test_impossible_constants_are_refused(field):
     with pytest.raises(UserError, match=f"stratify.{next(iter(field))}"):
         A3RLConfig(**field)
+
+
+def test_the_agent_learns_from_the_chosen_rows_with_their_weights():
+    """A stratifier that turns the rows around, weighs row i by i, and an agent that keeps what it is given."""
+    spec = Spec(4, 2, 50)
+    config = toy_config("none", "iql", "none")
+    serial = np.arange(16.0)
+    rows = spec.layout.pack(np.zeros((16, 4)), np.zeros((16, 2)), serial, np.zeros((16, 4)), 0, 0, 0, xp=np)
+    program = build_program(config, spec, identity_transforms(4), rows)
+    seen = {}
+
+    def choose(state, batches, value, act, key):
+        seen["shapes"] = (value(batches.obs, batches.action).shape, act(batches.obs, key).shape)
+        count = batches.reward.size
+        return state + 1, jnp.arange(count)[::-1], jnp.arange(count, dtype=jnp.float32), {"chosen": jnp.float32(2)}
+
+    mark = lambda state, batch, key: (0.1 * batch.reward, {})
+    keeper = Agent(
+        init=lambda key: (),
+        update=lambda state, batches, key, step: (batches, {}),
+        act=lambda state, obs, key, explore: obs[..., :2],
+        go_online=lambda state, key: state,
+        value=lambda state, obs, action: obs[..., 0],
+    )
+    stub = Stratifier(init=lambda key, seed: 0, mark=mark, choose=choose)
+    program = dataclasses.replace(program, stratifier=stub, online_agent=keeper)
+    drawn = jnp.asarray(rows, jnp.float32).reshape(2, 8, -1)
+    state, kept, metrics = program._marked_update("online", 0, (), jax.random.key(0), drawn, 0)
+    assert state == 1 and seen["shapes"] == ((2, 8), (2, 8, 2)) and float(metrics["chosen"]) == 2.0
+    np.testing.assert_array_equal(kept.reward, serial[::-1].reshape(2, 8))
+    np.testing.assert_array_equal(kept.weight, serial.reshape(2, 8))
+    np.testing.assert_allclose(kept.conserve, 0.1 * serial[::-1].reshape(2, 8), rtol=1e-6)
+    offline = dataclasses.replace(program, offline_agent=keeper)._marked_update(
+        "offline", 0, (), jax.random.key(0), drawn, 0
+    )
+    assert offline[1].weight is None, "the offline phase learns from the rows drawn"
+
+
+@pytest.mark.parametrize("name", ["sac", "crossq"])
+def test_a_row_without_weight_moves_no_policy_of_sac_s_family(name):
+    """Its observation is in no gradient; the temperature is held, whose loss is of all rows."""
+    agent = make_agent(dataclasses.replace(AGENTS[name].config(), policy_delay=1, hidden=(16,)), SPEC, "online", 10)
+    batch = jax.tree.map(lambda x: x[:1], rows_of(jax.random.key(0)))._replace(
+        weight=jnp.ones((1, B)).at[0, 3].set(0.0)
+    )
+    moved = batch._replace(obs=batch.obs.at[0, 3].add(2.0))
+    state = agent.init(jax.random.key(1))
+    of = lambda batch: agent.update(state, batch, jax.random.key(2), jnp.int32(0))[0].policy
+    unweighted = lambda batch: of(batch._replace(weight=None))
+    largest = lambda a, b: max(float(jnp.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+    assert largest(unweighted(batch), unweighted(moved)) > 1e-5
+    if name == "sac":  # CrossQ's critics are normalised over the batch, which the row is in
+        assert largest(of(batch), of(moved)) < 1e-7
+
+
+def test_a_batch_of_one_origin_teaches_the_ratio_nothing():
+    stratifier, choose = chooser()
+    state = stratifier.init(jax.random.key(0), 0)
+    alone = rows_of(jax.random.key(3))._replace(source=jnp.full((K, B), Source.ONLINE))
+    new, *_, metrics = choose(state, alone, jax.random.key(5))
+    assert float(metrics["ratio_loss"]) == 0.0
+    for a, b in zip(jax.tree.leaves(new.ratio), jax.tree.leaves(state.ratio), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_many_rows_need_no_square_of_memory():
+    stratifier, choose = chooser()
+    many = jax.tree.map(lambda x: jnp.tile(x, (1, 200, *(1 for _ in x.shape[2:]))), rows_of(jax.random.key(3)))
+    compiled = choose.lower(stratifier.init(jax.random.key(0), 0), many, jax.random.key(5)).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 1_000 * 4 * K * B * 200
+
+
+def test_what_it_cannot_work_with_is_refused_and_its_own_use_is_not_warned_of():
+    with pytest.raises(UserError, match=r"mix\.kind"):
+        make_config({"dataset": "d4rl:hopper-medium-v2", "agent": "rlpd", "stratify": "a3rl", "mix": "oorb"}, "paper")
+    config = toy_config("none", "sac", "a3rl")
+    with pytest.raises(UserError, match="no dataset"):
+        build_program(config, Spec(4, 2, 50), identity_transforms(4), np.zeros((0, 14), np.float32))
+    assert not any("marks change nothing" in remark for remark in remarks(config, generates=False))
+    assert any("marks change nothing" in r for r in remarks(toy_config("none", "sac", "by_source"), generates=False))

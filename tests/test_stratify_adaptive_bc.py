@@ -108,3 +108,6 @@ def test_presets_give_the_authors_numbers_and_no_second_schedule():
     assert (paper.agent.alpha, paper.agent.bc_weight, paper.online.utd, paper.mix.kind) == (1.0, 0.4, 10, "uniform")
     for config in (paper, reduced):
         assert (config.agent.online_bc_share, config.agent.bc_decay) == (1.0, 0)
+        assert config.agent.bc_weight == config.stratify.most
+    adroit = make_config(values | {"stratify.most": 8.0}, "paper")
+    assert adroit.agent.bc_weight == 8.0, "the weight that is left is alpha"

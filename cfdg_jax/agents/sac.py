@@ -72,6 +72,9 @@ class SACConfig:
             require(value >= 1, f"agent.{name}", f"is {value}", "must be at least 1")
         within = f"must lie between 0 (all) and agent.critics = {self.critics}"
         require(0 <= self.subset <= self.critics, "agent.subset", f"is {self.subset}", within)
+        several = self.target_rule == "min" or (self.subset or self.critics) > 1
+        alone = f"is {self.target_rule} with one critic in the target"
+        require(several, "agent.target_rule", alone, "use min, or raise agent.subset")
         require(self.learning_rate > 0.0, "agent.learning_rate", f"is {self.learning_rate}", "must be positive")
         clip = self.clip_norm
         require(clip is None or clip > 0.0, "agent.clip_norm", f"is {clip}", "must be positive or none")
@@ -173,12 +176,13 @@ def init_state(p: Parts, key: Key) -> SACState:
 
 def draw_noise(p: Parts, key: Key, rows: int) -> Noise:
     """The randomness of one update on `rows` rows."""
-    next_key, action_key, subset_key = jax.random.split(key, 3)
+    next_key, action_key, subset_key, mixture_key = jax.random.split(key, 4)
     shape = (rows, p.spec.act_dim)
     chosen = jax.random.permutation(subset_key, p.config.critics)[: p.config.subset or p.config.critics]
     mixture = None
     if p.config.target_rule == "random":
-        mixture = jax.random.uniform(jax.random.fold_in(subset_key, 1), (rows, chosen.shape[0]))
+        smallest = jnp.finfo(jnp.float32).tiny  # their sum divides
+        mixture = jax.random.uniform(mixture_key, (rows, chosen.shape[0]), minval=smallest)
     return Noise(jax.random.normal(next_key, shape), jax.random.normal(action_key, shape), chosen, mixture)
 
 

@@ -53,6 +53,8 @@ class MixConfig:
         share = self.offline_share
         fits = self.kind != "balanced_replay" or 0 < share < 1
         require(fits, "mix.offline_share", f"is {share}", "must lie in (0, 1) for mix.kind balanced_replay")
+        idle = self.kind != "balanced_replay" and self.first_rows != type(self).first_rows
+        require(not idle, "mix.first_rows", f"is not read by mix.kind {self.kind}", "use --mix balanced_replay")
         require(
             not self.label_matched or self.kind == "oorb",
             "mix.label_matched",

@@ -1,7 +1,7 @@
 """Active advantage-aligned replay (Liu et al. 2025, arXiv 2502.07937): learning from the more useful of the rows drawn.
 
 Of the N rows drawn for one call of the agent (RLPD: 20 batches, half offline), as many are drawn again, row i with
-probability p_i and importance weight v_i in the losses::
+probability p_i and importance weight v_i::
 
     log sigma_i = [offline] log w(s_i, a_i) + advantage_scale A(s_i, a_i)
     p_i  proportional to  sigma_i^sharpness,    v_i proportional to (1 / (N p_i))^beta,    E_p v = 1
@@ -12,6 +12,7 @@ al. 2021, arXiv 2107.00591), and learns from the rows as they were drawn::
     L = E_offline[-log(2 / (1 + w))] - E_online[log(2 w / (1 + w))]
 
 A(s, a) = Q(s, a) - E_pi Q(s, .) under the agent's pessimistic critic. `conserve` stays 1: rows are chosen, not freed.
+Which losses v_i weighs is said at `Batch.weight`.
 """
 
 from __future__ import annotations
@@ -103,26 +104,36 @@ def a3rl(config: A3RLConfig, spec: Spec) -> Stratifier:
     def fit_ratio(carry: tuple[Params, Any], batch: Batch):
         params, opt_state = carry
         offline, online = batch.source == Source.OFFLINE, batch.source == Source.ONLINE
-        loss, grads = jax.value_and_grad(lambda params: ratio_loss(log_ratio(params, batch), offline, online))(params)
+        both = offline.any() & online.any()  # half of the loss alone would teach how often an origin is met
+        loss, grads = jax.value_and_grad(
+            lambda params: jnp.where(both, ratio_loss(log_ratio(params, batch), offline, online), 0.0)
+        )(params)
         return optimiser.apply(params, grads, opt_state, 0), loss
+
+    def draw(log_p: Array, key: Key) -> Array:
+        """As many indices as rows, by inversion: the memory of Gumbel's method would be N^2."""
+        mass = jnp.cumsum(jnp.exp(log_p))
+        index = jnp.searchsorted(mass, mass[-1] * jax.random.uniform(key, log_p.shape), side="right")
+        return jnp.minimum(index, log_p.shape[0] - 1)
 
     def choose(state: A3RLState, batches: Batch, value: Callable, act: Callable, key: Key):
         (params, opt_state), losses = jax.lax.scan(fit_ratio, (state.ratio, state.opt_state), batches)
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
         count, (act_key, draw_key) = rows.reward.shape[0], jax.random.split(key)
+        act_keys = jax.random.split(act_key, config.value_actions)
         offline = rows.source == Source.OFFLINE
-        obs = jnp.broadcast_to(rows.obs, (config.value_actions, *rows.obs.shape))
-        advantage = value(rows.obs, rows.action) - value(obs, act(obs, act_key)).mean(axis=0)
+        sampled = jax.lax.map(lambda key: value(rows.obs, act(rows.obs, key)), act_keys)  # in turn: N is large
+        advantage = value(rows.obs, rows.action) - sampled.mean(axis=0)
         ratio = log_ratio(params, rows)
         log_p = jax.nn.log_softmax(log_priority(config, ratio, advantage, offline))
         progress = jnp.minimum(state.updates / config.correction_updates, 1.0)
         beta = config.correction_start + (1.0 - config.correction_start) * progress
-        index = jax.random.categorical(draw_key, log_p, shape=(count,))
+        index = draw(log_p, draw_key)
         metrics = {
             "ratio_loss": losses.mean(),
             "chosen_offline": offline[index].mean(),
             "effective_rows": 1.0 / (count * jnp.sum(jnp.exp(2.0 * log_p))),
-            "advantage": advantage.mean(),
+            "drawn_advantage": advantage.mean(),
         }
         state = A3RLState(params, opt_state, state.updates + batches.reward.shape[0])
         return state, index, importance_weights(log_p, beta)[index], metrics

@@ -27,6 +27,12 @@ def build_program(config: TrainConfig, spec: Spec, transforms: Transforms, rows:
         "is trained on offline data before the online phase, but there is no dataset",
         "name one with --dataset, or use --stratify none",
     )
+    require(
+        stratifier.choose is None or rows.shape[0] > 0,
+        "stratify",
+        "chooses among offline and online rows, but there is no dataset",
+        "name one with --dataset, or use --stratify none",
+    )
     augmenter = make_augmenter(config.augment, spec, with_terminal=spec.terminates)
     if augmenter.shares:  # traced now, so that data it cannot learn from are refused before the run and not within it
         empty = jax.eval_shape(lambda: ring.empty(online.capacity, rows.shape[1]))

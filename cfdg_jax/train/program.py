@@ -179,7 +179,7 @@ class Program:
 
     def _marked_update(self, phase: str, stratifier_state, agent_state, key, rows, step):
         """One seed: K updates on rows `[K, B, D]`; online chosen and marked first, and the stratifier learns after."""
-        mark_key, update_key, fit_key = jax.random.split(key, 3)
+        mark_key, update_key, fit_key, choose_key = jax.random.split(key, 4)
         batch = self.spec.layout.unpack(rows)
         marks: Metrics = {}
         fitted: Metrics = {}
@@ -187,7 +187,7 @@ class Program:
             value = functools.partial(self.online_agent.value, agent_state)
             act = lambda obs, key: self.online_agent.act(agent_state, obs, key, True)
             stratifier_state, index, weight, fitted = self.stratifier.choose(
-                stratifier_state, batch, value, act, jax.random.fold_in(key, 1)
+                stratifier_state, batch, value, act, choose_key
             )
             batch = self.spec.layout.unpack(rows.reshape(-1, rows.shape[-1])[index].reshape(rows.shape))
             batch = batch._replace(weight=weight.reshape(rows.shape[:2]))
@@ -343,7 +343,8 @@ class Program:
                 judged = take_note(stratifier, *episode)
                 return (jax.tree.map(lambda new, old: jnp.where(done, new, old), judged, stratifier),)
 
-            (judged,) = self._each_stratifier(judge, (0, 0, 0))(state.stratifier, done, returns, lengths)
+            learning = done & (state.step > 0)  # what the policy does before updates begin judges nothing
+            (judged,) = self._each_stratifier(judge, (0, 0, 0))(state.stratifier, learning, returns, lengths)
             state = state._replace(stratifier=judged)
         return state._replace(online=online)
 

@@ -129,7 +129,7 @@ def remarks(config: TrainConfig, generates: bool) -> Iterator[str]:
     agent, stratify = AGENTS[choice(config, "agent")], choice(config, "stratify")
     if generates and config.online.steps and first_refresh(config) is None:
         yield "warning: no refresh comes before the end, so no row is generated; lower refresh.every or min_online"
-    if stratify not in ("none", agent.stratify) and not agent.offline:
+    if stratify not in ("none", "a3rl", agent.stratify) and not agent.offline:  # a3rl chooses rows, and marks none
         yield "warning: this agent has no offline regulariser, so marks change nothing; use --stratify none"
     if config.dataset and not agent.offline:
         yield f"no pre-training; batches mix {config.dataset} with online rows ({config.mix.kind}), as RLPD's do"
