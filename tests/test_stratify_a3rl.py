@@ -9,6 +9,8 @@ import optax
 import pytest
 from train_helpers import toy_config
 
+from cfdg_jax.agents import crossq
+from cfdg_jax.agents.crossq import CrossQConfig
 from cfdg_jax.agents.registry import AGENTS, make_agent
 from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.presets import make_config
@@ -213,10 +215,9 @@ def test_the_agent_learns_from_the_chosen_rows_with_their_weights():
     assert offline[1].weight is None, "the offline phase learns from the rows drawn"
 
 
-@pytest.mark.parametrize("name", ["sac", "crossq"])
-def test_a_row_without_weight_moves_no_policy_of_sac_s_family(name):
+def test_a_row_without_weight_moves_no_policy_of_sac_s():
     """Its observation is in no gradient; the temperature is held, whose loss is of all rows."""
-    agent = make_agent(dataclasses.replace(AGENTS[name].config(), policy_delay=1, hidden=(16,)), SPEC, "online", 10)
+    agent = make_agent(dataclasses.replace(AGENTS["sac"].config(), policy_delay=1, hidden=(16,)), SPEC, "online", 10)
     batch = jax.tree.map(lambda x: x[:1], rows_of(jax.random.key(0)))._replace(
         weight=jnp.ones((1, B)).at[0, 3].set(0.0)
     )
@@ -226,8 +227,21 @@ def test_a_row_without_weight_moves_no_policy_of_sac_s_family(name):
     unweighted = lambda batch: of(batch._replace(weight=None))
     largest = lambda a, b: max(float(jnp.abs(x - y).max()) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
     assert largest(unweighted(batch), unweighted(moved)) > 1e-5
-    if name == "sac":  # CrossQ's critics are normalised over the batch, which the row is in
-        assert largest(of(batch), of(moved)) < 1e-7
+    assert largest(of(batch), of(moved)) < 1e-7
+
+
+def test_crossq_s_policy_loss_leaves_out_a_row_without_weight():
+    """The loss alone: its critics are normalised over the batch, which the row is in."""
+    p = crossq.parts(CrossQConfig(hidden=(16,)), SPEC)
+    state = crossq.init_state(p, jax.random.key(1))
+    batch = jax.tree.map(lambda x: x[0], rows_of(jax.random.key(0)))
+    weight, moved = jnp.ones(B).at[3].set(0.0), batch._replace(obs=batch.obs.at[3].add(2.0))
+    noise = jax.random.normal(jax.random.key(2), batch.action.shape)
+    loss = lambda batch, weight: float(
+        crossq.policy_loss(p, state.policy, state, batch._replace(weight=weight), noise)[0]
+    )
+    assert loss(batch, None) != pytest.approx(loss(moved, None), abs=1e-6)
+    assert loss(batch, weight) == pytest.approx(loss(moved, weight), abs=1e-6)
 
 
 def test_a_batch_of_one_origin_teaches_the_ratio_nothing():

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from cfdg_jax.core.networks import mlp
 from cfdg_jax.core.optim import adam
+from cfdg_jax.stratify.marks import masked_mean
 from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Source, Spec, Stratifier, require
 
 
@@ -67,10 +68,8 @@ def ratio_loss(log_ratio: Array, offline: Array, online: Array) -> Array:
 
     Least, with ``-2 JS``, where w is the ratio of the densities. Each origin counts with the mean over its rows.
     """
-    of = lambda mask, x: jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(mask.sum(), 1)
-    return -of(offline, jnp.log(2.0) + jax.nn.log_sigmoid(-log_ratio)) - of(
-        online, jnp.log(2.0) + jax.nn.log_sigmoid(log_ratio)
-    )
+    if_offline, if_online = (jnp.log(2.0) + jax.nn.log_sigmoid(sign * log_ratio) for sign in (-1, 1))
+    return -masked_mean(if_offline, offline) - masked_mean(if_online, online)
 
 
 def log_priority(config: A3RLConfig, log_ratio: Array, advantage: Array, offline: Array) -> Array:
