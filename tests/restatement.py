@@ -23,6 +23,15 @@ def critic(network, obs, action):
     return forward(network, np.concatenate([obs + 0 * action[:, :1], action], axis=1))[:, 0]
 
 
+def critic_in_place(before, after, obs, action):
+    """The values of the critic `before`, and derivatives by the weights of `after` at the activations of `before`."""
+    x = np.concatenate([obs + 0 * action[:, :1], action], axis=1)
+    for i in range(len(before)):
+        x = x.real @ before[f"l{i}"]["kernel"] + before[f"l{i}"]["bias"] + 1j * (x.imag @ after[f"l{i}"]["kernel"])
+        x = np.where(x.real > 0, x, 0) if i + 1 < len(before) else x
+    return x[:, 0]
+
+
 def smaller(a, b):
     """Elementwise minimum by real parts."""
     return np.where(a.real < b.real, a, b)

@@ -210,7 +210,7 @@ def one_batch(seed, dtype=np.float32, **fields):
 
 def random_noise(seed, p, rows=16, dtype=np.float32):
     rng, c, each = np.random.default_rng(100 + seed), p.config, (rows, SPEC.act_dim)
-    subset = rng.permutation(c.critics)[: c.subset or c.critics].astype(np.int32)
+    subset = rng.permutation(c.critics)[: int(c.subset) or c.critics].astype(np.int32)
     arrays = (
         rng.normal(size=(c.actions if c.backup == "max" else 1, *each)),
         rng.normal(size=each),
@@ -289,12 +289,15 @@ def restated_step(nets, batch, noise, adams, config, calibrate):
 
     log_prob = restated_sample(nets["pi"], s, noise.action, config)[1]
     new["log_alpha"] = rising("log_alpha", -np.mean(log_prob - SPEC.act_dim))
-    alpha = np.exp((new if config.order in ("alpha_first", "alpha_only") else nets)["log_alpha"])
+    alpha = np.exp((new if config.order in ("alpha_first", "alpha_only", "in_place") else nets)["log_alpha"])
     seen = nets if config.order in ("joint", "alpha_only") else new
 
     def loss_pi(pi):
         action, log_prob = restated_sample(pi, s, noise.action, config)
-        q = [restatement.critic(seen[f"q{i}"], s, action) for i in range(count)]
+        if config.order == "in_place":
+            q = [restatement.critic_in_place(nets[f"q{i}"], new[f"q{i}"], s, action) for i in range(count)]
+        else:
+            q = [restatement.critic(seen[f"q{i}"], s, action) for i in range(count)]
         q = functools.reduce(restatement.smaller, q) if config.policy_q == "min" else sum(q) / count
         return np.mean(alpha * log_prob - q)
 
@@ -308,7 +311,7 @@ def restated_step(nets, batch, noise, adams, config, calibrate):
         dataclasses.replace(SMALL, importance_weights=False, softmax_temperature=0.7),
         CALQL,
         APL,
-        dataclasses.replace(APL, order="alpha_only", density_epsilon=1e-2),
+        dataclasses.replace(APL, order="in_place", density_epsilon=1e-2, policy_learning_rate=1e-2, learning_rate=0.05),
     ],
     ids=["cql", "calql", "apl", "apl as released"],
 )
@@ -327,7 +330,7 @@ def test_three_updates_equal_an_independent_restatement(config):
             return nets | {"pi": arrays.sac.policy} | scalars
 
         nets = by_name(state)
-        adams = {name: restatement.Adam(lambda step, r=rate.get(name, 3e-4): r) for name in nets}
+        adams = {name: restatement.Adam(lambda step, r=rate.get(name, config.learning_rate): r) for name in nets}
         once = jax.jit(functools.partial(update_once, p))
         for step in range(3):
             conserve = jnp.asarray(np.random.default_rng(step).uniform(size=16))
@@ -345,6 +348,16 @@ def test_three_updates_equal_an_independent_restatement(config):
             reference = golden.flatten(nets[net])
             for name, value in golden.flatten(params).items():
                 np.testing.assert_allclose(value, reference[name], rtol=0, atol=1e-9, err_msg=f"{net}/{name}")
+
+
+def test_targets_may_start_as_networks_of_their_own():
+    """APL's release never copies the critics into the targets."""
+    copied, own = (cql(dataclasses.replace(APL, copied_targets=c), SPEC, "offline") for c in (True, False))
+    a, b = copied.init(jax.random.key(0)).sac, own.init(jax.random.key(0)).sac
+    jax.tree.map(np.testing.assert_array_equal, (a.critic, a.critic), (a.target, b.critic))
+    obs, action = jnp.ones((5, SPEC.obs_dim)), jnp.zeros((5, SPEC.act_dim))
+    values = [parts(APL, SPEC, "offline").sac.critic.apply(params, obs, action) for params in (b.critic, b.target)]
+    assert not np.allclose(*values, rtol=0.1) and np.isfinite(values[1]).all()
 
 
 # -- the regulariser -------------------------------------------------------------------------------------------------

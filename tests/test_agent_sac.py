@@ -50,7 +50,7 @@ def random_batches(seed, updates=2, rows=16, dtype=np.float32):
 
 def random_noise(seed, p, rows=16):
     rng = np.random.default_rng(100 + seed)
-    subset = rng.permutation(p.config.critics)[: p.config.subset or p.config.critics]
+    subset = rng.permutation(p.config.critics)[: int(p.config.subset) or p.config.critics]
     shape = (rows, SPEC.act_dim)
     drawn = map(jnp.asarray, (rng.normal(size=shape), rng.normal(size=shape), subset.astype(np.int32)))
     mixture = jnp.asarray(rng.random((rows, subset.size))) if p.config.target_rule == "random" else None
@@ -96,11 +96,14 @@ def restated_step(nets, batch, noise, adams, config):
     gradient = -factor * np.mean(log_prob - config.target_entropy_scale * SPEC.act_dim)
     new["log_alpha"] = adams["alpha"].step({"x": nets["log_alpha"]}, {"x": gradient})["x"]
     seen = nets if config.order in ("joint", "alpha_only") else new
-    alpha = np.exp((new if config.order in ("alpha_first", "alpha_only") else nets)["log_alpha"])
+    alpha = np.exp((new if config.order in ("alpha_first", "alpha_only", "in_place") else nets)["log_alpha"])
 
     def loss_pi(pi):
         action, log_prob = restated_sample(pi, s, noise.action, config)
-        q = [restatement.critic(seen[f"q{i}"], s, action) for i in range(count)]
+        if config.order == "in_place":
+            q = [restatement.critic_in_place(nets[f"q{i}"], new[f"q{i}"], s, action) for i in range(count)]
+        else:
+            q = [restatement.critic(seen[f"q{i}"], s, action) for i in range(count)]
         q = functools.reduce(restatement.smaller, q) if config.policy_q == "min" else sum(q) / count
         return np.mean(alpha * log_prob - q)
 
@@ -116,10 +119,11 @@ def restated_step(nets, batch, noise, adams, config):
         dataclasses.replace(EVERY, order="joint", temperature_loss="log_alpha", density_epsilon=1e-2, log_std_min=-0.2),
         dataclasses.replace(SMALL, order="alpha_first"),
         dataclasses.replace(SMALL, order="alpha_only"),
+        dataclasses.replace(EVERY, order="in_place", learning_rate=0.05),
         dataclasses.replace(EVERY, target_rule="mean"),
         dataclasses.replace(EVERY, target_rule="random"),
     ],
-    ids=["sac", "rlpd", "redq", "alpha first", "alpha only", "redq ave", "redq rem"],
+    ids=["sac", "rlpd", "redq", "alpha first", "alpha only", "in place", "redq ave", "redq rem"],
 )
 def test_three_updates_equal_an_independent_restatement(config):
     with jax.enable_x64(True):
@@ -129,7 +133,7 @@ def test_three_updates_equal_an_independent_restatement(config):
         nets = {f"q{i}": golden.member(arrays.critic, i) for i in range(config.critics)}
         nets |= {f"t{i}": golden.member(arrays.target, i) for i in range(config.critics)}
         nets |= {"pi": arrays.policy, "log_alpha": arrays.log_alpha}
-        adams = {name: restatement.Adam() for name in [*nets, "alpha"]}
+        adams = {name: restatement.Adam(lambda step: config.learning_rate) for name in [*nets, "alpha"]}
         once = jax.jit(functools.partial(update_once, p))
         for step in range(3):
             batch = jax.tree.map(lambda x: x[0], random_batches(step, dtype=np.float64))
@@ -183,6 +187,26 @@ def test_subsets_are_distinct_uniform_and_redrawn():
     assert subsets.shape == (4000, 2) and np.all(subsets[:, 0] != subsets[:, 1])
     counts = np.bincount(subsets.ravel(), minlength=10)
     assert len(counts) == 10 and np.abs(counts - 800).max() < 5 * np.sqrt(800)
+
+
+def test_a_fractional_subset_is_at_random_the_next_smaller_or_larger_number():
+    """REDQ's released code: of 1.25 critics two with chance a quarter, or else one."""
+    p, _, state = made(dataclasses.replace(EVERY, critics=10, subset=1.25))
+    draw = jax.jit(jax.vmap(lambda key: module.draw_noise(p, key, 1).subset))
+    subsets = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
+    two = subsets[:, 0] != subsets[:, 1]
+    assert subsets.shape == (4000, 2) and abs(two.mean() - 0.25) < 4 * (0.25 * 0.75 / 4000) ** 0.5
+    counts = np.bincount(subsets[:, 0], minlength=10)
+    assert np.abs(counts - 400).max() < 5 * np.sqrt(400)
+    alone = p._replace(config=dataclasses.replace(p.config, subset=1.0))
+    batch, noise = jax.tree.map(lambda x: x[0], random_batches(0)), random_noise(0, made(EVERY)[0])
+    of = lambda p, *subset: bootstrap(p, state, batch, noise._replace(subset=jnp.array(subset)))
+    np.testing.assert_array_equal(of(p, 3, 3), of(alone, 3))
+    np.testing.assert_array_equal(of(p, 3, 7), jnp.minimum(of(alone, 3), of(alone, 7)))
+    assert np.any(of(alone, 3) != of(alone, 7))
+    for wrong in ({"subset": 0.5}, {"subset": 1.5, "target_rule": "mean"}, {"subset": 10.5}):
+        with pytest.raises(UserError, match=r"agent\.subset"):
+            dataclasses.replace(p.config, **wrong)
 
 
 @pytest.mark.parametrize("scale, act_dim, target", [(1.0, 3, -3.0), (0.5, 3, -1.5), (0.5, 6, -3.0), (0.5, 8, -4.0)])

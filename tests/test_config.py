@@ -118,7 +118,7 @@ def test_what_fades_online_fades_in_the_reduced_preset_alone():
         of = lambda preset, agent=agent, name=name: getattr(
             apply_preset(chosen({"agent": agent}), preset, "hopper").agent, name
         )
-        assert of("paper") == 1.0 and of("reduced") == (0.3 if agent == "cql" else 0.1)
+        assert of("paper") == 1.0 and of("reduced") == 0.1
 
 
 def test_paper_iql_is_the_pex_repositorys_and_reduced_iql_its_authors():
@@ -141,7 +141,8 @@ def test_paper_iql_is_the_pex_repositorys_and_reduced_iql_its_authors():
         ("apl_cql", "hopper", "paper", {"mix.p_online": 0.5, "mix.gate": 10_000, "agent.policy_learning_rate": 1e-4}),
         ("calql", "hopper", "paper", {"agent.penalty_weight": 10.0, "agent.init_temperature": 1.0}),
         ("calql", "hopper", "reduced", {"agent.policy_learning_rate": 3e-4, "agent.init_temperature": 0.1}),
-        ("calql", "hopper", "reduced", {"agent.layer_norm": True}),
+        ("cql", "hopper", "reduced", {"agent.layer_norm": True, "agent.online_penalty_share": 0.1}),
+        ("calql", "hopper", "reduced", {"agent.layer_norm": True, "agent.online_penalty_share": 0.1}),
         ("redq", "hopper", "paper", {"online.steps": 125_000, "online.utd": 20, "agent.critics": 10}),
         ("redq", "halfcheetah", "paper", {"online.steps": 400_000, "agent.policy_delay": 20}),
         ("redq", "hopper", "reduced", {"online.utd": 4, "agent.critics": 4}),

@@ -1,7 +1,7 @@
 """What every registered agent, augmenter and stratifier promises, alone and together; new ones are covered at once.
 
 Every combination of the three is traced whole, with one agent of each factory; each of these agents is trained offline
-to online on the toy task with every augmenter and with every stratifier.
+to online on the toy task with every augmenter and with every stratifier. ``pytest -m slow`` trains the other triples.
 """
 
 import dataclasses
@@ -247,11 +247,10 @@ PAIRS = [
 """Every agent with every augmenter and with every stratifier, in as few runs as that takes."""
 
 
-@pytest.mark.parametrize(("agent", "augment", "stratify"), PAIRS)
-def test_pairs_train_offline_to_online(agent, augment, stratify, tmp_path):
+def trains_offline_to_online(agent, augment, stratify, folder):
     config = toy_config(augment, agent, stratify)
     config = override(config, {"offline.steps": 20 if config.offline.steps else 0, "online.steps": 80})
-    run = cfdg_jax.train(config, tmp_path / "run", progress=False)
+    run = cfdg_jax.train(config, folder, progress=False)
     assert run.summary["status"] == "done" and not run.summary["failed_seeds"]
     state = run.restore()[1].state._replace(online=(), synthetic=())  # rows without a known return hold -inf
     leaves = [np.asarray(x) for x in jax.tree.leaves(state._replace(key=()))]
@@ -260,6 +259,17 @@ def test_pairs_train_offline_to_online(agent, augment, stratify, tmp_path):
     assert evaluations[-1]["phase"] == "online" and np.isfinite(evaluations[-1]["return"]).all()
     refreshed = [m for m in lines(run.folder, "metrics.jsonl") if m["phase"] == "refresh"]
     assert bool(refreshed) == (augment != "none")
+
+
+@pytest.mark.parametrize(("agent", "augment", "stratify"), PAIRS)
+def test_pairs_train_offline_to_online(agent, augment, stratify, tmp_path):
+    trains_offline_to_online(agent, augment, stratify, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("agent", "augment", "stratify"), [triple for triple in COMBINATIONS if triple not in PAIRS])
+def test_triples_train_offline_to_online(agent, augment, stratify, tmp_path):
+    trains_offline_to_online(agent, augment, stratify, tmp_path / "run")
 
 
 @pytest.mark.parametrize("agent", [name for name in AGENTS if name not in ONE_OF_EACH])

@@ -43,7 +43,7 @@ def test_layer_norm_stands_between_the_product_and_the_activation():
 @pytest.fixture(scope="module")
 def initial():
     """Initial parameters of one network by kind of initialisation."""
-    kinds = ("orthogonal", "orthogonal_all", "pytorch", "xavier")
+    kinds = ("orthogonal", "orthogonal_all", "pytorch", "xavier", "rlkit")
     make = lambda kind: jax.jit(mlp(20, 4, (64, 64), init=kind).init)
     return {kind: jax.tree.map(np.asarray, make(kind)(jax.random.key(0))) for kind in kinds}
 
@@ -68,6 +68,18 @@ def test_pytorch_and_xavier_starts(initial):
     kernel = initial["xavier"]["l0"]["kernel"]
     assert np.abs(kernel).max() <= (6 / 84) ** 0.5 and kernel.std() == pytest.approx((2 / 84) ** 0.5, rel=0.1)
     assert not initial["xavier"]["l0"]["bias"].any()
+
+
+def test_rlkit_start(initial):
+    """Its "fan in" is the first size of PyTorch's weight, which is the layer's output."""
+    network = jax.jit(tanh_gaussian_policy(SPEC, (64, 32), init="rlkit").init)(jax.random.key(0))
+    for params, widths, bound in ((initial["rlkit"], (64, 64), 3e-3), (network, (64, 32), 1e-3)):
+        for name, width in zip(("l0", "l1"), widths, strict=True):
+            kernel = params[name]["kernel"]
+            assert width**-0.5 * 0.95 < np.abs(kernel).max() <= width**-0.5
+            np.testing.assert_array_equal(params[name]["bias"], np.float32(0.1))
+        assert bound * 0.9 < np.abs(params["l2"]["kernel"]).max() <= bound
+        assert 0 < np.abs(params["l2"]["bias"]).max() <= bound
 
 
 def test_an_ensemble_is_its_members_and_starts_with_different_ones():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from train_helpers import toy_config
 
+import cfdg_jax
 from cfdg_jax.config import override
 from cfdg_jax.data import buffer as ring
 from cfdg_jax.data.dataset import Dataset
@@ -35,7 +36,7 @@ def play(lengths, rewards, terminal, capacity, **rule):
     return np.asarray(online.rows)
 
 
-@pytest.mark.parametrize("truncation", ["none", "mean_reward"])
+@pytest.mark.parametrize("truncation", ["none", "mean_reward", "last_reward"])
 @pytest.mark.parametrize(("sparse", "rule"), [(None, "all"), (0.0, "all"), (0.0, "last")])
 def test_online_returns_equal_the_datasets(truncation, sparse, rule):
     rng = np.random.default_rng(0)
@@ -63,6 +64,22 @@ def test_the_reference_numbers_of_a_sparse_task():
     rows = play([3, 3], np.array([-5, -5, 5, -5, -5, -5], np.float32), [True, False], 8, sparse_failure=-5.0)
     np.testing.assert_allclose(rows[0, :3, LAYOUT.mc_return], [-5 - 4.5 + 4.05, -5 + 4.5, 5], rtol=1e-5)
     np.testing.assert_allclose(rows[0, 3:6, LAYOUT.mc_return], -50.0, rtol=1e-5)
+
+
+def test_online_rewards_may_stay_raw(tmp_path):
+    """implicit_q_learning scales the dataset's rewards alone on locomotion; returns are of the rows' own rewards."""
+    linear = {"transform.reward": "scale_bias", "transform.scale": 3.0, "transform.bias": -1.0}
+    config = override(toy_config("none", "iql", seeds=1), {"offline.steps": 10, "online.steps": 40} | linear)
+    offline, online = {}, {}
+    for kind, changes in {"same": {}, "raw": {"transform.online_reward": "raw"}}.items():
+        run = cfdg_jax.train(override(config, changes), tmp_path / kind, progress=False)
+        program, saved = run.restore()
+        column = program.spec.layout.reward
+        offline[kind] = np.asarray(program.offline_rows[:, column])
+        online[kind] = np.asarray(saved.state.online.rows[0, :40, column])
+    np.testing.assert_array_equal(offline["same"], offline["raw"])
+    assert len(np.unique(online["raw"])) > 10, "no update was made yet, so both made the same steps"
+    np.testing.assert_allclose(online["same"], 3.0 * online["raw"] - 1.0, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("rule", ["all", "last"])

@@ -107,6 +107,14 @@ def test_pack_holds_transformed_rows():
     np.testing.assert_array_equal(raw[:, layout.obs], data.observations)
 
 
+def test_adroit_s_rewards_and_failures():
+    """Cal-QL's 10 r + 5 of rewards -1 and 0: a failure is worth -5 for ever."""
+    data = dataset([-1.0, -1.0, -1.0, 0.0], [0, 1, 0, 1], [False, False, False, True])
+    rows = pack(data, fit_transforms(data, "scale_bias", linear=(10.0, 5.0)), 0.99, failure_reward=-1.0)
+    np.testing.assert_allclose(rows[:, data.layout.reward], [-5, -5, -5, 5])
+    np.testing.assert_allclose(rows[:, data.layout.mc_return], [-500, -500, -0.05, 5.0], rtol=1e-5)
+
+
 def test_pack_translates_the_failure_reward():
     data = dataset([0.0, 0.0, 0.0, 1.0], [0, 1, 0, 1], [False, False, False, True])
     rows = pack(data, fit_transforms(data, "scale_bias"), 0.99, failure_reward=0.0)
@@ -130,6 +138,9 @@ def test_mean_reward_continues_truncated_trajectories_only():
     returns = mc_returns(rewards, ends, terminals, 0.5, truncation="mean_reward")
     # The first trajectory is worth its mean reward 2 for ever after its end: 2 / (1 - 0.5) = 4, discounted once.
     np.testing.assert_allclose(returns, [1 + 0.5 * 5.0, 3 + 0.5 * 4.0, 1 + 0.5 * 3.0, 3.0])
+    # Or its last reward 3 for ever: 3 / (1 - 0.5) = 6 from there on, its own row included (Cal-QL on kitchen).
+    returns = mc_returns(rewards, ends, terminals, 0.5, truncation="last_reward")
+    np.testing.assert_allclose(returns, [1 + 0.5 * 6.0, 6.0, 1 + 0.5 * 3.0, 3.0])
 
 
 def test_discount_one_needs_finite_sums():
@@ -145,7 +156,7 @@ def test_discount_one_needs_finite_sums():
     rows=st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 2.5]), st.booleans(), st.booleans()), min_size=1, max_size=40),
     discount=st.sampled_from([0.0, 0.5, 0.99]),
     failure=st.sampled_from([None, -1.0]),
-    truncation=st.sampled_from(["none", "mean_reward"]),
+    truncation=st.sampled_from(["none", "mean_reward", "last_reward"]),
     rule=st.sampled_from(["all", "last"]),
 )
 def test_returns_equal_brute_force(rows, discount, failure, truncation, rule):
@@ -155,7 +166,8 @@ def test_returns_equal_brute_force(rows, discount, failure, truncation, rule):
     expected, start = [], 0
     for last in np.flatnonzero(ends):
         part = rewards[start : last + 1]
-        tail = 0.0 if terminals[last] or truncation == "none" else part.mean() / (1 - discount)
+        onwards = {"none": 0.0, "mean_reward": part.mean(), "last_reward": part[-1]}[truncation]
+        tail = 0.0 if terminals[last] else onwards / (1 - discount)
         for t in range(len(part)):
             total = sum(discount**k * r for k, r in enumerate(part[t:])) + discount ** (len(part) - t) * tail
             judged = part.max() if rule == "all" else part[-1]

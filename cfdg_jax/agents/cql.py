@@ -30,8 +30,9 @@ from cfdg_jax.agents.sac import (
     SACConfig,
     SACState,
     act,
+    draw_subset,
     init_state,
-    sees_old_critics,
+    policy_critics,
     update_actor,
 )
 from cfdg_jax.agents.sac import Parts as SACParts
@@ -71,6 +72,7 @@ class CQLConfig(SACConfig):
     backup: Literal["sample", "max"] = "sample"  # a' one sample, or the best of n (AntMaze: CORL, Cal-QL)
     anneal: Anneal = "never"  # the rate of policy and temperature, by a half cosine; no source
     reset_optimiser_online: bool = False  # start Adam afresh at the hand-over; the authors carry its moments
+    copied_targets: bool = True  # targets start as the critics; False: as other random networks (APL's release)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,7 +110,7 @@ class APLCQLConfig(CQLConfig):
     """APL's GCQL (agents/GCQL.py); that only offline rows are conservative is the stratifier `by_source`."""
 
     critics: int = 5
-    subset: int = 2
+    subset: float = 2.0
     policy_q: Literal["min", "mean"] = "mean"
     policy_learning_rate: float = 1e-4
     penalty_weight: float = 5.0
@@ -133,7 +135,7 @@ class Noise(NamedTuple):
       action: `[B, A]` standard normal, for the losses of the policy and the temperature.
       uniform: `[n, B, A]` uniform actions in [-1, 1).
       policy: `[n, 2, B, A]` standard normal, for the regulariser's actions from pi(s) and pi(s').
-      subset: `[subset]` int32 distinct critics in the target's minimum.
+      subset: `[subset]` int32 critics in the target's minimum, as in `sac.Noise`.
     """
 
     next_action: Array
@@ -197,9 +199,12 @@ def parts(config: CQLConfig, spec: Spec, phase: Literal["offline", "online"], ph
 
 
 def init(p: Parts, key: Key) -> CQLState:
-    """Fresh parameters, targets equal to their critics, zero moments."""
+    """Fresh parameters, targets equal to their critics or of their own, zero moments."""
     log_multiplier = jnp.float32(p.config.init_log_multiplier)
-    return CQLState(init_state(p.sac, key), log_multiplier, p.optimiser.init(log_multiplier))
+    sac = init_state(p.sac, key)
+    if not p.config.copied_targets:
+        sac = sac._replace(target=p.sac.critic.init(jax.random.fold_in(key, 1)))
+    return CQLState(sac, log_multiplier, p.optimiser.init(log_multiplier))
 
 
 def draw_noise(p: Parts, key: Key, rows: int) -> Noise:
@@ -211,7 +216,7 @@ def draw_noise(p: Parts, key: Key, rows: int) -> Noise:
         action=jax.random.normal(action_key, each),
         uniform=jax.random.uniform(uniform_key, (n, *each), minval=-1.0, maxval=1.0),
         policy=jax.random.normal(policy_key, (n, 2, *each)),
-        subset=jax.random.permutation(subset_key, c.critics)[: c.subset or c.critics],
+        subset=draw_subset(c, subset_key),
     )
 
 
@@ -324,7 +329,7 @@ def update_once(p: Parts, state: CQLState, batch: Batch, noise: Noise, step) -> 
     The regulariser and y always see the parameters before the step.
     """
     new, critic_metrics = update_critic(p, state, batch, noise, step)
-    critic = state.sac.critic if sees_old_critics(p.config) else new.sac.critic
+    critic = policy_critics(p.config, state.sac.critic, new.sac.critic)
     move = lambda sac: update_actor(p.sac, sac, critic, batch, noise.action, step)
     sac, actor_metrics = at_every(p.config.policy_delay, step, move, new.sac)
     return new._replace(sac=sac), critic_metrics | actor_metrics

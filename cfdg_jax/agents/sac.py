@@ -16,24 +16,26 @@ says which critics and which alpha the policy's loss sees::
     critic_first   Q as stepped, alpha before its step (SAC, RLPD)
     alpha_first    both as stepped (APL)
     joint          both as before (CORL's CQL, Cal-QL, REDQ)
-    alpha_only     Q as before, alpha as stepped (the value that APL's release logs)
+    alpha_only     Q as before, alpha as stepped
+    in_place       the same values, but Q's slope by the stepped weights at the activations of before (APL's release)
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cfdg_jax.core.losses import log_temperature_loss, td_loss, td_target, temperature_loss, weighted_mean
-from cfdg_jax.core.networks import Init, Network, critics, tanh_gaussian_policy
+from cfdg_jax.core.networks import Init, Network, critics, critics_in_place, tanh_gaussian_policy
 from cfdg_jax.core.optim import Optimiser, adam, at_every, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
 
-Order = Literal["critic_first", "alpha_first", "joint", "alpha_only"]
+Order = Literal["critic_first", "alpha_first", "joint", "alpha_only", "in_place"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,10 @@ class SACConfig:
     tau: float = 0.005  # Polyak rate of the target critics, every update (all sources)
     hidden: tuple[int, ...] = (256, 256)  # all networks; RLPD AntMaze (256, 256, 256)
     critics: int = 2  # SAC 2; REDQ, RLPD 10
-    subset: int = 0  # critics in the target's minimum, drawn at random; 0: all; REDQ, RLPD 2, RLPD AntMaze 1
+    subset: float = (
+        0.0  # critics in the target's minimum, drawn at random; 0: all; 1.5: 1 or 2, with even chances (REDQ);
+    )
+    # REDQ, RLPD 2, RLPD AntMaze 1
     target_rule: Literal["min", "mean", "random"] = "min"  # over the critics in it; mean, random: REDQ's ave and rem
     policy_q: Literal["min", "mean"] = "min"  # over critics in the policy's loss; SAC min; REDQ, RLPD mean
     q_loss: Literal["sum", "mean"] = "sum"  # of TD errors over critics; RLPD mean
@@ -70,8 +75,11 @@ class SACConfig:
         for name in ("critics", "policy_delay"):
             value = getattr(self, name)
             require(value >= 1, f"agent.{name}", f"is {value}", "must be at least 1")
-        within = f"must lie between 0 (all) and agent.critics = {self.critics}"
-        require(0 <= self.subset <= self.critics, "agent.subset", f"is {self.subset}", within)
+        within = f"must be 0 (all) or lie between 1 and agent.critics = {self.critics}"
+        require(self.subset == 0 or 1 <= self.subset <= self.critics, "agent.subset", f"is {self.subset:g}", within)
+        whole = self.target_rule == "min" or self.subset == int(self.subset)
+        found = f"is {self.subset:g} under agent.target_rule {self.target_rule}"
+        require(whole, "agent.subset", found, "must be a whole number there")
         several = self.target_rule == "min" or (self.subset or self.critics) > 1
         alone = f"is {self.target_rule} with one critic in the target"
         require(several, "agent.target_rule", alone, "use min, or raise agent.subset")
@@ -83,6 +91,8 @@ class SACConfig:
         start = self.init_temperature
         require(start > 0.0, "agent.init_temperature", f"is {start}", "must be positive")
         require(self.log_std_min < self.log_std_max, "agent.log_std_min", "is not below log_std_max", "lower it")
+        plain = self.order != "in_place" or not self.layer_norm
+        require(plain, "agent.order", "is in_place with agent.layer_norm", "choose one; in_place is of plain networks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +100,7 @@ class REDQConfig(SACConfig):
     """SAC with REDQ's values (redq_sac.py); 20 updates per environment step are `online.utd`."""
 
     critics: int = 10  # N
-    subset: int = 2  # M
+    subset: float = 2.0  # M
     policy_q: Literal["min", "mean"] = "mean"
     order: Order = "joint"
     temperature_loss: Literal["log_alpha", "alpha"] = "log_alpha"
@@ -105,7 +115,7 @@ class RLPDConfig(SACConfig):
     """SAC with RLPD's values for locomotion (rlpd_config.py); half of each batch offline is `mix.kind` balanced."""
 
     critics: int = 10
-    subset: int = 2  # AntMaze 1
+    subset: float = 2.0  # AntMaze 1
     policy_q: Literal["min", "mean"] = "mean"
     q_loss: Literal["sum", "mean"] = "mean"
     layer_norm: bool = True
@@ -133,7 +143,7 @@ class Noise(NamedTuple):
     Attributes:
       next_action: `[B, A]` standard normal, for a' ~ pi(s').
       action: `[B, A]` standard normal, for the policy's loss.
-      subset: `[subset]` int32 distinct critics in the target.
+      subset: `[subset]` int32 critics in the target, distinct; of a `subset` of 1.5 two, at times the same one twice.
       mixture: `[B, subset]` uniform in [0, 1), for a target that mixes them at random; None otherwise.
     """
 
@@ -174,11 +184,24 @@ def init_state(p: Parts, key: Key) -> SACState:
     return SACState(critic, jax.tree.map(jnp.copy, critic), policy, log_alpha, *optimisers)
 
 
+def draw_subset(config: SACConfig, key: Key) -> Array:
+    """`[subset]` int32 critics of the target, all if `subset` is 0.
+
+    Of a fractional number the last is with the complementary chance the first once more, which a minimum does not see.
+    """
+    chosen = jax.random.permutation(key, config.critics)[: math.ceil(config.subset) or config.critics]
+    fraction = config.subset % 1
+    if not fraction:
+        return chosen
+    more = jax.random.uniform(jax.random.fold_in(key, 1)) < fraction
+    return chosen.at[-1].set(jnp.where(more, chosen[-1], chosen[0]))
+
+
 def draw_noise(p: Parts, key: Key, rows: int) -> Noise:
     """The randomness of one update on `rows` rows."""
     next_key, action_key, subset_key, mixture_key = jax.random.split(key, 4)
     shape = (rows, p.spec.act_dim)
-    chosen = jax.random.permutation(subset_key, p.config.critics)[: p.config.subset or p.config.critics]
+    chosen = draw_subset(p.config, subset_key)
     mixture = None
     if p.config.target_rule == "random":
         smallest = jnp.finfo(jnp.float32).tiny  # their sum divides
@@ -214,10 +237,27 @@ def critic_loss(p: Parts, params: Params, batch: Batch, target: Array) -> tuple[
     return weighted_mean(td_loss(q, target, p.config.q_loss), batch.weight), q
 
 
-def policy_loss(p: Parts, params: Params, critic: Params, log_alpha: Array, batch: Batch, noise: Array):
+class InPlace(NamedTuple):
+    """Critics whose weights were overwritten between the policy's forward and its backward pass."""
+
+    before: Params
+    after: Params
+
+
+def policy_critics(config: SACConfig, before: Params, after: Params) -> Params | InPlace:
+    """The critics in the policy's loss, of those before and after their step on the same minibatch."""
+    if config.order == "in_place":
+        return InPlace(before, after)
+    return before if config.order in ("joint", "alpha_only") else after
+
+
+def policy_loss(p: Parts, params: Params, critic: Params | InPlace, log_alpha: Array, batch: Batch, noise: Array):
     """``alpha log pi - Q`` at fresh actions, and their log-probabilities `[B]`."""
     action, log_prob = p.policy.apply(params, batch.obs).sample(noise, p.config.density_epsilon)
-    q = p.critic.apply(critic, batch.obs, action)
+    if isinstance(critic, InPlace):
+        q = critics_in_place(*critic, batch.obs, action)
+    else:
+        q = p.critic.apply(critic, batch.obs, action)
     q = q.min(axis=0) if p.config.policy_q == "min" else q.mean(axis=0)
     return weighted_mean(jnp.exp(log_alpha) * log_prob - q, batch.weight), log_prob
 
@@ -233,7 +273,7 @@ def update_critic(p: Parts, state: SACState, batch: Batch, noise: Noise, step) -
 
 
 def update_actor(
-    p: Parts, state: SACState, critic: Params, batch: Batch, noise: Array, step
+    p: Parts, state: SACState, critic: Params | InPlace, batch: Batch, noise: Array, step
 ) -> tuple[SACState, Metrics]:
     """The steps of policy and temperature, the policy's against `critic`."""
     c = p.config
@@ -244,7 +284,7 @@ def update_actor(
         target_entropy = -c.target_entropy_scale * p.spec.act_dim
         grads = jax.grad(lambda la: weighted_mean(per_row(la, log_prob, target_entropy)))(log_alpha)
         log_alpha, alpha_opt = p.optimiser.apply(log_alpha, grads, alpha_opt, step)
-    seen = log_alpha if c.order in ("alpha_first", "alpha_only") else state.log_alpha
+    seen = state.log_alpha if c.order in ("critic_first", "joint") else log_alpha
     grad = jax.value_and_grad(functools.partial(policy_loss, p), has_aux=True)
     (loss, log_prob), grads = grad(state.policy, critic, seen, batch, noise)
     policy, policy_opt = p.optimiser.apply(state.policy, grads, state.policy_opt, step)
@@ -252,15 +292,10 @@ def update_actor(
     return state._replace(policy=policy, policy_opt=policy_opt, log_alpha=log_alpha, alpha_opt=alpha_opt), metrics
 
 
-def sees_old_critics(config: SACConfig) -> bool:
-    """Whether the policy's loss takes the critics as they were before the step on the same minibatch."""
-    return config.order in ("joint", "alpha_only")
-
-
 def update_once(p: Parts, state: SACState, batch: Batch, noise: Noise, step) -> tuple[SACState, Metrics]:
     """One critic step and, every `policy_delay` updates, one policy and temperature step, in the config's order."""
     new, critic_metrics = update_critic(p, state, batch, noise, step)
-    critic = state.critic if sees_old_critics(p.config) else new.critic
+    critic = policy_critics(p.config, state.critic, new.critic)
     move = lambda new: update_actor(p, new, critic, batch, noise.action, step)
     new, actor_metrics = at_every(p.config.policy_delay, step, move, new)
     return new, critic_metrics | actor_metrics

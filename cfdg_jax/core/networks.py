@@ -19,13 +19,15 @@ import jax.numpy as jnp
 from cfdg_jax.core.distributions import Normal, TanhNormal
 from cfdg_jax.types import Key, Params, Spec
 
-Init = Literal["orthogonal", "orthogonal_all", "pytorch", "xavier"]
+Init = Literal["orthogonal", "orthogonal_all", "pytorch", "xavier", "rlkit"]
 """How weights start.
 
 ``orthogonal``: gain sqrt(2) in hidden layers, 1e-2 in the output, zero biases (Cal-QL; the default of this package).
 ``orthogonal_all``: gain sqrt(2) in all layers, the output too (implicit_q_learning).
 ``pytorch``: uniform within 1/sqrt(fan in), biases too (``nn.Linear``; CORL, PEX critics).
 ``xavier``: Glorot uniform, zero biases (RLPD, PEX policy).
+``rlkit``: hidden layers uniform within 1/sqrt(fan out), what rlkit's "fan in" is on PyTorch's weights, biases 0.1; the
+output uniform within 3e-3, a squashed Gaussian's within 1e-3, biases too (APL).
 """
 
 
@@ -65,14 +67,19 @@ def orthogonal(scale: float):
     return init
 
 
-def _initialisers(kind: Init, fan_in: int, output: bool):
-    """(kernel, bias) initialisers of one layer."""
+def _uniform(bound: float):
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _initialisers(kind: Init, fan_in: int, fan_out: int, output: bool, output_bound: float = 3e-3):
+    """(kernel, bias) initialisers of one layer; `output_bound` is rlkit's."""
     if kind.startswith("orthogonal"):
         return orthogonal(1e-2 if output and kind == "orthogonal" else 2**0.5), nn.initializers.zeros
     if kind == "xavier":
         return nn.initializers.xavier_uniform(), nn.initializers.zeros
-    bound = fan_in**-0.5
-    uniform = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+    if kind == "rlkit" and not output:
+        return _uniform(fan_out**-0.5), nn.initializers.constant(0.1)
+    uniform = _uniform(output_bound if kind == "rlkit" else fan_in**-0.5)
     return uniform, uniform
 
 
@@ -81,22 +88,30 @@ class _MLP(nn.Module):
     out: int
     layer_norm: bool
     kind: Init
+    output_bound: float = 3e-3
 
     @nn.compact
     def __call__(self, x):
         for i, width in enumerate((*self.hidden, self.out)):
             output = i == len(self.hidden)
-            kernel_init, bias_init = _initialisers(self.kind, x.shape[-1], output)
+            kernel_init, bias_init = _initialisers(self.kind, x.shape[-1], width, output, self.output_bound)
             x = nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init, name=f"l{i}")(x)
             if not output:
                 x = nn.relu(nn.LayerNorm(epsilon=1e-6, name=f"ln{i}")(x) if self.layer_norm else x)
         return x
 
 
-def mlp(in_dim: int, out_dim: int, hidden: tuple[int, ...], layer_norm: bool = False, init: Init = "orthogonal"):
+def mlp(
+    in_dim: int,
+    out_dim: int,
+    hidden: tuple[int, ...],
+    layer_norm: bool = False,
+    init: Init = "orthogonal",
+    output_bound: float = 3e-3,
+):
     """A ReLU network `[..., in_dim] -> [..., out_dim]`; with `layer_norm`, Dense -> LayerNorm -> ReLU (RLPD, whose
-    epsilon is flax's own 1e-6)."""
-    module = _MLP(tuple(hidden), out_dim, layer_norm, init)
+    epsilon is flax's own 1e-6). `output_bound` is what the last layer's weights of `init` rlkit lie within."""
+    module = _MLP(tuple(hidden), out_dim, layer_norm, init, output_bound)
     return Network(
         init=lambda key: module.init(key, jnp.zeros((1, in_dim), jnp.float32))["params"],
         apply=lambda params, x: module.apply({"params": params}, x),
@@ -125,6 +140,27 @@ def critics(
         return network.apply(params, jnp.concatenate([obs, action], axis=-1))[..., 0]
 
     return Network(network.init, apply)
+
+
+def critics_in_place(before: Params, after: Params, obs, action):
+    """Values `[Q, ...]` of the critics `before`; slopes by the weights of `after`, at the activations of `before`.
+
+    What a backward pass gives in PyTorch when an optimiser overwrites a ReLU network between its forward and its
+    backward pass: products use the weights as they are, activations are those that were kept. APL's release steps its
+    policy so (PyTorch from 1.5 on refuses to). Parameters are those of `critics` without layer normalisation.
+    """
+
+    def layer(before: Params, after: Params, x):
+        value, slope = (x @ params["kernel"] + params["bias"] for params in (before, after))
+        return jax.lax.stop_gradient(value) + (slope - jax.lax.stop_gradient(slope))
+
+    def network(before: Params, after: Params, x):
+        for i in range(len(before)):
+            x = layer(before[f"l{i}"], after[f"l{i}"], x)
+            x = jax.nn.relu(x) if i + 1 < len(before) else x
+        return x[..., 0]
+
+    return jax.vmap(network, (0, 0, None))(before, after, jnp.concatenate([obs, action], axis=-1))
 
 
 def state_value(spec: Spec, hidden: tuple[int, ...], layer_norm: bool = False, init: Init = "orthogonal") -> Network:
@@ -169,7 +205,7 @@ def tanh_gaussian_policy(
     ``log_std = clip(raw, *log_std_range)``. With `log_std_affine` = (multiplier, offset) these two are trainable
     scalars, ``log_std = clip(multiplier * raw + offset, *log_std_range)`` (Cal-QL, CQL: (1, -1)).
     """
-    network = mlp(spec.obs_dim, 2 * spec.act_dim, hidden, init=init)
+    network = mlp(spec.obs_dim, 2 * spec.act_dim, hidden, init=init, output_bound=1e-3)
 
     def init_params(key: Key) -> Params:
         if log_std_affine is None:
@@ -211,7 +247,7 @@ class _BatchNormMLP(nn.Module):
         for i, width in enumerate((*self.hidden, self.out)):
             output = i == len(self.hidden)
             x = nn.BatchNorm(not train, momentum=self.momentum, epsilon=1e-5, name=f"bn{i}")(x)
-            kernel_init, bias_init = _initialisers(self.kind, x.shape[-1], output)
+            kernel_init, bias_init = _initialisers(self.kind, x.shape[-1], width, output)
             x = nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init, name=f"l{i}")(x)
             x = x if output else nn.relu(x)
         return x

@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from cfdg_jax.data.transforms import Truncation
 from cfdg_jax.types import Array, Buffer, RowLayout
 
 
@@ -22,7 +23,7 @@ def close_episodes(
     window: int,
     discount: float,
     sparse_failure: float | None = None,
-    truncation: Literal["none", "mean_reward"] = "none",
+    truncation: Truncation = "none",
     failure_rule: Literal["all", "last"] = "all",
 ) -> Buffer:
     """Writes ``mc_return`` of the episodes that end with the newest row.
@@ -43,10 +44,11 @@ def close_episodes(
     reward = online.rows[:, index, layout.reward]  # newest first
     of_episode = done[:, None] & (age < lengths[:, None])
     tail = jnp.zeros(done.shape)
-    if truncation == "mean_reward":
+    if truncation != "none":
         mean = jnp.where(of_episode, reward, 0.0).sum(axis=1) / jnp.maximum(of_episode.sum(axis=1), 1)
+        onwards = mean if truncation == "mean_reward" else reward[:, 0]
         bootstraps = online.rows[:, index[0], layout.terminal] == 0
-        tail = jnp.where(bootstraps, mean * discount / (1 - discount), 0.0)
+        tail = jnp.where(bootstraps, onwards * discount / (1 - discount), 0.0)
 
     def after(newer, older):
         return newer[0] * older[0], older[1] + older[0] * newer[1]

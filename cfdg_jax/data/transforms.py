@@ -7,6 +7,7 @@ trained on transformed rows, so generated rows need no second transform (referen
 from __future__ import annotations
 
 import logging
+import typing
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from cfdg_jax.types import Array, Source, require
 
 RewardKind = Literal["raw", "return_range", "minus_one", "scale_bias"]
 ObservationKind = Literal["none", "standardise"]
+Truncation = Literal["none", "mean_reward", "last_reward"]
+"""What a trajectory without a terminal is worth after its last row, see `mc_returns`."""
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +39,11 @@ class ObservationTransform(NamedTuple):
 
 
 class Transforms(NamedTuple):
-    """What lies between raw transitions and the rows an agent sees."""
+    """What lies between raw transitions and the rows an agent sees; `online_reward` is that of online rows."""
 
     reward: RewardTransform
     observation: ObservationTransform
+    online_reward: RewardTransform
 
 
 def apply_reward(transform: RewardTransform, reward):
@@ -64,30 +68,40 @@ def invert_observation(transform: ObservationTransform, obs):
 
 def identity_transforms(obs_dim: int) -> Transforms:
     """The transforms that change nothing, for a run without a dataset."""
-    return Transforms(
-        RewardTransform(np.float32(1), np.float32(0)),
-        ObservationTransform(np.zeros(obs_dim, np.float32), np.ones(obs_dim, np.float32)),
-    )
+    raw = RewardTransform(np.float32(1), np.float32(0))
+    same = ObservationTransform(np.zeros(obs_dim, np.float32), np.ones(obs_dim, np.float32))
+    return Transforms(raw, same, raw)
 
 
-def fit_transforms(dataset: Dataset, reward: RewardKind = "raw", observation: ObservationKind = "none") -> Transforms:
-    """Fits both transforms on `dataset`.
+def fit_transforms(
+    dataset: Dataset,
+    reward: RewardKind = "raw",
+    observation: ObservationKind = "none",
+    linear: tuple[float, float] = (10.0, -5.0),
+    online_reward: Literal["same", "raw"] = "same",
+) -> Transforms:
+    """Fits the transforms on `dataset`.
 
     Args:
       dataset: The offline data.
       reward: ``raw``; ``return_range``, 1000 / (max - min) of whole-trajectory returns (IQL locomotion); ``minus_one``,
-        r - 1 (IQL, PEX, RLPD on AntMaze); ``scale_bias``, 10 r - 5 (CQL, Cal-QL on AntMaze). Reference section 1.3.
+        r - 1 (IQL, PEX, RLPD on AntMaze); ``scale_bias``, as in `linear`. Reference section 1.3.
       observation: ``none`` or ``standardise``, (s - mean) / (std + 1e-3) (TD3+BC). Reference section 1.4.
+      linear: Scale and bias of ``scale_bias``: 10 and -5 on AntMaze (CQL, Cal-QL), 10 and 5 on Adroit, whose rewards
+        are -1 and 0 (Cal-QL).
+      online_reward: ``same``, or ``raw`` for online rows (implicit_q_learning on locomotion).
 
     Raises:
       UserError: for ``return_range`` on data whose trajectories all have the same return.
     """
-    return Transforms(fit_reward(dataset, reward), fit_observation(dataset, observation))
+    fitted = fit_reward(dataset, reward, linear)
+    raw = identity_transforms(dataset.obs_dim).reward
+    return Transforms(fitted, fit_observation(dataset, observation), fitted if online_reward == "same" else raw)
 
 
-def fit_reward(dataset: Dataset, kind: RewardKind) -> RewardTransform:
+def fit_reward(dataset: Dataset, kind: RewardKind, linear: tuple[float, float] = (10.0, -5.0)) -> RewardTransform:
     """See `fit_transforms`."""
-    scale, bias = {"raw": (1.0, 0.0), "minus_one": (1.0, -1.0), "scale_bias": (10.0, -5.0)}.get(kind, (None, 0.0))
+    scale, bias = {"raw": (1.0, 0.0), "minus_one": (1.0, -1.0), "scale_bias": linear}.get(kind, (None, 0.0))
     if scale is None:
         require(
             kind == "return_range",
@@ -125,7 +139,7 @@ def pack(
     transforms: Transforms,
     discount: float = 0.99,
     failure_reward: float | None = None,
-    truncation: Literal["none", "mean_reward"] = "none",
+    truncation: Truncation = "none",
     failure_rule: Literal["all", "last"] = "all",
 ) -> np.ndarray:
     """The dataset as packed rows `[N, D]` float32: transformed, with returns-to-go, marked as offline.
@@ -162,7 +176,7 @@ def mc_returns(
     terminals: np.ndarray,
     discount: float,
     sparse_failure: float | None = None,
-    truncation: Literal["none", "mean_reward"] = "none",
+    truncation: Truncation = "none",
     failure_rule: Literal["all", "last"] = "all",
 ) -> np.ndarray:
     """Discounted returns-to-go within trajectories (Cal-QL; reference section 3.5).
@@ -176,12 +190,13 @@ def mc_returns(
         ``sparse_failure / (1 - discount)`` in every row (JaxCQL replay_buffer.py).
       failure_rule: Which of its rewards must not rise above `sparse_failure`: ``all`` (JaxCQL), or the ``last`` (CORL).
       truncation: What a trajectory without a terminal is worth after its last row: ``none``, nothing (as published);
-        ``mean_reward``, its mean reward for ever.
+        ``mean_reward``, its mean reward for ever; ``last_reward``, its last (Cal-QL on kitchen).
 
     Returns:
       `[N]` float32.
     """
-    require(truncation in ("none", "mean_reward"), "truncation", f"'{truncation}' is unknown", "none or mean_reward")
+    valid = typing.get_args(Truncation)
+    require(truncation in valid, "truncation", f"'{truncation}' is unknown", f"valid: {', '.join(valid)}")
     needs_below_one = sparse_failure is not None or truncation != "none"
     require(
         0 <= discount < 1 or (discount == 1 and not needs_below_one),
@@ -193,9 +208,9 @@ def mc_returns(
     lengths = np.diff(np.append(starts, len(rewards)))
     last = starts + lengths - 1
     returns = np.asarray(rewards, np.float64).copy()
-    if truncation == "mean_reward":
-        mean = np.add.reduceat(returns, starts) / lengths
-        returns[last] += np.where(terminals[last], 0.0, discount * mean / (1 - discount))
+    if truncation != "none":
+        onwards = np.add.reduceat(returns, starts) / lengths if truncation == "mean_reward" else returns[last]
+        returns[last] += np.where(terminals[last], 0.0, discount * onwards / (1 - discount))
     longest_first = np.argsort(-lengths, kind="stable")
     still_running = np.searchsorted(-lengths[longest_first], -np.arange(lengths.max()), side="left")
     for back in range(1, int(lengths.max())):  # all trajectories at once, from their last rows backwards

@@ -290,7 +290,7 @@ class Program:
         return self.spec.layout.pack(
             apply_observation(self.transforms.observation, obs),
             action,
-            apply_reward(self.transforms.reward, reward),
+            apply_reward(self.transforms.online_reward, reward),
             apply_observation(self.transforms.observation, next_obs),
             terminal,
             -jnp.inf,
@@ -330,7 +330,8 @@ class Program:
         `returns` are the raw sums of rewards, which the stratifier may ask for.
         """
         rule = self.config.transform
-        failure = None if rule.failure_reward is None else apply_reward(self.transforms.reward, rule.failure_reward)
+        transform = self.transforms.online_reward
+        failure = None if rule.failure_reward is None else apply_reward(transform, rule.failure_reward)
         window = min(self.spec.horizon, self.config.online.capacity)
         discount = getattr(self.config.agent, "discount", 0.99)
         online = close_episodes(

@@ -150,9 +150,9 @@ def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[
         config = _with_env(config, task, dataset.dynamics if dynamics == "auto" else dynamics)
         spec = spec_of(config.env.task, config.env.dynamics)
         check_fits(dataset, spec, config.env.task)
-        transforms = fit_transforms(dataset, config.transform.reward, config.transform.observation)
-        discount = getattr(config.agent, "discount", 0.99)
-        rule = config.transform
+        rule, discount = config.transform, getattr(config.agent, "discount", 0.99)
+        linear = (rule.scale, rule.bias)
+        transforms = fit_transforms(dataset, rule.reward, rule.observation, linear, rule.online_reward)
         rows = pack(dataset, transforms, discount, rule.failure_reward, rule.truncation, rule.failure_rule)
         return build_program(config, spec, transforms, rows), config
 
