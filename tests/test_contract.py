@@ -1,7 +1,8 @@
 """What every registered agent, augmenter and stratifier promises, alone and together; new ones are covered at once.
 
 Every combination of the three is traced whole, with one agent of each factory; each of these agents is trained offline
-to online on the toy task with every augmenter and with every stratifier. ``pytest -m slow`` trains the other triples.
+to online on the toy task with every augmenter and with every stratifier. ``pytest -m slow`` trains the other triples
+and resumes them.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from train_helpers import lines, mean_difference, toy_config
+from train_helpers import assert_same_run, lines, mean_difference, stopped_in, toy_config
 
 import cfdg_jax
 from cfdg_jax.agents.registry import AGENTS, make_agent
@@ -23,6 +24,7 @@ from cfdg_jax.data.mix import row_counts
 from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.stratify.registry import STRATIFIERS
 from cfdg_jax.train.build import build_program
+from cfdg_jax.train.progress import Interrupted
 from cfdg_jax.types import Batch, Source, Spec
 
 SPEC = Spec(obs_dim=3, act_dim=2, horizon=20)
@@ -259,6 +261,7 @@ def trains_offline_to_online(agent, augment, stratify, folder):
     assert evaluations[-1]["phase"] == "online" and np.isfinite(evaluations[-1]["return"]).all()
     refreshed = [m for m in lines(run.folder, "metrics.jsonl") if m["phase"] == "refresh"]
     assert bool(refreshed) == (augment != "none")
+    return run
 
 
 @pytest.mark.parametrize(("agent", "augment", "stratify"), PAIRS)
@@ -268,8 +271,12 @@ def test_pairs_train_offline_to_online(agent, augment, stratify, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("agent", "augment", "stratify"), [triple for triple in COMBINATIONS if triple not in PAIRS])
-def test_triples_train_offline_to_online(agent, augment, stratify, tmp_path):
-    trains_offline_to_online(agent, augment, stratify, tmp_path / "run")
+def test_triples_train_offline_to_online_and_resume_bit_identically(agent, augment, stratify, tmp_path, monkeypatch):
+    whole = trains_offline_to_online(agent, augment, stratify, tmp_path / "whole")
+    with stopped_in("online", 50, monkeypatch) as asked, pytest.raises(Interrupted):
+        cfdg_jax.train(whole.config, tmp_path / "parts", progress=False)
+    assert 50 <= asked[0] < whole.config.online.steps
+    assert_same_run(whole, cfdg_jax.train(resume=tmp_path / "parts", progress=False))
 
 
 @pytest.mark.parametrize("agent", [name for name in AGENTS if name not in ONE_OF_EACH])

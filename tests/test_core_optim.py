@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import restatement
 
-from cfdg_jax.core.optim import adam, polyak
+from cfdg_jax.core.optim import adam, policy_rate, polyak
 
 
 def run(optimiser, grads, start=0.0):
@@ -34,19 +34,44 @@ def rates(optimiser, steps):
     return -np.diff([0.0, *(float(x) for x in run(optimiser, [1.0] * steps))])
 
 
+def annealed(anneal, phase="offline"):
+    return adam(policy_rate(3e-4, anneal, phase, 10))
+
+
 def test_cosine_schedule_equals_the_released_one_until_its_end_and_stays_at_zero(golden_dir):
     released = np.load(golden_dir / "iql_corl.npz")["lr_schedule_T10"]
     with jax.enable_x64(True):
-        ours = rates(adam(3e-4, cosine_steps=10), 13)
+        ours = rates(annealed("offline"), 13)
     np.testing.assert_allclose(ours[:11], released[:11], rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(ours[10:], 0.0, atol=1e-12)
+
+
+def test_the_released_schedule_rises_again_online(golden_dir):
+    released = np.load(golden_dir / "iql_corl.npz")["lr_schedule_T10"]
+    assert len(released) > 12 and released[-1] > 0.0
+    with jax.enable_x64(True):
+        ours = rates(annealed("wave"), 10), rates(annealed("wave", "online"), 10)
+    np.testing.assert_allclose(np.concatenate(ours)[: len(released)], released[:20], rtol=1e-6, atol=1e-12)
+
+
+def test_a_rate_is_annealed_in_the_phases_it_should_be():
+    with jax.enable_x64(True):
+        ends = {
+            (anneal, phase): rates(annealed(anneal, phase), 11)[[0, 10]] / 3e-4
+            for anneal in ("never", "offline", "each", "wave")
+            for phase in ("offline", "online")
+        }
+    falls, rises, stays = [1, 0], [0, 1], [1, 1]
+    expected = {"never": (stays, stays), "offline": (falls, stays), "each": (falls, falls), "wave": (falls, rises)}
+    for (anneal, phase), found in ends.items():
+        np.testing.assert_allclose(found, expected[anneal][phase == "online"], atol=1e-6, err_msg=f"{anneal} {phase}")
 
 
 def test_a_constant_rate_is_constant_and_states_have_one_structure():
     with jax.enable_x64(True):
         np.testing.assert_allclose(rates(adam(1e-2), 4), 1e-2, rtol=1e-6)
     params = {"x": jnp.zeros(2)}
-    states = [adam(1e-2).init(params), adam(1e-2, cosine_steps=5).init(params)]
+    states = [adam(1e-2).init(params), annealed("each").init(params)]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
 
 

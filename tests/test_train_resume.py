@@ -13,11 +13,11 @@ import types
 import jax
 import numpy as np
 import pytest
-from train_helpers import assert_same_run, final_leaves, hopper_config, interrupted_at, toy_config
+from train_helpers import assert_same_run, final_leaves, hopper_config, interrupted_at, stopped_in, toy_config
 
 import cfdg_jax
 from cfdg_jax import cli
-from cfdg_jax.train import checkpoint, refresh, session
+from cfdg_jax.train import checkpoint, refresh
 from cfdg_jax.train.progress import Interrupted
 from cfdg_jax.types import UserError
 
@@ -213,16 +213,7 @@ def test_interrupted_while_the_stratifier_learns_resumes_bit_identically(
     phase, step, stratified, tmp_path, monkeypatch
 ):
     whole, config = stratified, stratified.config
-    original, asked = session.Session.stop_if_asked, []
-
-    def ask(self):
-        if self.phase == phase and self.step >= step and not asked:
-            asked.append(self.step)
-            self.interrupts.requested = True
-        original(self)
-
-    monkeypatch.setattr(session.Session, "stop_if_asked", ask)
-    with pytest.raises(Interrupted):
+    with stopped_in(phase, step, monkeypatch) as asked, pytest.raises(Interrupted):
         cfdg_jax.train(config, tmp_path / "run", progress=False)
     run = cfdg_jax.load_run(tmp_path / "run")
     assert [run.summary["phase"], run.summary["step"], run.summary["status"]] == [phase, asked[0], "interrupted"]

@@ -14,6 +14,7 @@ import numpy as np
 from cfdg_jax.config import EnvConfig, OfflineConfig, TrainConfig, named_choice, override
 from cfdg_jax.presets import apply_preset
 from cfdg_jax.train.progress import Interrupted, Interrupts
+from cfdg_jax.train.session import Session
 
 WALL_CLOCK = {"seconds", "steps_per_second", "refresh_seconds"}
 
@@ -72,6 +73,22 @@ def interrupted_at(number: int, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Interrupts, "check", check)
         yield
+
+
+@contextlib.contextmanager
+def stopped_in(phase: str, step: int, monkeypatch):
+    """Asks the run to stop once it has made `step` steps of `phase`; gives the list of the steps where it did."""
+    original, asked = Session.stop_if_asked, []
+
+    def ask(self):
+        if self.phase == phase and self.step >= step and not asked:
+            asked.append(self.step)
+            self.interrupts.requested = True
+        original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "stop_if_asked", ask)
+        yield asked
 
 
 def seed_alone(config: TrainConfig, seed: int) -> TrainConfig:

@@ -38,7 +38,7 @@ from cfdg_jax.agents.sac import (
 from cfdg_jax.agents.sac import Parts as SACParts
 from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import critics, tanh_gaussian_policy
-from cfdg_jax.core.optim import Anneal, Optimiser, adam, at_every, cosine_steps, polyak
+from cfdg_jax.core.optim import Anneal, Optimiser, adam, at_every, policy_rate, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Source, Spec, require
 
 MAX_MULTIPLIER = 1e6
@@ -182,7 +182,7 @@ def parts(config: CQLConfig, spec: Spec, phase: Literal["offline", "online"], ph
     offline = phase == "offline"
     affine = (1.0, -1.0) if config.log_std_affine else None
     log_std_range = (config.log_std_min, config.log_std_max)
-    annealed = cosine_steps(config.anneal, phase, phase_updates)
+    rate = policy_rate(config.policy_learning_rate, config.anneal, phase, phase_updates)
     return Parts(
         config=config,
         sac=SACParts(
@@ -190,7 +190,7 @@ def parts(config: CQLConfig, spec: Spec, phase: Literal["offline", "online"], ph
             spec=spec,
             critic=critics(spec, config.critic_hidden, config.critics, config.layer_norm, config.init),
             policy=tanh_gaussian_policy(spec, config.hidden, log_std_range, config.init, affine),
-            optimiser=adam(config.policy_learning_rate, annealed, config.clip_norm),
+            optimiser=adam(rate, config.clip_norm),
         ),
         optimiser=adam(config.learning_rate, clip_norm=config.clip_norm),
         weight=config.penalty_weight * (1.0 if offline else config.online_penalty_share),

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from cfdg_jax.core.losses import awr_weight, expectile, td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy, gaussian_policy, state_value
-from cfdg_jax.core.optim import Anneal, Optimiser, adam, cosine_steps, polyak
+from cfdg_jax.core.optim import Anneal, Optimiser, adam, policy_rate, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
 
 
@@ -40,7 +40,7 @@ class IQLConfig:
     hidden: tuple[int, ...] = (256, 256)  # of all networks (all sources)
     critics: int = 2  # twin critics (all sources)
     learning_rate: float = 3e-4  # Adam, all networks (all sources)
-    anneal: Anneal = "offline"  # the policy's rate, by a half cosine; constant online (learner.py)
+    anneal: Anneal = "offline"  # the policy's rate, by a half cosine; constant online (learner.py); CORL wave
     clip_norm: float | None = None  # largest gradient norm; no source clips
     policy: Literal["gaussian", "deterministic"] = "gaussian"  # deterministic: CORL on hopper-medium(-replay)
     log_std_min: float = -5.0  # policy.py, PEX; CORL -20
@@ -106,14 +106,14 @@ def parts(config: IQLConfig, spec: Spec, phase: Literal["offline", "online"], ph
         policy = gaussian_policy(spec, hidden, (config.log_std_min, config.log_std_max), policy_init)
     else:
         policy = deterministic_policy(spec, hidden, policy_init)
-    annealed = cosine_steps(config.anneal, phase, phase_updates)
+    rate = policy_rate(config.learning_rate, config.anneal, phase, phase_updates)
     return Parts(
         config=config,
         critic=critics(spec, hidden, config.critics, init=init),
         value=state_value(spec, hidden, init=init),
         policy=policy,
         optimiser=adam(config.learning_rate, clip_norm=config.clip_norm),
-        policy_optimiser=adam(config.learning_rate, annealed, config.clip_norm),
+        policy_optimiser=adam(rate, config.clip_norm),
     )
 
 

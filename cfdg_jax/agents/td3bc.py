@@ -27,7 +27,7 @@ import optax
 
 from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy
-from cfdg_jax.core.optim import Anneal, Optimiser, adam, at_every, cosine_steps, polyak
+from cfdg_jax.core.optim import Anneal, Optimiser, adam, at_every, policy_rate, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
 
 
@@ -112,14 +112,13 @@ def parts(
         bc_weight = optax.constant_schedule(last)
     else:
         bc_weight = optax.linear_schedule(first, last, config.bc_decay)
+    rate = policy_rate(config.learning_rate, config.anneal, phase, phase_updates)
     return Parts(
         config=config,
         critic=critics(spec, config.hidden, config.critics, config.layer_norm, config.init),
         policy=deterministic_policy(spec, config.hidden, config.init),
         optimiser=adam(config.learning_rate, clip_norm=config.clip_norm),
-        policy_optimiser=adam(
-            config.learning_rate, cosine_steps(config.anneal, phase, phase_updates), config.clip_norm
-        ),
+        policy_optimiser=adam(rate, config.clip_norm),
         bc_weight=bc_weight,
     )
 

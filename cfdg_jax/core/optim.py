@@ -18,8 +18,9 @@ from cfdg_jax.types import Array, Metrics, Params
 
 S = TypeVar("S")
 
-Anneal = Literal["never", "offline", "each"]
-"""In which phases a policy's rate falls to 0 by a half cosine: none, the offline one, or each of the two."""
+Anneal = Literal["never", "offline", "each", "wave"]
+"""In which phases a policy's rate falls to 0 by a half cosine: none, the offline one, or each of the two; ``wave``: it
+falls offline and rises again online, as one long cosine (CORL, whose phases have as many updates)."""
 
 
 class Optimiser(NamedTuple):
@@ -36,18 +37,16 @@ class Optimiser(NamedTuple):
 
 
 def adam(
-    learning_rate: float,
-    cosine_steps: int | None = None,
+    learning_rate: float | optax.Schedule,
     clip_norm: float | None = None,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> Optimiser:
-    """Adam, constant or annealed to 0 over `cosine_steps` updates by a half cosine.
+    """Adam.
 
     Args:
-      learning_rate: The rate, at the start if annealed.
-      cosine_steps: Length of the annealing; None for a constant rate.
+      learning_rate: The rate, or a function of the number of updates before this one in the phase.
       clip_norm: Largest global norm of a gradient; None for no clipping.
       b1: Decay of the first moment.
       b2: Decay of the second moment.
@@ -55,10 +54,7 @@ def adam(
     """
     moments = optax.scale_by_adam(b1, b2, eps)
     direction = moments if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), moments)
-    if cosine_steps is None:
-        rate = optax.constant_schedule(learning_rate)
-    else:
-        rate = optax.cosine_decay_schedule(learning_rate, cosine_steps)
+    rate = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
 
     def apply(params: Params, grads: Params, state: Any, step: Array | int) -> tuple[Params, Any]:
         ascent, state = direction.update(grads, state, params)
@@ -68,9 +64,16 @@ def adam(
     return Optimiser(direction.init, apply)
 
 
-def cosine_steps(anneal: Anneal, phase: Literal["offline", "online"], phase_updates: int) -> int | None:
-    """Updates over which a policy's rate falls in `phase`, which has `phase_updates`; None where it is constant."""
-    return phase_updates if anneal == "each" or anneal == phase else None
+def policy_rate(
+    learning_rate: float, anneal: Anneal, phase: Literal["offline", "online"], phase_updates: int
+) -> optax.Schedule:
+    """A policy's rate in `phase`, which has `phase_updates` updates; at most `learning_rate`."""
+    falling = optax.cosine_decay_schedule(learning_rate, phase_updates)
+    if anneal == "each" or (phase == "offline" and anneal != "never"):
+        return falling
+    if anneal == "wave":
+        return lambda step: learning_rate - falling(step)
+    return optax.constant_schedule(learning_rate)
 
 
 def at_every(delay: int, step: Array | int, move: Callable[[S], tuple[S, Metrics]], state: S) -> tuple[S, Metrics]:
