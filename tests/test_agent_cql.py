@@ -236,8 +236,12 @@ def restated_target(nets, batch, noise, config):
     s2, values, log_probs = batch.next_obs, [], []
     for eps in noise.next_action:
         action, log_prob = restated_sample(nets["pi"], s2, eps, config)
-        values.append(np.min([restatement.critic(nets[f"t{i}"], s2, action) for i in noise.subset], axis=0))
+        values.append(np.stack([restatement.critic(nets[f"t{i}"], s2, action) for i in noise.subset]))
         log_probs.append(log_prob)
+    if config.backup == "max_each":  # every critic at its own best action
+        best = np.stack([np.max([value[i] for value in values], axis=0) for i in range(len(noise.subset))])
+        return batch.reward + 0.99 * (1 - batch.terminal) * best.min(axis=0)
+    values = [value.min(axis=0) for value in values]
     y = np.empty(len(s2))
     for row in range(len(s2)):
         k = max(range(len(values)), key=lambda k: values[k][row])
@@ -269,6 +273,21 @@ def restated_regulariser(q, policy, batch, noise, config, calibrate):
 
 def restated_step(nets, batch, noise, adams, config, calibrate):
     """One step in NumPy; `nets` holds q0.., t0.., pi, log_alpha and log_multiplier."""
+    if config.order == "actor_first":
+        actor, loss_pi = restated_actor(nets, nets, batch, noise, adams, config)
+        critics, loss_q = restated_critics(nets | actor, batch, noise, adams, config, calibrate)
+    else:
+        critics, loss_q = restated_critics(nets, batch, noise, adams, config, calibrate)
+        actor, loss_pi = restated_actor(nets, critics, batch, noise, adams, config)
+    return critics | actor, loss_q, loss_pi
+
+
+def scalar_step(nets, adams, name, gradient):
+    return adams[name].step({"x": nets[name]}, {"x": gradient})["x"]
+
+
+def restated_critics(nets, batch, noise, adams, config, calibrate):
+    """The stepped critics and multiplier, the targets, and the critics' loss."""
     s, count, new = batch.obs, config.critics, {}
     y = restated_target(nets, batch, noise, config)
     lagrange = config.lagrange_gap is not None
@@ -284,25 +303,29 @@ def restated_step(nets, batch, noise, adams, config, calibrate):
         excess += (mean_r(nets[f"q{i}"]) / share - gap) / count
         new[f"q{i}"] = adams[f"q{i}"].step(nets[f"q{i}"], restatement.gradient(loss, nets[f"q{i}"]))
         new[f"t{i}"] = restatement.average(nets[f"t{i}"], new[f"q{i}"])
-    rising = lambda name, gradient: adams[name].step({"x": nets[name]}, {"x": gradient})["x"]
-    new["log_multiplier"] = rising("log_multiplier", -weight * excess) if lagrange else nets["log_multiplier"]
+    step = scalar_step(nets, adams, "log_multiplier", -weight * excess) if lagrange else nets["log_multiplier"]
+    return new | {"log_multiplier": step}, loss_q
 
+
+def restated_actor(nets, stepped, batch, noise, adams, config):
+    """The stepped policy and temperature and the policy's loss; `stepped` are the critics after their step."""
+    s, count = batch.obs, config.critics
     log_prob = restated_sample(nets["pi"], s, noise.action, config)[1]
-    new["log_alpha"] = rising("log_alpha", -np.mean(log_prob - SPEC.act_dim))
-    alpha = np.exp((new if config.order in ("alpha_first", "alpha_only", "in_place") else nets)["log_alpha"])
-    seen = nets if config.order in ("joint", "alpha_only") else new
+    new = {"log_alpha": scalar_step(nets, adams, "log_alpha", -np.mean(log_prob - SPEC.act_dim))}
+    alpha = np.exp((nets if config.order in ("critic_first", "joint") else new)["log_alpha"])
+    seen = stepped if config.order in ("critic_first", "alpha_first") else nets
 
     def loss_pi(pi):
         action, log_prob = restated_sample(pi, s, noise.action, config)
         if config.order == "in_place":
-            q = [restatement.critic_in_place(nets[f"q{i}"], new[f"q{i}"], s, action) for i in range(count)]
+            q = [restatement.critic_in_place(nets[f"q{i}"], stepped[f"q{i}"], s, action) for i in range(count)]
         else:
             q = [restatement.critic(seen[f"q{i}"], s, action) for i in range(count)]
         q = functools.reduce(restatement.smaller, q) if config.policy_q == "min" else sum(q) / count
         return np.mean(alpha * log_prob - q)
 
     new["pi"] = adams["pi"].step(nets["pi"], restatement.gradient(loss_pi, nets["pi"]))
-    return new, loss_q, loss_pi(nets["pi"])
+    return new, loss_pi(nets["pi"])
 
 
 @pytest.mark.parametrize(
@@ -310,10 +333,11 @@ def restated_step(nets, batch, noise, adams, config, calibrate):
     [
         dataclasses.replace(SMALL, importance_weights=False, softmax_temperature=0.7),
         CALQL,
+        dataclasses.replace(SMALL, order="actor_first", backup="max_each", learning_rate=0.05),
         APL,
         dataclasses.replace(APL, order="in_place", density_epsilon=1e-2, policy_learning_rate=1e-2, learning_rate=0.05),
     ],
-    ids=["cql", "calql", "apl", "apl as released"],
+    ids=["cql", "calql", "actor first", "apl", "apl as released"],
 )
 def test_three_updates_equal_an_independent_restatement(config):
     config = dataclasses.replace(config, entropy_backup=config.calibrate == "always")
@@ -508,6 +532,11 @@ def test_no_conservative_row_makes_it_sac(lagrange_gap):
 
 
 # -- Lagrange's multiplier -------------------------------------------------------------------------------------------
+
+
+def test_multiplier_starts_where_it_is_told():
+    agent = cql(dataclasses.replace(CALQL, init_log_multiplier=0.7), SPEC, "offline")
+    assert agent.init(jax.random.key(0)).log_multiplier == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("distance", [-0.1, 0.1])

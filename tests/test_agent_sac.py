@@ -71,7 +71,18 @@ def restated_sample(policy, obs, noise, config):
 
 
 def restated_step(nets, batch, noise, adams, config):
-    """One SAC step in NumPy; `nets` holds q0.., t0.., pi and log_alpha."""
+    """One SAC step in NumPy; `nets` holds q0.., t0.., pi and log_alpha. The critics move first, or the actor."""
+    if config.order == "actor_first":
+        actor, loss_pi = restated_actor(nets, nets, batch, noise, adams, config)
+        critics, loss_q = restated_critics(nets | actor, batch, noise, adams, config)
+    else:
+        critics, loss_q = restated_critics(nets, batch, noise, adams, config)
+        actor, loss_pi = restated_actor(nets, critics, batch, noise, adams, config)
+    return critics | actor, loss_q, loss_pi
+
+
+def restated_critics(nets, batch, noise, adams, config):
+    """The stepped critics, their targets and their loss."""
     s, a, r, s2, d = batch
     count, alpha = config.critics, np.exp(nets["log_alpha"])
     next_action, next_log_prob = restated_sample(nets["pi"], s2, noise.next_action, config)
@@ -90,25 +101,30 @@ def restated_step(nets, batch, noise, adams, config):
         gradient = jax.tree.map(lambda x: share * x, restatement.gradient(loss, nets[f"q{i}"]))  # noqa: B023
         new[f"q{i}"] = adams[f"q{i}"].step(nets[f"q{i}"], gradient)
         new[f"t{i}"] = restatement.average(nets[f"t{i}"], new[f"q{i}"])
+    return new, loss_q
 
+
+def restated_actor(nets, stepped, batch, noise, adams, config):
+    """The stepped policy and temperature and the policy's loss; `stepped` are the critics after their step."""
+    s, count = batch[0], config.critics
     log_prob = restated_sample(nets["pi"], s, noise.action, config)[1]
-    factor = alpha if config.temperature_loss == "alpha" else 1.0
+    factor = np.exp(nets["log_alpha"]) if config.temperature_loss == "alpha" else 1.0
     gradient = -factor * np.mean(log_prob - config.target_entropy_scale * SPEC.act_dim)
-    new["log_alpha"] = adams["alpha"].step({"x": nets["log_alpha"]}, {"x": gradient})["x"]
-    seen = nets if config.order in ("joint", "alpha_only") else new
-    alpha = np.exp((new if config.order in ("alpha_first", "alpha_only", "in_place") else nets)["log_alpha"])
+    new = {"log_alpha": adams["alpha"].step({"x": nets["log_alpha"]}, {"x": gradient})["x"]}
+    seen = stepped if config.order in ("critic_first", "alpha_first") else nets
+    alpha = np.exp((nets if config.order in ("critic_first", "joint") else new)["log_alpha"])
 
     def loss_pi(pi):
         action, log_prob = restated_sample(pi, s, noise.action, config)
         if config.order == "in_place":
-            q = [restatement.critic_in_place(nets[f"q{i}"], new[f"q{i}"], s, action) for i in range(count)]
+            q = [restatement.critic_in_place(nets[f"q{i}"], stepped[f"q{i}"], s, action) for i in range(count)]
         else:
             q = [restatement.critic(seen[f"q{i}"], s, action) for i in range(count)]
         q = functools.reduce(restatement.smaller, q) if config.policy_q == "min" else sum(q) / count
         return np.mean(alpha * log_prob - q)
 
     new["pi"] = adams["pi"].step(nets["pi"], restatement.gradient(loss_pi, nets["pi"]))
-    return new, loss_q, loss_pi(nets["pi"])
+    return new, loss_pi(nets["pi"])
 
 
 @pytest.mark.parametrize(
@@ -120,10 +136,11 @@ def restated_step(nets, batch, noise, adams, config):
         dataclasses.replace(SMALL, order="alpha_first"),
         dataclasses.replace(SMALL, order="alpha_only"),
         dataclasses.replace(EVERY, order="in_place", learning_rate=0.05),
+        dataclasses.replace(SMALL, order="actor_first", learning_rate=0.05),
         dataclasses.replace(EVERY, target_rule="mean"),
         dataclasses.replace(EVERY, target_rule="random"),
     ],
-    ids=["sac", "rlpd", "redq", "alpha first", "alpha only", "in place", "redq ave", "redq rem"],
+    ids=["sac", "rlpd", "redq", "alpha first", "alpha only", "in place", "actor first", "redq ave", "redq rem"],
 )
 def test_three_updates_equal_an_independent_restatement(config):
     with jax.enable_x64(True):
@@ -140,7 +157,7 @@ def test_three_updates_equal_an_independent_restatement(config):
             noise = random_noise(step, p)
             state, metrics = once(state, batch, noise, step)
             nets, loss_q, loss_pi = restated_step(
-                nets, map(np.asarray, batch[:5]), jax.tree.map(np.asarray, noise), adams, config
+                nets, tuple(map(np.asarray, batch[:5])), jax.tree.map(np.asarray, noise), adams, config
             )
             np.testing.assert_allclose(metrics["critic_loss"], loss_q, rtol=1e-10)
             np.testing.assert_allclose(metrics["policy_loss"], loss_pi, rtol=1e-9)

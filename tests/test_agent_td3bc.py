@@ -287,3 +287,13 @@ def test_the_hand_over_keeps_everything_or_starts_adam_afresh():
 def test_bad_values_are_refused_by_name(field, value):
     with pytest.raises(UserError, match=f"agent.{field}: is {value}"):
         TD3BCConfig(**{field: value})
+
+
+def test_exploration_adds_noise_of_its_standard_deviation():
+    config = dataclasses.replace(SMALL, explore_noise=0.3)
+    agent = td3bc(config, SPEC, "online")
+    state = agent.init(jax.random.key(0))
+    state = state._replace(policy=jax.tree.map(jnp.zeros_like, state.policy))  # whose action is 0
+    obs = jnp.zeros((20_000, SPEC.obs_dim))
+    drawn = np.asarray(jax.jit(lambda key: agent.act(state, obs, key, True))(jax.random.key(1)))
+    assert drawn.std() == pytest.approx(0.3, rel=0.02) and abs(drawn.mean()) < 0.01

@@ -1,6 +1,9 @@
 """Configs: round trips, a stable hash, refusals that name the field, presets for every choice."""
 
+import contextlib
 import dataclasses
+import pathlib
+import re
 
 import pytest
 
@@ -21,6 +24,7 @@ from cfdg_jax.config import (
 from cfdg_jax.presets import PRESETS, apply_preset, make_config, task_family
 from cfdg_jax.types import UserError
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 CHOICES = [
     {"agent": agent, "augment": augment, "stratify": stratify}
     for agent in REGISTRIES["agent"]
@@ -206,3 +210,48 @@ def test_families():
     assert [task_family(t) for t in ("hopper", "toy-dense", "antmaze-umaze", "gym:Pendulum-v1")] == [
         "locomotion", "toy", "antmaze", "other",
     ]  # fmt: skip
+
+
+def flags_of(text: str) -> dict[str, str]:
+    """``{path: value}`` of the options in a line, but for those of whole commands."""
+    spans = [span for span in re.findall(r"`([^`]+)`", text) if not re.match(r"(cfdg-jax|python) ", span)]
+    return dict(found for span in spans for found in re.findall(r"--([a-z_.]+) (\S+)", span))
+
+
+def test_every_option_of_the_differences_table_exists_and_takes_its_value():
+    rows = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8").splitlines()
+    options = [(path, value, row) for row in rows for path, value in flags_of(row).items()]
+    assert len(options) > 60
+    names = [{"agent": agent} for agent in REGISTRIES["agent"]] + [
+        {"augment": name} for name in ("cfdg", "synther", "edis")
+    ]
+    names += [{"stratify": "stratdiff"}]
+    for path, value, row in options:
+        taken = []
+        for name in names:
+            with contextlib.suppress(UserError):
+                taken.append(make_config({"dataset": "local:hopper-medium-v0"} | name | {path: value}))
+        assert taken, f"--{path} {value} of: {row[:80]}"
+
+
+@pytest.mark.parametrize(
+    ("family", "values"),
+    [
+        ("kitchen", {"agent.penalty_weight": 5.0, "mix.offline_share": 0.25, "agent.hidden": (512, 512, 512),
+                     "agent.importance_weights": False, "transform.reward": "raw",
+                     "transform.truncation": "last_reward"}),
+        ("Adroit", {"agent.penalty_weight": 1.0, "mix.offline_share": 0.5, "agent.hidden": (512, 512),
+                    "agent.importance_weights": True, "transform.reward": "scale_bias", "transform.scale": 10.0,
+                    "transform.bias": 5.0, "transform.failure_reward": -1.0}),
+    ],
+)  # fmt: skip
+def test_cal_ql_s_authors_values_of_kitchen_and_adroit_are_the_row_s_options(family, values):
+    """run_kitchen.sh and run_adroit.sh of their release."""
+    table = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
+    (row,) = (line for line in table.splitlines() if line.startswith("| Cal-QL: kitchen and Adroit"))
+    both, kitchen, adroit = re.split(r"; (?:kitchen|Adroit's binary rewards): ", row.split("both: ")[1])
+    flags = flags_of(both) | flags_of(kitchen if family == "kitchen" else adroit)
+    config = make_config({"dataset": "minari:D4RL/kitchen/mixed-v2", "agent": "calql"} | flags)
+    values |= {"agent.backup": "max", "agent.lagrange_gap": None, "transform.observation": "none"}
+    values |= {"agent.critic_hidden": (512, 512, 512)}
+    assert {path: get_path(config, path) for path in values} == values

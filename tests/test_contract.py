@@ -177,6 +177,34 @@ def test_a_row_s_importance_weight_is_that_of_its_td_error(name, phase):
     assert mean_difference(update(batch_of()), update(even)) < 1e-6
 
 
+@pytest.mark.parametrize(("name", "phase"), UPDATES)
+def test_a_tiny_clip_norm_all_but_stops_the_parameters(name, phase):
+    """Adam forgets a gradient's scale but for its epsilon, under which these gradients are."""
+    config = small(AGENTS[name].config())
+    if not hasattr(config, "clip_norm"):
+        pytest.skip(f"{name} has no clip_norm")
+    moved = {}
+    for norm in (None, 1e-12):
+        agent = make_agent(dataclasses.replace(config, clip_norm=norm), SPEC, phase, 100)
+        state = agent.init(jax.random.key(0))
+        new, _ = jax.jit(agent.update)(state, batch_of(), jax.random.key(1), jnp.asarray(0))
+        moved[norm] = mean_difference(new, state)
+    assert 0.0 < moved[1e-12] < 0.1 * moved[None]
+
+
+@pytest.mark.parametrize(("name", "phase"), [("iql", "offline"), ("pex", "online")])
+def test_the_regression_weight_has_its_limit_and_its_critics(name, phase):
+    def metrics_of(**changes):
+        agent = make_agent(dataclasses.replace(small(AGENTS[name].config()), **changes), SPEC, phase, 100)
+        state = agent.init(jax.random.key(0))
+        state, _ = jax.jit(agent.update)(state, batch_of(), jax.random.key(1), jnp.asarray(0))
+        return jax.jit(agent.update)(state, batch_of(1), jax.random.key(2), jnp.asarray(3))[1]
+
+    free, limited = metrics_of(), metrics_of(advantage_limit=0.01)
+    assert free["weight"] > 0.01 and limited["weight"] <= 0.01 * (1 + 1e-6) and limited["weight_limited"] > 0.5
+    assert metrics_of(advantage="online")["advantage"] != free["advantage"], "critics have left their targets"
+
+
 @pytest.mark.parametrize("anneal", ["never", "offline", "each"])
 @pytest.mark.parametrize("name", ["iql", "pex", "cql", "td3bc"])
 def test_an_annealed_policy_stands_still_at_the_end_of_its_phase_and_critics_never_do(name, anneal):

@@ -82,21 +82,22 @@ def test_online_rewards_may_stay_raw(tmp_path):
     np.testing.assert_allclose(online["same"], 3.0 * online["raw"] - 1.0, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["all", "last"])
-def test_online_rows_end_up_as_the_same_transitions_of_a_dataset_do(rule):
+@pytest.mark.parametrize(("rule", "online_reward"), [("all", "same"), ("last", "same"), ("all", "raw")])
+def test_online_rows_end_up_as_the_same_transitions_of_a_dataset_do(rule, online_reward):
     """Transformed rewards and observations and returns-to-go: a run's own insertion against `pack`."""
     rng, ends = np.random.default_rng(0), np.isin(np.arange(12), [3, 6, 11])
-    rewards = np.array([0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0], np.float32)
+    rewards = np.array([0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0], np.float32) - 1
     obs, next_obs = (rng.normal(3.0, 2.0, (12, 4)).astype(np.float32) for _ in range(2))
     dataset = Dataset(
-        obs, rng.uniform(-1, 1, (12, 2)).astype(np.float32), rewards, next_obs, ends & (rewards > 0), ends, "toy"
+        obs, rng.uniform(-1, 1, (12, 2)).astype(np.float32), rewards, next_obs, ends & (rewards == 0), ends, "toy"
     )
-    transforms = fit_transforms(dataset, "scale_bias", "standardise")
+    transforms = fit_transforms(dataset, "scale_bias", "standardise", online_reward=online_reward)
     config = override(
         toy_config(augment="none", seeds=1),
-        {"transform.failure_reward": 0.0, "transform.failure_rule": rule, "online.capacity": 60},
+        {"transform.failure_reward": -1.0, "transform.failure_rule": rule, "online.capacity": 60},
     )
-    expected = pack(dataset, transforms, config.agent.discount, 0.0, failure_rule=rule)
+    alike = transforms._replace(reward=transforms.online_reward)
+    expected = pack(dataset, alike, config.agent.discount, -1.0, failure_rule=rule)
     program = build_program(config, Spec(4, 2, 20), transforms, expected)
     state, start = program.init("online"), 0
     for t in range(12):

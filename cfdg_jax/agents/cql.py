@@ -69,7 +69,8 @@ class CQLConfig(SACConfig):
     penalty_max: float | None = None  # and from above; no source
     calibrate: Literal["never", "offline", "always"] = "never"  # Cal-QL's bound: always Cal-QL; offline CORL's Cal-QL
     online_bound: Literal["return", "zero"] = "return"  # Cal-QL's of rows not the dataset's; EDIS, CORL zero
-    backup: Literal["sample", "max"] = "sample"  # a' one sample, or the best of n (AntMaze: CORL, Cal-QL)
+    backup: Literal["sample", "max", "max_each"] = "sample"  # a' one sample, or the best of n (AntMaze: CORL, Cal-QL);
+    # max_each: each critic's best, of which the smallest counts (rlkit's CQL)
     anneal: Anneal = "never"  # the rate of policy and temperature, by a half cosine; no source
     reset_optimiser_online: bool = False  # start Adam afresh at the hand-over; the authors carry its moments
     copied_targets: bool = True  # targets start as the critics; False: as other random networks (APL's release)
@@ -78,6 +79,8 @@ class CQLConfig(SACConfig):
         super().__post_init__()
         rule = self.target_rule
         require(rule == "min", "agent.target_rule", f"is {rule}", "must be min for CQL, Cal-QL and APL's CQL")
+        plain = self.backup != "max_each" or not self.entropy_backup
+        require(plain, "agent.backup", "is max_each with agent.entropy_backup", "choose one; its a' are several")
         widths, rate = self.critic_hidden, self.policy_learning_rate
         require(all(w > 0 for w in widths), "agent.critic_hidden", f"is {widths}", "must hold positive widths")
         require(rate > 0.0, "agent.policy_learning_rate", f"is {rate}", "must be positive")
@@ -102,7 +105,7 @@ class CalQLConfig(CQLConfig):
     penalty_weight: float = 5.0  # cql_min_q_weight; CORL without Lagrange 10
     lagrange_gap: float | None = 0.8  # cql_target_action_gap
     calibrate: Literal["never", "offline", "always"] = "always"
-    backup: Literal["sample", "max"] = "max"
+    backup: Literal["sample", "max", "max_each"] = "max"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +134,7 @@ class Noise(NamedTuple):
     """All randomness of one update; n is `actions`.
 
     Attributes:
-      next_action: `[1, B, A]` standard normal, for a' ~ pi(s'); `[n, B, A]` for the best of n.
+      next_action: `[1, B, A]` standard normal, for a' ~ pi(s'); `[n, B, A]` for the best of n, or each critic's.
       action: `[B, A]` standard normal, for the losses of the policy and the temperature.
       uniform: `[n, B, A]` uniform actions in [-1, 1).
       policy: `[n, 2, B, A]` standard normal, for the regulariser's actions from pi(s) and pi(s').
@@ -212,7 +215,7 @@ def draw_noise(p: Parts, key: Key, rows: int) -> Noise:
     next_key, action_key, uniform_key, policy_key, subset_key = jax.random.split(key, 5)
     c, n, each = p.config, p.config.actions, (rows, p.sac.spec.act_dim)
     return Noise(
-        next_action=jax.random.normal(next_key, (n if c.backup == "max" else 1, *each)),
+        next_action=jax.random.normal(next_key, (1 if c.backup == "sample" else n, *each)),
         action=jax.random.normal(action_key, each),
         uniform=jax.random.uniform(uniform_key, (n, *each), minval=-1.0, maxval=1.0),
         policy=jax.random.normal(policy_key, (n, 2, *each)),
@@ -234,8 +237,9 @@ def bootstrap(p: Parts, state: SACState, batch: Batch, noise: Noise) -> Array:
     if 0 < p.config.subset < p.config.critics:
         target = jax.tree.map(lambda leaf: leaf[noise.subset], target)
     next_obs = at_each(batch.next_obs, next_action.shape[0])
-    values = p.sac.critic.apply(target, next_obs, next_action).min(axis=0)
-    next_value = values.max(axis=0)
+    q = p.sac.critic.apply(target, next_obs, next_action)
+    values = q.min(axis=0)
+    next_value = q.max(axis=1).min(axis=0) if p.config.backup == "max_each" else values.max(axis=0)
     if p.config.entropy_backup:
         best = jnp.take_along_axis(log_prob, values.argmax(axis=0)[None], axis=0)[0]
         next_value = next_value - jnp.exp(state.log_alpha) * best
@@ -326,8 +330,13 @@ def update_critic(p: Parts, state: CQLState, batch: Batch, noise: Noise, step) -
 def update_once(p: Parts, state: CQLState, batch: Batch, noise: Noise, step) -> tuple[CQLState, Metrics]:
     """One critic step and, every `policy_delay` updates, one policy and temperature step, in the config's order.
 
-    The regulariser and y always see the parameters before the step.
+    The regulariser and y see policy and temperature before their step, but where they move first.
     """
+    if p.config.order == "actor_first":
+        act_first = lambda sac: update_actor(p.sac, sac, sac.critic, batch, noise.action, step)
+        sac, actor_metrics = at_every(p.config.policy_delay, step, act_first, state.sac)
+        state, critic_metrics = update_critic(p, state._replace(sac=sac), batch, noise, step)
+        return state, critic_metrics | actor_metrics
     new, critic_metrics = update_critic(p, state, batch, noise, step)
     critic = policy_critics(p.config, state.sac.critic, new.sac.critic)
     move = lambda sac: update_actor(p.sac, sac, critic, batch, noise.action, step)

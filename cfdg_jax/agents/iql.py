@@ -47,6 +47,7 @@ class IQLConfig:
     log_std_max: float = 2.0  # policy.py, PEX, CORL
     explore_noise: float = 0.03  # standard deviation of a deterministic policy's exploration (CORL finetune/iql.py)
     order: Literal["jax", "torch"] = "jax"  # jax: authors (learner.py); torch: CORL, PEX (V before its own step)
+    advantage: Literal["target", "online"] = "target"  # critics in the policy's weight; online: JAX-CORL
     q_loss: Literal["sum", "mean"] = "sum"  # over critics; sum: authors (critic.py); mean: CORL, PEX
     init: Init = "orthogonal"  # reference section 2; authors: orthogonal_all; CORL, PEX: pytorch
     policy_init: Init | None = None  # of the policy; none: the same; PEX xavier
@@ -175,7 +176,8 @@ def update_once(
     else:
         v, next_v = p.value.apply(value, jnp.stack([batch.obs, batch.next_obs]))
 
-    advantage = target_q.min(axis=0) - v
+    q = target_q if p.config.advantage == "target" else p.critic.apply(state.critic, batch.obs, batch.action)
+    advantage = q.min(axis=0) - v
     weight, limited = awr_weight(advantage, p.config.temperature, p.config.advantage_limit)
     loss_pi, grads = jax.value_and_grad(functools.partial(policy_loss, p))(state.policy, batch, weight)
     policy, policy_opt = p.policy_optimiser.apply(state.policy, grads, state.policy_opt, step)

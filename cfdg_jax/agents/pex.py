@@ -155,8 +155,9 @@ def update_policy(p: Parts, state: PEXState, batch: Batch, noise: Noise, step) -
     """The online policy's step, everything evaluated anew with the current critics, targets and V."""
     proposals = propose(p, state, batch.obs, noise.action)
     choice = compose(p, state, batch.obs, proposals, noise.select, False)
-    target_q = p.iql.critic.apply(state.iql.target, batch.obs, choice.action).min(axis=0)
-    advantage = target_q - p.iql.value.apply(state.iql.value, batch.obs)
+    critic = state.iql.target if p.config.advantage == "target" else state.iql.critic
+    q = p.iql.critic.apply(critic, batch.obs, choice.action).min(axis=0)
+    advantage = q - p.iql.value.apply(state.iql.value, batch.obs)
     weight, limited = awr_weight(advantage, p.config.temperature, p.config.advantage_limit)
     action = jax.lax.stop_gradient(choice.action)
 

@@ -18,6 +18,7 @@ says which critics and which alpha the policy's loss sees::
     joint          both as before (CORL's CQL, Cal-QL, REDQ)
     alpha_only     Q as before, alpha as stepped
     in_place       the same values, but Q's slope by the stepped weights at the activations of before (APL's release)
+    actor_first    the same values, and y sees both as stepped: policy and alpha move before Q does (unifloral)
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from cfdg_jax.core.networks import Init, Network, critics, critics_in_place, tan
 from cfdg_jax.core.optim import Optimiser, adam, at_every, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
 
-Order = Literal["critic_first", "alpha_first", "joint", "alpha_only", "in_place"]
+Order = Literal["critic_first", "alpha_first", "joint", "alpha_only", "in_place", "actor_first"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +249,7 @@ def policy_critics(config: SACConfig, before: Params, after: Params) -> Params |
     """The critics in the policy's loss, of those before and after their step on the same minibatch."""
     if config.order == "in_place":
         return InPlace(before, after)
-    return before if config.order in ("joint", "alpha_only") else after
+    return after if config.order in ("critic_first", "alpha_first") else before
 
 
 def policy_loss(p: Parts, params: Params, critic: Params | InPlace, log_alpha: Array, batch: Batch, noise: Array):
@@ -294,6 +295,11 @@ def update_actor(
 
 def update_once(p: Parts, state: SACState, batch: Batch, noise: Noise, step) -> tuple[SACState, Metrics]:
     """One critic step and, every `policy_delay` updates, one policy and temperature step, in the config's order."""
+    if p.config.order == "actor_first":
+        act_first = lambda state: update_actor(p, state, state.critic, batch, noise.action, step)
+        state, actor_metrics = at_every(p.config.policy_delay, step, act_first, state)
+        state, critic_metrics = update_critic(p, state, batch, noise, step)
+        return state, critic_metrics | actor_metrics
     new, critic_metrics = update_critic(p, state, batch, noise, step)
     critic = policy_critics(p.config, state.critic, new.critic)
     move = lambda new: update_actor(p, new, critic, batch, noise.action, step)
