@@ -171,6 +171,12 @@ class TrainConfig:
         apart = choice(self, "stratify") != "a3rl" or self.mix.kind != "oorb"
         found = "is oorb, whose batches have one origin, and stratify a3rl learns to tell the two apart"
         require(apart, "mix.kind", found, "use balanced")
+        both = choice(self, "stratify") != "a3rl" or 0.0 < self.mix.offline_share < 1.0
+        found = f"is {self.mix.offline_share:g}, and stratify a3rl learns to tell offline rows from online ones"
+        require(both, "mix.offline_share", found, "must lie strictly between 0 and 1")
+        require(
+            self.transform.scale != 0.0, "transform.scale", "is 0, and all rewards would be equal", "choose another"
+        )
         every = self.online.update_every
         fits = self.online.steps == 0 or every <= self.online.steps
         require(fits, "online.update_every", f"is {every}", f"exceeds online.steps {self.online.steps}: lower it")
@@ -241,7 +247,9 @@ def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     known = leaf_paths(config)
     nested: dict[str, Any] = {}
     for path, value in values.items():
-        require(path in known, path, "is no config field", nearest(path, known) if path not in known else "")
+        if path not in known:
+            siblings = [name for name in known if name.partition(".")[0] == path.partition(".")[0]]
+            raise UserError(path, "is no config field", nearest(path, siblings or known))
         node = nested
         *parents, leaf = path.split(".")
         for part in parents:

@@ -95,7 +95,9 @@ def apply_preset(config: TrainConfig, preset: str, task: str) -> TrainConfig:
         values |= _smoke(config, scratch)
     if stratify == "adaptive_bc" and agent == "td3bc":  # its weight follows returns instead of a schedule
         values |= {"agent.online_bc_share": 1.0, "agent.bc_decay": 0, "agent.bc_weight": 0.4}
-        values |= {"agent.alpha": 1.0 if preset == "paper" else 0.2}  # of bc_weight what TD3+BC's are of 1
+        values |= {"agent.alpha": 1.0}  # of bc_weight what TD3+BC's are of 1
+    if config.dataset == "":  # nothing to fit them on
+        values |= {"transform.reward": "raw", "transform.observation": "none"}
     return dataclasses.replace(override(config, values), preset=preset)
 
 
@@ -196,8 +198,8 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
     if AGENTS[agent].offline and family != "toy":
         # after n updates a target looks about n tau steps ahead: at 0.005 that is fewer than 1 / (1 - discount)
         values |= {"agent.tau": 0.02}
-    if agent in ("td3bc", "apl_td3bc"):  # 2.5 diverges at that rate on 200,000 rows
-        values |= {"agent.alpha": 0.5}
+    if agent in ("td3bc", "apl_td3bc"):  # without it alpha 2.5 diverges at that rate on 200,000 rows
+        values |= {"agent.layer_norm": True}
     if agent == "apl_td3bc" and family != "toy":  # TD3+BC's; the release has none
         values |= {"transform.observation": "standardise"}
     if agent == "td3bc":  # without cloning online the policy collapses, with all of it it stays where it is

@@ -59,7 +59,15 @@ def read_sweep(path: str | os.PathLike) -> list[TrainConfig]:
     for name, values in over.items():
         require(isinstance(values, list) and bool(values), f"{path}: over.{name}", f"is {values!r}", "must be a list")
     combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
-    return [_config(fields, crossed | run, preset) for crossed, run in itertools.product(combinations, runs)]
+    configs: list[TrainConfig] = []
+    for crossed, run in itertools.product(combinations, runs):
+        try:
+            config = _config(fields, crossed | run, preset)
+        except UserError as error:
+            raise UserError(f"{path}: {crossed | run}: {error.field}", error.problem, error.remedy) from None
+        require(config not in configs, f"{path}: {crossed | run}", "is listed twice", "remove one")
+        configs.append(config)
+    return configs
 
 
 def _config(fields: Mapping[str, Any], own: Mapping[str, Any], preset: str) -> TrainConfig:

@@ -36,7 +36,7 @@ Metrics = dict[str, Array]
 """Named float32 scalars (one seed) or ``[S]`` vectors (all seeds).
 
 ``x@group`` is a value of some of a batch's rows times their share of it, which is the metric ``@group``; the log
-divides the means of the two, so that batches weigh as many rows as they have.
+divides the means of the two, so that batches weigh as many rows as they have. So too of some updates: ``x@moves``.
 """
 
 

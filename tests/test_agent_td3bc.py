@@ -14,6 +14,7 @@ from batches import random_batch
 from cfdg_jax.agents import td3bc as module
 from cfdg_jax.agents.td3bc import APLTD3BCConfig, TD3BCConfig, TD3BCState, parts, policy_loss, td3bc, update_once
 from cfdg_jax.core.seeds import over_seeds, seed_keys
+from cfdg_jax.train.session import per_group
 from cfdg_jax.types import Batch, Spec, UserError
 
 SPEC = Spec(obs_dim=5, act_dim=3, horizon=1000)
@@ -67,9 +68,9 @@ def test_losses_and_parameters_over_four_steps_equal_the_released_code(golden_di
         assert metrics["critic_loss"].dtype == dtype
         np.testing.assert_allclose(metrics["critic_loss"], loss("q"), rtol=rtol)
         if k % 2 == 0:
-            np.testing.assert_allclose(metrics["policy_loss"] / 2, loss("pi"), rtol=rtol * 20)
+            np.testing.assert_allclose(metrics["policy_loss@moves"], loss("pi"), rtol=rtol * 20)
         else:
-            assert metrics["policy_loss"] == 0.0, "the policy waits"
+            assert metrics["policy_loss@moves"] == metrics["@moves"] == 0.0, "the policy waits"
         if k <= 3:
             for name in ("q1", "q2", "tq1", "tq2", "pi", "tpi"):
                 for leaf, value in golden.flatten(network(state, name)).items():
@@ -208,7 +209,10 @@ def test_the_policy_moves_at_every_delayth_update_whatever_the_calls(delay, firs
     new, metrics = jax.jit(agent.update)(state, batches, jax.random.key(1), jnp.asarray(first))
     due = sum((first + i + 1) % delay == 0 for i in range(count))
     assert int(jax.tree.leaves(new.policy_opt)[0]) == due
-    assert np.isfinite(metrics["policy_loss"])
+    told = per_group({name: np.asarray(value) for name, value in metrics.items()})
+    assert np.isfinite(told["policy_loss"]) and told["q_scale"] > 0.0
+    if delay > 1:
+        assert metrics["@moves"] == pytest.approx(due / count)
 
 
 def test_where_a_call_ends_changes_nothing():

@@ -138,10 +138,10 @@ def test_paper_iql_is_the_pex_repositorys_and_reduced_iql_its_authors():
     ("agent", "task", "preset", "values"),
     [
         ("td3bc", "hopper", "paper", {"agent.alpha": 2.5, "agent.tau": 0.005, "transform.observation": "standardise"}),
-        ("td3bc", "hopper", "reduced", {"agent.alpha": 0.5, "agent.tau": 0.02, "agent.bc_decay": 10_000}),
+        ("td3bc", "hopper", "reduced", {"agent.alpha": 2.5, "agent.layer_norm": True, "agent.bc_decay": 10_000}),
         ("td3bc", "antmaze-umaze", "paper", {"transform.observation": "standardise"}),
         ("apl_td3bc", "hopper", "paper", {"transform.observation": "none", "mix.p_online": 0.1, "online.utd": 10}),
-        ("apl_td3bc", "hopper", "reduced", {"agent.alpha": 0.5, "mix.p_online": 0.1, "mix.gate": 2_000}),
+        ("apl_td3bc", "hopper", "reduced", {"agent.layer_norm": True, "mix.p_online": 0.1, "mix.gate": 2_000}),
         ("apl_cql", "hopper", "paper", {"mix.p_online": 0.5, "mix.gate": 10_000, "agent.policy_learning_rate": 1e-4}),
         ("calql", "hopper", "paper", {"agent.penalty_weight": 10.0, "agent.init_temperature": 1.0}),
         ("calql", "hopper", "reduced", {"agent.policy_learning_rate": 3e-4, "agent.init_temperature": 0.1}),
@@ -195,6 +195,10 @@ def test_the_policy_of_redq_and_rlpd_moves_once_per_environment_step(agent):
 
 
 def test_what_can_never_be_used_is_refused():
+    with pytest.raises(UserError, match=r"transform\.scale: is 0"):
+        override(TrainConfig(), {"transform.scale": 0.0})
+    with pytest.raises(UserError, match=r"mix\.offline_share: is 1, and stratify a3rl"):
+        override(chosen({"agent": "rlpd", "stratify": "a3rl"}), {"mix.offline_share": 1.0})
     with pytest.raises(UserError, match=r"mix\.gate: is 10000 with online.capacity 5000"):
         override(TrainConfig(), {"mix.kind": "oorb", "online.capacity": 5_000})
     with pytest.raises(UserError, match=r"mix\.gate: is 10000 with online.capacity 1000000 and online.steps 9000"):

@@ -16,7 +16,7 @@ from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.presets import make_config
 from cfdg_jax.stratify.a3rl import A3RLConfig, a3rl, importance_weights, log_priority, ratio_loss
 from cfdg_jax.train.build import build_program
-from cfdg_jax.train.run import remarks
+from cfdg_jax.train.remarks import remarks
 from cfdg_jax.types import Agent, Batch, Source, Spec, Stratifier, UserError
 
 SPEC = Spec(obs_dim=1, act_dim=1, horizon=10)

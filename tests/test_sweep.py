@@ -48,6 +48,8 @@ def test_pre_training_is_the_same_whatever_comes_after(tmp_path):
         ("over: {dataset: x}", "over.dataset: is 'x'; must be a list"),
         ("fields: {agent.expectil: 1}", "agent.expectil: is no config field; did you mean agent.expectile"),
         ("runs: [{augment: none, augment.width: 3}]", "augment.width: is no config field"),
+        ("runs: [{agent: iql}, {agent: sac}, {agent: iql}]", "is listed twice"),
+        ("runs: [{agent: iql, agent.tau: 2}]", "'agent.tau': 2}: agent.tau: is 2.0; must lie in (0, 1]"),
         ("- a", "is no mapping"),
         ("a: [", "is not valid yaml"),
     ],

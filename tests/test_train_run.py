@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,14 @@ from train_helpers import assert_same_run, final_leaves, hopper_config, lines, s
 
 import cfdg_jax
 from cfdg_jax.config import named_choice, override
+from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
 from cfdg_jax.report.runs import read_run
-from cfdg_jax.train import evaluate, online, refresh
+from cfdg_jax.train import online, refresh
 from cfdg_jax.train import run as run_module
 from cfdg_jax.train.program import Program
 from cfdg_jax.train.progress import Progress
+from cfdg_jax.train.remarks import remarks
 from cfdg_jax.train.session import Stopwatch
 from cfdg_jax.types import Source, UserError
 
@@ -46,22 +49,6 @@ def test_run_folder_is_the_public_surface(toy_run):
     ]
     assert np.shape(evaluations[0]["return"]) == (2, 2) and evaluations[0]["normalized_score"] is None
     assert toy_run.summary["status"] == "done" and toy_run.summary["label"] == "IQL + CFDG"
-
-
-def test_evaluation_right_before_and_after_the_hand_over_is_of_the_same_policy(toy_run, monkeypatch):
-    """On equal episodes the pre-trained policy scores the same in both phases."""
-    program, _ = toy_run.restore()
-    start = (program.init("offline"), program.no_meters("offline"))
-    trained, _ = program.offline_chunk(*start, program.offline_rows, updates=50)
-    agent, seed = jax.device_get(trained.agent), evaluate.env_seed
-    monkeypatch.setattr(
-        evaluate, "env_seed", lambda config, s, purpose, phase, *rest: seed(config, s, purpose, 0, *rest)
-    )
-    score = lambda agent, phase: evaluate.run_episodes(program, agent, phase, 0, Progress(False))["return"]
-    untrained = score(program.init("offline").agent, "offline")
-    before, after = score(agent, "offline"), score(program.go_online(trained).agent, "online")
-    np.testing.assert_array_equal(before, after)
-    assert not np.array_equal(before, untrained)
 
 
 def test_synthetic_rows_are_replaced_labelled_and_used(toy_run):
@@ -138,11 +125,40 @@ def test_a_generator_that_is_never_refreshed_is_told(tmp_path, capsys):
 
 
 def test_marks_that_nobody_reads_and_borrowed_rows_are_told():
-    config = toy_config(agent="sac", augment="none", stratify="by_source")
-    told = " ".join(run_module.remarks(config, generates=False))
+    config = toy_config(agent="sac", augment="none", stratify="by_source", offline__steps=0)
+    told = " ".join(remarks(config, generates=False))
     assert "marks change nothing" in told and f"batches mix {config.dataset}" in told
     config = toy_config(agent="iql", augment="none", stratify="by_source")
-    assert list(run_module.remarks(config, generates=False)) == []
+    assert list(remarks(config, generates=False)) == []
+    assert not any("no pre-training" in remark for remark in remarks(toy_config(agent="sac"), generates=False))
+
+
+@pytest.mark.parametrize(
+    ("choices", "changes", "told"),
+    [
+        ({}, {"online.start_steps": 120}, "no update is made online, since online.start_steps is 120"),
+        ({}, {"mix.synthetic_share": 0.0}, "generated rows are in no batch"),
+        ({"agent": "pex", "augment": "none"}, {"offline.steps": 0}, "offline policy of PEX is a random one"),
+    ],
+)
+def test_what_never_happens_is_told(choices, changes, told):
+    config = toy_config(**choices)
+    generates = choices.get("augment") != "none"
+    assert not any(told in remark for remark in remarks(config, generates))
+    assert any(told in remark for remark in remarks(override(config, changes), generates))
+
+
+def test_a_mixing_rule_without_a_dataset_is_told():
+    of = lambda kind: make_config({"dataset": "", "env.task": "toy-dense", "agent": "sac", "mix": kind}, "smoke")
+    assert any("mix.kind uniform changes nothing" in remark for remark in remarks(of("uniform"), False))
+    assert not list(remarks(of("balanced"), False))
+
+
+def test_warnings_are_told_without_bars_too(tmp_path, capsys):
+    config = toy_config(augment="none", offline__steps=0, online__steps=10, evaluate__episodes=1)
+    cfdg_jax.train(config, tmp_path / "run", progress=False)
+    told = capsys.readouterr().err
+    assert "no update is made online" in told and "memory plan" not in told
 
 
 def test_every_label_gets_a_row(toy_run):
@@ -194,6 +210,37 @@ def test_a_run_may_start_from_another_runs_pre_training(toy_run, tmp_path):
         np.testing.assert_array_equal(a, b)
     with pytest.raises(UserError, match="holds no finished pre-training"):
         cfdg_jax.train(toy_config(), tmp_path / "none", offline_from=tmp_path, progress=False)
+    for changes in (
+        {"dataset": "local:toy-sparse-medium-replay-v0"}, {"transform.observation": "standardise"}, {"first_seed": 4}
+    ):  # fmt: skip
+        (name,) = changes
+        with pytest.raises(UserError, match=f"^{re.escape(name)}: .* was pre-trained with"):
+            config = override(toy_config(), changes)
+            cfdg_jax.train(config, tmp_path / "other", offline_from=toy_run.folder, progress=False)
+    assert not (tmp_path / "other").exists(), "refused before anything is written"
+
+
+def test_evaluation_right_before_and_right_after_the_hand_over_is_the_same(toy_run):
+    """IQL's policy is the same, and so are the starts; PEX's evaluation policy is another from there on."""
+    evaluations = lines(toy_run.folder, "evaluations.jsonl")
+    (before,) = (e for e in evaluations if (e["phase"], e["step"]) == ("offline", toy_run.config.offline.steps))
+    after = [e for e in evaluations if e["phase"] == "online"]
+    assert after[0]["step"] == 0 and after[0]["return"] == before["return"] and after[0]["length"] == before["length"]
+    assert after[1]["return"] != before["return"]
+
+
+def test_a_run_from_scratch_has_the_rewards_it_asks_for(tmp_path):
+    config = make_config({"dataset": "", "env.task": "toy-dense", "agent": "sac", "seeds": 1}, "smoke")
+    config = override(config, {"online.steps": 40, "online.start_steps": 40, "online.random_steps": 30})
+    rewards = {}
+    for kind in ("raw", "scale_bias"):
+        run = cfdg_jax.train(override(config, {"transform.reward": kind}), tmp_path / kind, progress=False)
+        program, saved = run.restore()
+        rewards[kind] = np.asarray(saved.state.online.rows[0, :30, program.spec.layout.reward])
+    np.testing.assert_allclose(rewards["scale_bias"], 10 * rewards["raw"] - 5, rtol=1e-5, atol=1e-5)
+    for field, value in (("transform.reward", "return_range"), ("transform.observation", "standardise")):
+        with pytest.raises(UserError, match=f"^{re.escape(field)}: is {value}, which is fitted on a dataset"):
+            cfdg_jax.train(override(config, {field: value}), tmp_path / "refused", progress=False)
 
 
 def test_load_run_evaluate_policy_and_report(toy_run):

@@ -39,6 +39,7 @@ class IQLConfig:
     tau: float = 0.005  # Polyak rate of the target critics, every update (all sources)
     hidden: tuple[int, ...] = (256, 256)  # of all networks (all sources)
     critics: int = 2  # twin critics (all sources)
+    layer_norm: bool = False  # in critics and V (JAX-CORL: in V)
     learning_rate: float = 3e-4  # Adam, all networks (all sources)
     anneal: Anneal = "offline"  # the policy's rate, by a half cosine; constant online (learner.py); CORL wave
     clip_norm: float | None = None  # largest gradient norm; no source clips
@@ -110,8 +111,8 @@ def parts(config: IQLConfig, spec: Spec, phase: Literal["offline", "online"], ph
     rate = policy_rate(config.learning_rate, config.anneal, phase, phase_updates)
     return Parts(
         config=config,
-        critic=critics(spec, hidden, config.critics, init=init),
-        value=state_value(spec, hidden, init=init),
+        critic=critics(spec, hidden, config.critics, config.layer_norm, init),
+        value=state_value(spec, hidden, config.layer_norm, init),
         policy=policy,
         optimiser=adam(config.learning_rate, clip_norm=config.clip_norm),
         policy_optimiser=adam(rate, config.clip_norm),

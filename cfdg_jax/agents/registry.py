@@ -11,7 +11,7 @@ from cfdg_jax.agents.crossq import CrossQConfig, crossq
 from cfdg_jax.agents.iql import IQLConfig, iql
 from cfdg_jax.agents.pex import PEXConfig, pex
 from cfdg_jax.agents.sac import REDQConfig, RLPDConfig, SACConfig, sac
-from cfdg_jax.agents.td3bc import APLTD3BCConfig, TD3BCConfig, td3bc
+from cfdg_jax.agents.td3bc import APLTD3BCConfig, TD3BCConfig, TD3Config, td3bc
 from cfdg_jax.types import Agent, Spec, UserError
 
 
@@ -40,6 +40,7 @@ AGENTS: dict[str, AgentEntry] = {
     "apl_cql": AgentEntry(APLCQLConfig, cql, offline=True, stratify="by_source"),
     "apl_td3bc": AgentEntry(APLTD3BCConfig, td3bc, offline=True, stratify="by_source"),
     "crossq": AgentEntry(CrossQConfig, crossq, offline=False),
+    "td3": AgentEntry(TD3Config, td3bc, offline=False),
     "sac": AgentEntry(SACConfig, sac, offline=False),
     "redq": AgentEntry(REDQConfig, sac, offline=False),
     "rlpd": AgentEntry(RLPDConfig, sac, offline=False),

@@ -75,6 +75,14 @@ class TD3BCConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TD3Config(TD3BCConfig):
+    """TD3 (Fujimoto et al. 2018), which TD3+BC is without cloning and without the scale of Q; nothing to conserve."""
+
+    bc_weight: float = 0.0
+    normalise_q: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class APLTD3BCConfig(TD3BCConfig):
     """APL's GCTD3BC (agents/td3_bc_gc.py): TD3+BC whose rows the stratifier `by_source` marks. The numbers agree."""
 

@@ -80,17 +80,17 @@ def at_every(delay: int, step: Array | int, move: Callable[[S], tuple[S, Metrics
     """``move(state)`` at every `delay`-th update of a phase, the state as it is at the others.
 
     `step` `[]` counts the updates before this one and has no seed axis, so that the branch is a real one. The metrics
-    are `delay` times their values where it is taken and 0 elsewhere, so that means over updates are right.
+    are those of the group ``moves``, 0 where it is not taken, so that means are over the updates that made it.
     """
     if delay == 1:
         return move(state)
 
     def taken(state: S) -> tuple[S, Metrics]:
         state, metrics = move(state)
-        return state, {name: delay * value for name, value in metrics.items()}
+        return state, {f"{name}@moves": value for name, value in metrics.items()} | {"@moves": jnp.ones(())}
 
     def left(state: S) -> tuple[S, Metrics]:
-        return state, jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), jax.eval_shape(move, state)[1])
+        return state, jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), jax.eval_shape(taken, state)[1])
 
     return jax.lax.cond((step + 1) % delay == 0, taken, left, state)
 

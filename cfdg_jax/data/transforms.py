@@ -73,6 +73,33 @@ def identity_transforms(obs_dim: int) -> Transforms:
     return Transforms(raw, same, raw)
 
 
+def fixed_transforms(
+    obs_dim: int,
+    reward: RewardKind = "raw",
+    observation: ObservationKind = "none",
+    linear: tuple[float, float] = (10.0, -5.0),
+    online_reward: Literal["same", "raw"] = "same",
+) -> Transforms:
+    """As `fit_transforms`, of a run without a dataset.
+
+    Raises:
+      UserError: for a transform that is fitted on data.
+    """
+    raw = identity_transforms(obs_dim)
+    for field, value, fitted in (("reward", reward, "return_range"), ("observation", observation, "standardise")):
+        fixed = "raw, minus_one or scale_bias" if field == "reward" else "none"
+        found = f"is {value}, which is fitted on a dataset, and there is none"
+        require(value != fitted, f"transform.{field}", found, f"use {fixed}")
+    rewards = _fixed_reward(reward, linear)
+    return Transforms(rewards, raw.observation, rewards if online_reward == "same" else raw.reward)
+
+
+def _fixed_reward(kind: RewardKind, linear: tuple[float, float]) -> RewardTransform:
+    """Of the kinds that need no data."""
+    scale, bias = {"raw": (1.0, 0.0), "minus_one": (1.0, -1.0), "scale_bias": linear}[kind]
+    return RewardTransform(np.float32(scale), np.float32(bias))
+
+
 def fit_transforms(
     dataset: Dataset,
     reward: RewardKind = "raw",
@@ -101,25 +128,21 @@ def fit_transforms(
 
 def fit_reward(dataset: Dataset, kind: RewardKind, linear: tuple[float, float] = (10.0, -5.0)) -> RewardTransform:
     """See `fit_transforms`."""
-    scale, bias = {"raw": (1.0, 0.0), "minus_one": (1.0, -1.0), "scale_bias": linear}.get(kind, (None, 0.0))
-    if scale is None:
-        require(
-            kind == "return_range",
-            "transform.reward",
-            f"'{kind}' is unknown",
-            "valid: raw, return_range, minus_one, scale_bias",
-        )
-        low, high = dataset.return_range
-        require(
-            high > low,
-            "transform.reward",
-            f"return_range needs trajectories of different returns, but all {len(dataset.episode_returns)} of "
-            f"{dataset.name} return {high:g}",
-            "use raw, minus_one or scale_bias",
-        )
-        scale = 1000.0 / (high - low)
-        log.info("%s: rewards are multiplied by %.6g (trajectory returns %.6g to %.6g)", dataset.name, scale, low, high)
-    return RewardTransform(np.float32(scale), np.float32(bias))
+    valid = typing.get_args(RewardKind)
+    require(kind in valid, "transform.reward", f"'{kind}' is unknown", f"valid: {', '.join(valid)}")
+    if kind != "return_range":
+        return _fixed_reward(kind, linear)
+    low, high = dataset.return_range
+    require(
+        high > low,
+        "transform.reward",
+        f"return_range needs trajectories of different returns, but all {len(dataset.episode_returns)} of "
+        f"{dataset.name} return {high:g}",
+        "use raw, minus_one or scale_bias",
+    )
+    scale = 1000.0 / (high - low)
+    log.info("%s: rewards are multiplied by %.6g (trajectory returns %.6g to %.6g)", dataset.name, scale, low, high)
+    return RewardTransform(np.float32(scale), np.float32(0))
 
 
 def fit_observation(dataset: Dataset, kind: ObservationKind) -> ObservationTransform:
@@ -200,9 +223,9 @@ def mc_returns(
     needs_below_one = sparse_failure is not None or truncation != "none"
     require(
         0 <= discount < 1 or (discount == 1 and not needs_below_one),
-        "discount",
+        "agent.discount",
         f"is {discount}",
-        "must lie in [0, 1), or be 1 with neither a failure reward nor a truncation value",
+        "must lie in [0, 1), or be 1 with transform.failure_reward none and transform.truncation none",
     )
     starts = episode_starts(ends)
     lengths = np.diff(np.append(starts, len(rewards)))

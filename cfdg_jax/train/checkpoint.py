@@ -28,8 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from cfdg_jax.config import TrainConfig, from_yaml, get_path
 from cfdg_jax.train.program import Program
-from cfdg_jax.types import Buffer, TrainState, UserError
+from cfdg_jax.types import Buffer, TrainState, UserError, require
 
 DISK_FULL = ("No space left", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE: Error writing", "File too large", "quota")
 """What the messages of a failed write contain when the disk, a quota or a file-size limit is reached."""
@@ -171,15 +172,29 @@ def save_offline_agent(folder: pathlib.Path, state: TrainState) -> None:
         saver.save(folder.resolve() / "checkpoints" / "offline_agent", state.agent, force=True)
 
 
+def check_offline_agent(folder: pathlib.Path, config: TrainConfig) -> None:
+    """Refuses a pre-training that a run of `config` cannot go on from.
+
+    Raises:
+      UserError: if the folder has no finished one, or it saw other data or other units.
+    """
+    found = (folder / "checkpoints" / "offline_agent").is_dir()
+    require(found, str(folder), "holds no finished pre-training", "name a run whose offline phase is complete")
+    source = from_yaml((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
+    units = [f"transform.{field.name}" for field in dataclasses.fields(source.transform)]
+    for name in ("dataset", "first_seed", *units):
+        here, there = get_path(config, name), get_path(source, name)
+        same = here == there or name == "transform.online_reward"
+        require(same, name, f"is {here}, and {folder} was pre-trained with {there}", "use the same")
+
+
 def load_offline_agent(folder: pathlib.Path, program: Program) -> Any:
     """The agent state `save_offline_agent` kept; the config must build the same arrays.
 
     Raises:
-      UserError: if the folder has no such agent or it has other shapes.
+      UserError: if it has other shapes.
     """
     path = folder.resolve() / "checkpoints" / "offline_agent"
-    if not path.is_dir():
-        raise UserError(str(folder), "holds no finished pre-training", "name a run whose offline phase is complete")
     shapes = jax.eval_shape(lambda: program.init("offline"))
     with ocp.StandardCheckpointer() as loader:
         try:

@@ -1,7 +1,8 @@
 """Evaluation: the agent's evaluation policy on environments that training never touches.
 
 Every evaluation builds its environments from seeds that are a function of the run, the seed, the phase and the step,
-so evaluating draws nothing from training's random stream and a resumed run evaluates exactly as it would have.
+so evaluating draws nothing from training's random stream and a resumed run evaluates exactly as it would have. The
+first of the online phase has the seeds of the last of pre-training: what the hand-over changes is all that differs.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ def run_episodes(
     """
     config, seeds = program.config, program.config.seeds
     count = config.evaluate.episodes if episodes is None else episodes
-    number = 0 if phase == "offline" else 1
-    env_seeds = [env_seed(config, s, "evaluate_env", number, step, e) for s in range(seeds) for e in range(count)]
+    if phase == "online" and step == 0 and config.offline.steps > 0:
+        when = (0, config.offline.steps)
+    else:
+        when = (0 if phase == "offline" else 1, step)
+    env_seeds = [env_seed(config, s, "evaluate_env", *when, e) for s in range(seeds) for e in range(count)]
     task, dynamics = task_of(program)
     env = make_env(task, env_seeds, dynamics, config.env.threads)
     shape = (seeds, count)

@@ -49,7 +49,7 @@ class Interrupts:
 
 
 class Progress:
-    """Bars with steps/s and time left, one per running task; silent when not shown."""
+    """Bars with steps/s and time left, one per running task; silent when not shown, but for warnings."""
 
     def __init__(self, shown: bool):
         self.shown = shown
@@ -67,4 +67,8 @@ class Progress:
     def say(self, text: str) -> None:
         """A line that does not tear the bars."""
         if self.shown:
-            tqdm.write(text, file=sys.stderr)
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """The same, shown or not."""
+        tqdm.write(text, file=sys.stderr)

@@ -15,29 +15,29 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.config import REGISTRIES, TrainConfig, choice, config_hash, from_yaml, non_default, to_yaml
 from cfdg_jax.data.check import check_fits
 from cfdg_jax.data.dataset import load_dataset
-from cfdg_jax.data.transforms import fit_transforms, identity_transforms, pack
+from cfdg_jax.data.transforms import fit_transforms, fixed_transforms, pack
 from cfdg_jax.diffusion.likelihood import log_density_of_rows
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.train.build import build_program
-from cfdg_jax.train.checkpoint import Checkpointer, Saved, load_offline_agent, save_offline_agent
+from cfdg_jax.train.checkpoint import Checkpointer, Saved, check_offline_agent, load_offline_agent, save_offline_agent
 from cfdg_jax.train.evaluate import run_episodes
 from cfdg_jax.train.logging import device_name, truncate_logs, versions, write_atomic, write_summary
 from cfdg_jax.train.offline import prepare_stratifier, pretrain
 from cfdg_jax.train.online import improve
 from cfdg_jax.train.program import Program
 from cfdg_jax.train.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.train.refresh import first_refresh, synthetic_rows
+from cfdg_jax.train.refresh import synthetic_rows
+from cfdg_jax.train.remarks import remarks
 from cfdg_jax.train.session import Session, Stopwatch
 from cfdg_jax.types import Source, require
 
@@ -124,17 +124,6 @@ def evaluate(run: Run | str | os.PathLike, episodes: int | None = None) -> dict[
     return run_episodes(program, saved.state.agent, saved.meta["phase"], saved.meta["step"], Progress(False), episodes)
 
 
-def remarks(config: TrainConfig, generates: bool) -> Iterator[str]:
-    """What a user should know of the choices before the run starts; `generates`: the augmenter makes rows."""
-    agent, stratify = AGENTS[choice(config, "agent")], choice(config, "stratify")
-    if generates and config.online.steps and first_refresh(config) is None:
-        yield "warning: no refresh comes before the end, so no row is generated; lower refresh.every or min_online"
-    if stratify not in ("none", "a3rl", agent.stratify) and not agent.offline:  # a3rl chooses rows, and marks none
-        yield "warning: this agent has no offline regulariser, so marks change nothing; use --stratify none"
-    if config.dataset and not agent.offline:
-        yield f"no pre-training; batches mix {config.dataset} with online rows ({config.mix.kind}), as RLPD's do"
-
-
 def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[Program, TrainConfig]:
     """Loads the data and builds the program; returns the config with environment and dynamics resolved."""
     with clock("data"):
@@ -143,7 +132,10 @@ def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[
             config = _with_env(config, config.env.task, "gymnasium" if dynamics == "auto" else dynamics)
             spec = spec_of(config.env.task, config.env.dynamics)
             rows = np.zeros((0, spec.layout.width), np.float32)
-            return build_program(config, spec, identity_transforms(spec.obs_dim), rows), config
+            rule = config.transform
+            linear = (rule.scale, rule.bias)
+            transforms = fixed_transforms(spec.obs_dim, rule.reward, rule.observation, linear, rule.online_reward)
+            return build_program(config, spec, transforms, rows), config
         dataset = load_dataset(config.dataset, progress=progress.shown)
         task = config.env.task or dataset.task
         require(bool(task), "env.task", f"{config.dataset} names no environment", "set it, such as --env.task hopper")
@@ -195,7 +187,9 @@ def train(
         program, config = prepare(config, bars, clock)
         memory_plan(program, bars)
         for remark in remarks(config, generates=bool(program.augmenter.shares)):
-            bars.say(remark)
+            (bars.warn if remark.startswith("warning") else bars.say)(remark)
+        if offline_from is not None:
+            check_offline_agent(pathlib.Path(offline_from), config)
         if resume is None:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / "config.yaml", to_yaml(config))

@@ -180,7 +180,7 @@ class Session:
             seed = str(self.program.config.first_seed + int(index))
             if seed not in self.failed:
                 self.failed[seed] = [self.phase, self.step]
-                self.progress.say(f"seed {seed}: parameters are not finite ({self.phase}, step {self.step})")
+                self.progress.warn(f"seed {seed}: parameters are not finite ({self.phase}, step {self.step})")
         if not finite.any():
             when = ", ".join(f"seed {seed} at {phase} step {step}" for seed, (phase, step) in self.failed.items())
             raise FloatingPointError(f"no seed is finite: {when}; look for what grew first in metrics.jsonl")
@@ -208,7 +208,7 @@ class Session:
         for index in np.flatnonzero(metrics["finite"] == 0):
             seed = self.program.config.first_seed + int(index)
             what = f"seed {seed}: generated rows are not finite (refresh, step {self.step})"
-            self.progress.say(f"{what}; lower augment.lr or the guidance")
+            self.progress.warn(f"{what}; lower augment.lr or the guidance")
         seconds = {"refresh_seconds": time.perf_counter() - start}
         self.logger.metrics("refresh", self.step, metrics | seconds)
 
