@@ -650,7 +650,8 @@ def test_actor_steps_after_every_policy_delay_updates_on_their_last_minibatch():
     for field in ("policy", "policy_opt", "log_alpha", "alpha_opt"):
         same = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7)
         jax.tree.map(same, getattr(new.sac, field), getattr(again, field))
-    assert {"critic_loss", "policy_loss", "entropy", "temperature"} <= set(metrics)
+    assert {"critic_loss", "policy_loss@moves", "entropy@moves", "temperature@moves", "@moves"} <= set(metrics)
+    assert metrics["@moves"] == pytest.approx(1 / 3)
 
 
 def test_noise_covers_the_box_and_is_drawn_per_kind():
