@@ -47,10 +47,8 @@ class SACConfig:
     tau: float = 0.005  # Polyak rate of the target critics, every update (all sources)
     hidden: tuple[int, ...] = (256, 256)  # all networks; RLPD AntMaze (256, 256, 256)
     critics: int = 2  # SAC 2; REDQ, RLPD 10
-    subset: float = (
-        0.0  # critics in the target's minimum, drawn at random; 0: all; 1.5: 1 or 2, with even chances (REDQ);
-    )
-    # REDQ, RLPD 2, RLPD AntMaze 1
+    subset: float = 0.0  # critics in the target, drawn at random; 0: all; REDQ, RLPD 2, RLPD AntMaze 1;
+    # 1.5: one or two of them, with even chances (REDQ's released code)
     target_rule: Literal["min", "mean", "random"] = "min"  # over the critics in it; mean, random: REDQ's ave and rem
     policy_q: Literal["min", "mean"] = "min"  # over critics in the policy's loss; SAC min; REDQ, RLPD mean
     q_loss: Literal["sum", "mean"] = "sum"  # of TD errors over critics; RLPD mean
