@@ -190,7 +190,7 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
         values |= {"offline.steps": 0, "online.steps": 100_000}
         values |= {"online.random_steps": 1_000}
         values |= {"evaluate.online_every": 5_000}
-    if agent == "iql":  # IQL paper, locomotion and AntMaze (reference 3.1); PEX keeps its own, and raw rewards
+    if agent in ("iql", "pex"):  # IQL paper, locomotion and AntMaze (reference 3.1)
         antmaze = family == "antmaze"
         values |= {"agent.expectile": 0.9 if antmaze else 0.7, "agent.temperature": 10.0 if antmaze else 3.0}
         if not antmaze and family != "toy":

@@ -153,7 +153,7 @@ def test_paper_iql_is_the_pex_repositorys_and_reduced_iql_its_authors():
         ("rlpd", "antmaze-umaze", "paper", {"online.steps": 300_000, "agent.subset": 1}),
         ("iql", "antmaze-umaze", "paper", {"transform.reward": "minus_one", "transform.failure_reward": None}),
         ("pex", "antmaze-umaze", "paper", {"transform.reward": "minus_one", "evaluate.episodes": 100}),
-        ("pex", "hopper", "reduced", {"agent.expectile": 0.9, "agent.temperature": 10.0, "transform.reward": "raw"}),
+        ("pex", "hopper", "reduced", {"agent.expectile": 0.7, "transform.reward": "return_range"}),
         ("rlpd", "antmaze-umaze", "paper", {"transform.reward": "minus_one", "agent.entropy_backup": False}),
         ("cql", "antmaze-umaze", "paper", {"transform.reward": "scale_bias", "transform.failure_reward": 0.0}),
         ("cql", "antmaze-umaze", "paper", {"agent.penalty_weight": 5.0, "agent.lagrange_gap": 0.8}),
