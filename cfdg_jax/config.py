@@ -21,7 +21,7 @@ import yaml
 from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.augment.registry import AUGMENTERS
 from cfdg_jax.data.mix import MixConfig
-from cfdg_jax.data.transforms import Truncation
+from cfdg_jax.data.transforms import ObservationKind, RewardKind, Truncation
 from cfdg_jax.stratify.registry import STRATIFIERS
 from cfdg_jax.types import UserError, require
 
@@ -42,11 +42,11 @@ class EnvConfig:
 class TransformConfig:
     """Fitted on the offline data, applied to it and to every online row; evaluation returns stay raw."""
 
-    reward: Literal["raw", "return_range", "minus_one", "scale_bias"] = "return_range"  # reference section 1.3
+    reward: RewardKind = "return_range"  # reference section 1.3
     scale: float = 10.0  # of scale_bias, scale r + bias: AntMaze 10 and -5, Adroit 10 and 5 (Cal-QL)
     bias: float = -5.0
     online_reward: Literal["same", "raw"] = "same"  # of online rows; raw: implicit_q_learning on locomotion
-    observation: Literal["none", "standardise"] = "none"  # reference section 1.4
+    observation: ObservationKind = "none"  # reference section 1.4
     failure_reward: float | None = None  # raw reward of a step without success, sparse tasks (Cal-QL: AntMaze 0)
     failure_rule: Literal["all", "last"] = "all"  # rewards that must be failures: all (Cal-QL) or the last (CORL)
     truncation: Truncation = "none"  # worth of a cut trajectory after its end (none: Cal-QL; its kitchen: last_reward)

@@ -73,65 +73,54 @@ def identity_transforms(obs_dim: int) -> Transforms:
     return Transforms(raw, same, raw)
 
 
-def fixed_transforms(
-    obs_dim: int,
-    reward: RewardKind = "raw",
-    observation: ObservationKind = "none",
-    linear: tuple[float, float] = (10.0, -5.0),
-    online_reward: Literal["same", "raw"] = "same",
-) -> Transforms:
-    """As `fit_transforms`, of a run without a dataset.
-
-    Raises:
-      UserError: for a transform that is fitted on data.
-    """
-    raw = identity_transforms(obs_dim)
-    for field, value, fitted in (("reward", reward, "return_range"), ("observation", observation, "standardise")):
-        fixed = "raw, minus_one or scale_bias" if field == "reward" else "none"
-        found = f"is {value}, which is fitted on a dataset, and there is none"
-        require(value != fitted, f"transform.{field}", found, f"use {fixed}")
-    rewards = _fixed_reward(reward, linear)
-    return Transforms(rewards, raw.observation, rewards if online_reward == "same" else raw.reward)
-
-
-def _fixed_reward(kind: RewardKind, linear: tuple[float, float]) -> RewardTransform:
-    """Of the kinds that need no data."""
-    scale, bias = {"raw": (1.0, 0.0), "minus_one": (1.0, -1.0), "scale_bias": linear}[kind]
-    return RewardTransform(np.float32(scale), np.float32(bias))
-
-
 def fit_transforms(
-    dataset: Dataset,
+    dataset: Dataset | None,
     reward: RewardKind = "raw",
     observation: ObservationKind = "none",
     linear: tuple[float, float] = (10.0, -5.0),
     online_reward: Literal["same", "raw"] = "same",
+    obs_dim: int = 0,
 ) -> Transforms:
     """Fits the transforms on `dataset`.
 
     Args:
-      dataset: The offline data.
+      dataset: The offline data; None for a run without.
       reward: ``raw``; ``return_range``, 1000 / (max - min) of whole-trajectory returns (IQL locomotion); ``minus_one``,
         r - 1 (IQL, PEX, RLPD on AntMaze); ``scale_bias``, as in `linear`. Reference section 1.3.
       observation: ``none`` or ``standardise``, (s - mean) / (std + 1e-3) (TD3+BC). Reference section 1.4.
       linear: Scale and bias of ``scale_bias``: 10 and -5 on AntMaze (CQL, Cal-QL), 10 and 5 on Adroit, whose rewards
         are -1 and 0 (Cal-QL).
       online_reward: ``same``, or ``raw`` for online rows (implicit_q_learning on locomotion).
+      obs_dim: Of the task; read only where there is no dataset.
 
     Raises:
-      UserError: for ``return_range`` on data whose trajectories all have the same return.
+      UserError: for ``return_range`` on data whose trajectories all have the same return, and for what is fitted on
+        data where there are none.
     """
+    unchanged = identity_transforms(obs_dim if dataset is None else dataset.obs_dim)
     fitted = fit_reward(dataset, reward, linear)
-    raw = identity_transforms(dataset.obs_dim).reward
-    return Transforms(fitted, fit_observation(dataset, observation), fitted if online_reward == "same" else raw)
+    moments = unchanged.observation if observation == "none" else fit_observation(dataset, observation)
+    return Transforms(fitted, moments, fitted if online_reward == "same" else unchanged.reward)
 
 
-def fit_reward(dataset: Dataset, kind: RewardKind, linear: tuple[float, float] = (10.0, -5.0)) -> RewardTransform:
+def _fitted_on(dataset: Dataset | None, field: str, kind: str, others: str) -> Dataset:
+    """`dataset`, which a transform of that kind needs."""
+    found = f"is {kind}, which is fitted on a dataset, and there is none"
+    require(dataset is not None, f"transform.{field}", found, f"use {others}")
+    assert dataset is not None
+    return dataset
+
+
+def fit_reward(
+    dataset: Dataset | None, kind: RewardKind, linear: tuple[float, float] = (10.0, -5.0)
+) -> RewardTransform:
     """See `fit_transforms`."""
     valid = typing.get_args(RewardKind)
     require(kind in valid, "transform.reward", f"'{kind}' is unknown", f"valid: {', '.join(valid)}")
     if kind != "return_range":
-        return _fixed_reward(kind, linear)
+        scale, bias = {"raw": (1.0, 0.0), "minus_one": (1.0, -1.0), "scale_bias": linear}[kind]
+        return RewardTransform(np.float32(scale), np.float32(bias))
+    dataset = _fitted_on(dataset, "reward", kind, "raw, minus_one or scale_bias")
     low, high = dataset.return_range
     require(
         high > low,
@@ -145,13 +134,10 @@ def fit_reward(dataset: Dataset, kind: RewardKind, linear: tuple[float, float] =
     return RewardTransform(np.float32(scale), np.float32(0))
 
 
-def fit_observation(dataset: Dataset, kind: ObservationKind) -> ObservationTransform:
-    """See `fit_transforms`."""
-    require(
-        kind in ("none", "standardise"), "transform.observation", f"'{kind}' is unknown", "valid: none, standardise"
-    )
-    if kind == "none":
-        return identity_transforms(dataset.obs_dim).observation
+def fit_observation(dataset: Dataset | None, kind: ObservationKind) -> ObservationTransform:
+    """See `fit_transforms`; of a kind that is fitted."""
+    require(kind == "standardise", "transform.observation", f"'{kind}' is unknown", "valid: none, standardise")
+    dataset = _fitted_on(dataset, "observation", kind, "none")
     mean = dataset.observations.mean(axis=0, dtype=np.float64)
     std = dataset.observations.std(axis=0, dtype=np.float64)
     return ObservationTransform(mean.astype(np.float32), (std + 1e-3).astype(np.float32))

@@ -24,7 +24,13 @@ from cfdg_jax.augment.quality import Simulate, quality_report
 from cfdg_jax.config import TrainConfig
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.data import buffer as ring
-from cfdg_jax.data.transforms import RewardTransform, apply_observation, apply_reward, invert_observation
+from cfdg_jax.data.transforms import (
+    ObservationTransform,
+    RewardTransform,
+    apply_observation,
+    apply_reward,
+    invert_observation,
+)
 from cfdg_jax.envs.onestep import one_step
 from cfdg_jax.train.checkpoint import Kept
 from cfdg_jax.train.program import Program
@@ -180,8 +186,9 @@ def _write(rows: Array, new: Array, start: Array) -> Array:
 def check_rows(program: Program, state: TrainState) -> dict[str, np.ndarray]:
     """How good the synthetic rows of every seed are, ``{"<source>/<measure>": [S]}`` (`cfdg_jax.augment.quality`)."""
     offline, size = np.asarray(program.offline_rows), int(state.online.size)
-    of, online_label = program.transforms, Source.SYNTHETIC_ONLINE
-    simulate = {s: _simulator(program, of.online_reward if s == online_label else of.reward) for s in state.synthetic}
+    step, units = _true_step(program), jax.tree.map(np.asarray, program.transforms)
+    rewards = {s: units.online_reward if s == Source.SYNTHETIC_ONLINE else units.reward for s in state.synthetic}
+    simulate = {s: step and _in_units(step, units.observation, reward) for s, reward in rewards.items()}
     reports = []
     for seed in range(program.config.seeds):
         online = np.asarray(state.online.rows[seed, :size])
@@ -198,15 +205,16 @@ def check_rows(program: Program, state: TrainState) -> dict[str, np.ndarray]:
     return {name: np.array([report.get(name, np.nan) for report in reports]) for name in names}
 
 
-def _simulator(program: Program, reward_transform: RewardTransform) -> Simulate | None:
-    """One step of the true dynamics in the units of the rows, where an observation determines the state."""
-    step = one_step(program.config.env.task, "d4rl" if program.config.env.dynamics == "d4rl" else "gymnasium")
-    if step is None:
-        return None
-    transform, rewards = jax.tree.map(np.asarray, (program.transforms.observation, reward_transform))
+def _true_step(program: Program) -> Simulate | None:
+    """One step of the true dynamics, where an observation determines the state."""
+    return one_step(program.config.env.task, "d4rl" if program.config.env.dynamics == "d4rl" else "gymnasium")
+
+
+def _in_units(step: Simulate, observation: ObservationTransform, reward_transform: RewardTransform) -> Simulate:
+    """`step` in the units of the rows."""
 
     def simulate(obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        next_obs, reward = step(invert_observation(transform, obs), action)
-        return apply_observation(transform, next_obs), apply_reward(rewards, reward)
+        next_obs, reward = step(invert_observation(observation, obs), action)
+        return apply_observation(observation, next_obs), apply_reward(reward_transform, reward)
 
     return simulate

@@ -24,8 +24,8 @@ import numpy as np
 
 from cfdg_jax.config import REGISTRIES, TrainConfig, choice, config_hash, from_yaml, non_default, to_yaml
 from cfdg_jax.data.check import check_fits
-from cfdg_jax.data.dataset import load_dataset
-from cfdg_jax.data.transforms import fit_transforms, fixed_transforms, pack
+from cfdg_jax.data.dataset import Dataset, load_dataset
+from cfdg_jax.data.transforms import Transforms, fit_transforms, pack
 from cfdg_jax.diffusion.likelihood import log_density_of_rows
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.train.build import build_program
@@ -124,6 +124,12 @@ def evaluate(run: Run | str | os.PathLike, episodes: int | None = None) -> dict[
     return run_episodes(program, saved.state.agent, saved.meta["phase"], saved.meta["step"], Progress(False), episodes)
 
 
+def _transforms(config: TrainConfig, dataset: Dataset | None, obs_dim: int) -> Transforms:
+    rule = config.transform
+    linear = (rule.scale, rule.bias)
+    return fit_transforms(dataset, rule.reward, rule.observation, linear, rule.online_reward, obs_dim)
+
+
 def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[Program, TrainConfig]:
     """Loads the data and builds the program; returns the config with environment and dynamics resolved."""
     with clock("data"):
@@ -132,10 +138,7 @@ def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[
             config = _with_env(config, config.env.task, "gymnasium" if dynamics == "auto" else dynamics)
             spec = spec_of(config.env.task, config.env.dynamics)
             rows = np.zeros((0, spec.layout.width), np.float32)
-            rule = config.transform
-            linear = (rule.scale, rule.bias)
-            transforms = fixed_transforms(spec.obs_dim, rule.reward, rule.observation, linear, rule.online_reward)
-            return build_program(config, spec, transforms, rows), config
+            return build_program(config, spec, _transforms(config, None, spec.obs_dim), rows), config
         dataset = load_dataset(config.dataset, progress=progress.shown)
         task = config.env.task or dataset.task
         require(bool(task), "env.task", f"{config.dataset} names no environment", "set it, such as --env.task hopper")
@@ -143,8 +146,7 @@ def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[
         spec = spec_of(config.env.task, config.env.dynamics)
         check_fits(dataset, spec, config.env.task)
         rule, discount = config.transform, getattr(config.agent, "discount", 0.99)
-        linear = (rule.scale, rule.bias)
-        transforms = fit_transforms(dataset, rule.reward, rule.observation, linear, rule.online_reward)
+        transforms = _transforms(config, dataset, spec.obs_dim)
         rows = pack(dataset, transforms, discount, rule.failure_reward, rule.truncation, rule.failure_rule)
         return build_program(config, spec, transforms, rows), config
 
