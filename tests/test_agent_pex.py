@@ -273,6 +273,23 @@ def test_the_hand_over_expands_the_policy_and_keeps_the_critics(copy, reset):
     )
 
 
+def test_the_online_expectile_and_temperature_hold_from_the_hand_over_on():
+    own = dict(expectile=0.7, temperature=3.0, hidden=(16, 16))
+    split = PEXConfig(**own, online_expectile=0.9, online_temperature=30.0)
+    sharp = PEXConfig(**own | {"expectile": 0.9, "temperature": 30.0})
+    batches = jax.tree.map(lambda x: jnp.asarray(x)[None], random_batch(np.random.default_rng(5)))
+
+    def after(config, phase):
+        agent = pex(config, SPEC, phase)
+        return agent.update(agent.init(jax.random.key(0)), batches, jax.random.key(1), jnp.asarray(0))
+
+    same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
+    same(after(split, "offline"), after(PEXConfig(**own), "offline"))
+    same(after(split, "online"), after(sharp, "online"))
+    mild, sharper = after(PEXConfig(**own), "online")[1], after(split, "online")[1]
+    assert mild["value_loss"] != sharper["value_loss"] and mild["weight"] != sharper["weight"]
+
+
 def test_exploring_actions_lie_in_the_box_and_are_drawn():
     agent = pex(PEXConfig(hidden=(16, 16)), SPEC, "online")
     state = agent.init(jax.random.key(0))
@@ -291,6 +308,8 @@ def test_exploring_actions_lie_in_the_box_and_are_drawn():
         ("policy", "deterministic", "agent.policy: is deterministic; PEX proposes samples"),
         ("free_target", "sampled", "agent.free_target: is sampled"),
         ("expectile", 1.0, "agent.expectile"),
+        ("online_expectile", 0.0, "agent.online_expectile: is 0.0"),
+        ("online_temperature", -1.0, "agent.online_temperature: is -1.0"),
     ],
 )
 def test_bad_values_are_refused_by_name(field, value, message):

@@ -139,6 +139,8 @@ def test_marks_that_nobody_reads_and_borrowed_rows_are_told():
         ({}, {"online.start_steps": 120}, "no update is made online, since online.start_steps is 120"),
         ({}, {"mix.synthetic_share": 0.0}, "generated rows are in no batch"),
         ({"agent": "pex", "augment": "none"}, {"offline.steps": 0}, "offline policy of PEX is a random one"),
+        ({"mix__kind": "oorb"}, {"mix.offline_share": 0.25}, "mix.offline_share changes nothing under mix.kind oorb"),
+        ({}, {"transform.failure_rule": "last"}, "failure_rule changes nothing without transform.failure_reward"),
     ],
 )
 def test_what_never_happens_is_told(choices, changes, told):

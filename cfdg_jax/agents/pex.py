@@ -33,6 +33,8 @@ class PEXConfig(IQLConfig):
 
     expectile: float = 0.9  # README commands, both domains
     temperature: float = 10.0  # beta, README commands, both domains
+    online_expectile: float | None = None  # tau from the hand-over on; none: the same (all sources)
+    online_temperature: float | None = None  # beta from the hand-over on; none: the same (all sources)
     order: Literal["jax", "torch"] = "torch"  # the target of Q uses V before its step (pex.py)
     q_loss: Literal["sum", "mean"] = "mean"  # pex/algorithms/iql.py
     init: Init = "pytorch"  # critics and V (nn.Linear's own, pex/utils/util.py)
@@ -47,6 +49,9 @@ class PEXConfig(IQLConfig):
         super().__post_init__()
         require(self.policy == "gaussian", "agent.policy", f"is {self.policy}", "PEX proposes samples; use gaussian")
         require(self.free_target != "sampled", "agent.free_target", "is sampled", "PEX takes twin or min")
+        tau, beta = self.online_expectile, self.online_temperature
+        require(tau is None or 0.0 < tau < 1.0, "agent.online_expectile", f"is {tau}", "must lie strictly in (0, 1)")
+        require(beta is None or beta >= 0.0, "agent.online_temperature", f"is {beta}", "must not be negative")
         alpha, epsilon = self.inverse_temperature, self.epsilon
         require(alpha >= 0.0, "agent.inverse_temperature", f"is {alpha}", "must not be negative")
         require(0.0 <= epsilon <= 1.0, "agent.epsilon", f"is {epsilon}", "must lie in [0, 1]")
@@ -95,7 +100,7 @@ class Choice(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What the functions below share: IQL's parts, both policies' network among them, and A."""
+    """What the functions below share: the phase's config, IQL's parts, both policies' network among them, and A."""
 
     config: PEXConfig
     iql: base.Parts
@@ -103,7 +108,14 @@ class Parts(NamedTuple):
 
 
 def parts(config: PEXConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int) -> Parts:
-    """IQL's networks and optimisers, and A."""
+    """IQL's networks and optimisers, and A; online with the expectile and the temperature of that phase."""
+    if phase == "online":
+        tau, beta = config.online_expectile, config.online_temperature
+        config = dataclasses.replace(
+            config,
+            expectile=config.expectile if tau is None else tau,
+            temperature=config.temperature if beta is None else beta,
+        )
     return Parts(config, base.parts(config, spec, phase, phase_updates), spec.act_dim)
 
 

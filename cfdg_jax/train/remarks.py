@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cfdg_jax.agents.registry import AGENTS
-from cfdg_jax.config import TrainConfig, choice
+from cfdg_jax.config import TrainConfig, TransformConfig, choice
+from cfdg_jax.data.mix import MixConfig
 from cfdg_jax.train.refresh import first_refresh
 
 
@@ -26,6 +27,11 @@ def remarks(config: TrainConfig, generates: bool) -> Iterator[str]:
         yield "warning: this agent has no offline regulariser, so marks change nothing; use --stratify none"
     if not config.dataset and config.mix.kind != "balanced":
         yield f"warning: without a dataset all rows are online, and mix.kind {config.mix.kind} changes nothing"
+    if config.mix.kind in ("oorb", "uniform") and config.mix.offline_share != MixConfig.offline_share:
+        yield f"warning: mix.offline_share changes nothing under mix.kind {config.mix.kind}; use balanced"
+    transform = config.transform
+    if transform.failure_rule != TransformConfig.failure_rule and transform.failure_reward is None:
+        yield "warning: transform.failure_rule changes nothing without transform.failure_reward; set both"
     if config.offline.steps == 0 and name == "pex":
         yield "warning: without pre-training the offline policy of PEX is a random one; set offline.steps"
     if config.dataset and config.offline.steps == 0 and not agent.offline:
