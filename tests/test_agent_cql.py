@@ -312,12 +312,12 @@ def restated_actor(nets, stepped, batch, noise, adams, config):
     s, count = batch.obs, config.critics
     log_prob = restated_sample(nets["pi"], s, noise.action, config)[1]
     new = {"log_alpha": scalar_step(nets, adams, "log_alpha", -np.mean(log_prob - SPEC.act_dim))}
-    alpha = np.exp((nets if config.order in ("critic_first", "joint") else new)["log_alpha"])
+    alpha = np.exp((nets if config.order in ("critic_first", "joint", "in_place_joint") else new)["log_alpha"])
     seen = stepped if config.order in ("critic_first", "alpha_first") else nets
 
     def loss_pi(pi):
         action, log_prob = restated_sample(pi, s, noise.action, config)
-        if config.order == "in_place":
+        if config.order.startswith("in_place"):
             q = [restatement.critic_in_place(nets[f"q{i}"], stepped[f"q{i}"], s, action) for i in range(count)]
         else:
             q = [restatement.critic(seen[f"q{i}"], s, action) for i in range(count)]

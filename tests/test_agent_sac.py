@@ -113,11 +113,11 @@ def restated_actor(nets, stepped, batch, noise, adams, config):
     gradient = -factor * np.mean(log_prob - config.target_entropy_scale * SPEC.act_dim)
     new = {"log_alpha": adams["alpha"].step({"x": nets["log_alpha"]}, {"x": gradient})["x"]}
     seen = stepped if config.order in ("critic_first", "alpha_first") else nets
-    alpha = np.exp((nets if config.order in ("critic_first", "joint") else new)["log_alpha"])
+    alpha = np.exp((nets if config.order in ("critic_first", "joint", "in_place_joint") else new)["log_alpha"])
 
     def loss_pi(pi):
         action, log_prob = restated_sample(pi, s, noise.action, config)
-        if config.order == "in_place":
+        if config.order.startswith("in_place"):
             q = [restatement.critic_in_place(nets[f"q{i}"], stepped[f"q{i}"], s, action) for i in range(count)]
         else:
             q = [restatement.critic(seen[f"q{i}"], s, action) for i in range(count)]
@@ -137,11 +137,23 @@ def restated_actor(nets, stepped, batch, noise, adams, config):
         dataclasses.replace(SMALL, order="alpha_first"),
         dataclasses.replace(SMALL, order="alpha_only"),
         dataclasses.replace(EVERY, order="in_place", learning_rate=0.05),
+        dataclasses.replace(EVERY, order="in_place_joint", learning_rate=0.05),
         dataclasses.replace(SMALL, order="actor_first", learning_rate=0.05),
         dataclasses.replace(EVERY, target_rule="mean"),
         dataclasses.replace(EVERY, target_rule="random"),
     ],
-    ids=["sac", "rlpd", "redq", "alpha first", "alpha only", "in place", "actor first", "redq ave", "redq rem"],
+    ids=[
+        "sac",
+        "rlpd",
+        "redq",
+        "alpha first",
+        "alpha only",
+        "in place",
+        "redq 1",
+        "actor first",
+        "redq ave",
+        "redq rem",
+    ],
 )
 def test_three_updates_equal_an_independent_restatement(config):
     with jax.enable_x64(True):

@@ -18,7 +18,8 @@ says which critics and which alpha the policy's loss sees::
     joint          both as before (CORL's CQL, Cal-QL, REDQ)
     alpha_only     Q as before, alpha as stepped
     in_place       the same values, but Q's slope by the stepped weights at the activations of before (APL's release)
-    actor_first    the same values, and y sees both as stepped: policy and alpha move before Q does (unifloral)
+    in_place_joint likewise, alpha before its step (REDQ's first release)
+    actor_first    the values of alpha_only, and y sees both as stepped: policy and alpha move before Q does (unifloral)
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from cfdg_jax.core.networks import Init, Network, critics, critics_in_place, tan
 from cfdg_jax.core.optim import Optimiser, adam, at_every, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
 
-Order = Literal["critic_first", "alpha_first", "joint", "alpha_only", "in_place", "actor_first"]
+Order = Literal["critic_first", "alpha_first", "joint", "alpha_only", "in_place", "in_place_joint", "actor_first"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +91,10 @@ class SACConfig:
         start = self.init_temperature
         require(start > 0.0, "agent.init_temperature", f"is {start}", "must be positive")
         require(self.log_std_min < self.log_std_max, "agent.log_std_min", "is not below log_std_max", "lower it")
-        plain = self.order != "in_place" or not self.layer_norm
-        require(plain, "agent.order", "is in_place with agent.layer_norm", "choose one; in_place is of plain networks")
+        plain = not self.order.startswith("in_place") or not self.layer_norm
+        require(
+            plain, "agent.order", f"is {self.order} with agent.layer_norm", "choose one; in_place is of plain networks"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +248,7 @@ class InPlace(NamedTuple):
 
 def policy_critics(config: SACConfig, before: Params, after: Params) -> Params | InPlace:
     """The critics in the policy's loss, of those before and after their step on the same minibatch."""
-    if config.order == "in_place":
+    if config.order.startswith("in_place"):
         return InPlace(before, after)
     return after if config.order in ("critic_first", "alpha_first") else before
 
@@ -283,7 +286,7 @@ def update_actor(
         target_entropy = -c.target_entropy_scale * p.spec.act_dim
         grads = jax.grad(lambda la: weighted_mean(per_row(la, log_prob, target_entropy)))(log_alpha)
         log_alpha, alpha_opt = p.optimiser.apply(log_alpha, grads, alpha_opt, step)
-    seen = state.log_alpha if c.order in ("critic_first", "joint") else log_alpha
+    seen = state.log_alpha if c.order in ("critic_first", "joint", "in_place_joint") else log_alpha
     grad = jax.value_and_grad(functools.partial(policy_loss, p), has_aux=True)
     (loss, log_prob), grads = grad(state.policy, critic, seen, batch, noise)
     policy, policy_opt = p.optimiser.apply(state.policy, grads, state.policy_opt, step)
