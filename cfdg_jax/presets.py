@@ -207,11 +207,11 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
     if agent in ("cql", "calql", "apl_cql"):  # 1e-4 and less in the papers, over a million updates
         values |= {"agent.policy_learning_rate": 3e-4}
         values |= {"agent.init_temperature": 0.1}  # 1 in the papers; it would take 10,000 updates to come down
+        # Cal-QL's bound lifts Q to the returns at once; plain critics overshoot, on random to 1e7
+        values |= {"agent.layer_norm": True}
     if agent in ("cql", "calql"):
         # at 10 policies stay as pre-trained for tens of thousands of steps; EDIS 0 to 1 by task
         values |= {"agent.online_penalty_share": 0.1}
-        # Cal-QL's bound lifts Q to the returns at once; plain critics overshoot, on random to 1e7
-        values |= {"agent.layer_norm": True}
     if agent in ("apl_cql", "apl_td3bc"):
         values |= {"online.update_every": 1_000, "online.utd": 2}
     if agent in ("redq", "rlpd"):

@@ -143,6 +143,8 @@ def test_paper_iql_is_the_pex_repositorys_and_reduced_iql_its_authors():
         ("apl_td3bc", "hopper", "paper", {"transform.observation": "none", "mix.p_online": 0.1, "online.utd": 10}),
         ("apl_td3bc", "hopper", "reduced", {"agent.layer_norm": True, "mix.p_online": 0.1, "mix.gate": 2_000}),
         ("apl_cql", "hopper", "paper", {"mix.p_online": 0.5, "mix.gate": 10_000, "agent.policy_learning_rate": 1e-4}),
+        ("apl_cql", "hopper", "paper", {"agent.layer_norm": False, "agent.order": "alpha_first"}),
+        ("apl_cql", "hopper", "reduced", {"agent.layer_norm": True, "agent.init_temperature": 0.1}),
         ("calql", "hopper", "paper", {"agent.penalty_weight": 10.0, "agent.init_temperature": 1.0}),
         ("calql", "hopper", "reduced", {"agent.policy_learning_rate": 3e-4, "agent.init_temperature": 0.1}),
         ("cql", "hopper", "reduced", {"agent.layer_norm": True, "agent.online_penalty_share": 0.1}),
