@@ -64,6 +64,13 @@ def test_a_legend_of_many_runs_stays_inside_its_figure_and_above_its_axes(tmp_pa
     assert extent.x1 <= figure.bbox.x1 and extent.y0 >= figure.axes[0].get_window_extent().y1
 
 
+def test_runs_beyond_the_colours_are_told_apart_by_their_lines(tmp_path):
+    runs = read_runs([write_run(tmp_path / str(n), label=f"run {n}") for n in range(9)])
+    online = plots.learning_curves(runs).axes[1]
+    looks = [(line.get_color(), line.get_linestyle()) for run in runs for line in lines_of(online, run.label)]
+    assert len(looks) == len(set(looks)) == 9 and looks[0][0] == looks[7][0]
+
+
 def test_raw_returns_are_labelled_as_such(tmp_path):
     run = read_run(write_run(tmp_path / "a", normalized=False))
     assert plots.learning_curves([run]).axes[0].get_ylabel() == "return"

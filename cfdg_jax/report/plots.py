@@ -23,6 +23,7 @@ from cfdg_jax.report.runs import PHASES, Run
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "--", ":", "-.")
 PHASE_COLORS = {
     "data": "#999999",
     "offline": "#0072B2",
@@ -101,7 +102,7 @@ def learning_curves(runs: Sequence[Run], title: str | None = None) -> Figure:
         figure.subplots_adjust(0.085, 0.5 / height, 0.98, 1 - (0.35 + 0.2 * legend_rows) / height, wspace=0.0)
         for phase, ax in zip(phases, axes, strict=True):
             for i, run in enumerate(runs):
-                _curve(ax, run, phase, COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)])
+                _curve(ax, run, phase, _look(i))
             _step_axis(ax, phase)
         axes[0].set_ylabel("normalised score" if runs[0].normalized else "return")
         if len(phases) == 2:
@@ -116,16 +117,21 @@ def learning_curves(runs: Sequence[Run], title: str | None = None) -> Figure:
     return figure
 
 
-def _curve(ax: Axes, run: Run, phase: str, color: str, marker: str) -> None:
+def _look(i: int) -> dict[str, Any]:
+    """Colour, marker and line of curve `i`; the line changes once the colours are used up."""
+    lap, place = divmod(i, len(COLORS))
+    return {"color": COLORS[place], "marker": MARKERS[place], "linestyle": LINES[lap % len(LINES)]}
+
+
+def _curve(ax: Axes, run: Run, phase: str, look: dict[str, Any]) -> None:
     steps, scores = run.curve(phase)
     if len(steps) == 0 or scores.shape[1] == 0:
         return
-    estimate = stats.bootstrap([scores], resamples=1000)
+    estimate, color = stats.bootstrap([scores], resamples=1000), look["color"]
     ax.plot(steps, scores, color=color, alpha=0.22, linewidth=0.7)
     ax.fill_between(steps, estimate.low, estimate.high, color=color, alpha=0.16, linewidth=0)
     every = max(1, len(steps) // 8)
-    dots: dict[str, Any] = {"marker": marker, "markevery": every, "markersize": 4, "clip_on": False}
-    ax.plot(steps, estimate.value, color=color, linewidth=1.8, label=run.label, **dots)
+    ax.plot(steps, estimate.value, linewidth=1.8, label=run.label, markevery=every, markersize=4, clip_on=False, **look)
     if phase == "online":
         for step in run.refreshes():
             ax.plot([step, step], [0, 0.03], transform=ax.get_xaxis_transform(), color=color, linewidth=1.2)
