@@ -207,7 +207,8 @@ def _reduced(agent: str, augment: str, family: str, scratch: bool) -> dict[str, 
     if agent in ("cql", "calql", "apl_cql"):  # 1e-4 and less in the papers, over a million updates
         values |= {"agent.policy_learning_rate": 3e-4}
         values |= {"agent.init_temperature": 0.1}  # 1 in the papers; it would take 10,000 updates to come down
-        # Cal-QL's bound lifts Q to the returns at once; plain critics overshoot, on random to 1e7
+        # Cal-QL's bound lifts Q to the returns at once; plain critics overshoot, on random to 1e7;
+        # CQL and APL's CQL gain more online with it (benchmarks/results/agents.md)
         values |= {"agent.layer_norm": True}
     if agent in ("cql", "calql"):
         # at 10 policies stay as pre-trained for tens of thousands of steps; EDIS 0 to 1 by task

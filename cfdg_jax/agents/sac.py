@@ -38,6 +38,16 @@ from cfdg_jax.core.optim import Optimiser, adam, at_every, polyak
 from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
 
 Order = Literal["critic_first", "alpha_first", "joint", "alpha_only", "in_place", "in_place_joint", "actor_first"]
+SEEN: dict[Order, tuple[Literal["before", "after", "in_place"], bool]] = {
+    "critic_first": ("after", False),
+    "alpha_first": ("after", True),
+    "joint": ("before", False),
+    "alpha_only": ("before", True),
+    "in_place": ("in_place", True),
+    "in_place_joint": ("in_place", False),
+    "actor_first": ("before", True),
+}
+"""By order: which critics the policy's loss sees, and whether it sees alpha as stepped."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +101,7 @@ class SACConfig:
         start = self.init_temperature
         require(start > 0.0, "agent.init_temperature", f"is {start}", "must be positive")
         require(self.log_std_min < self.log_std_max, "agent.log_std_min", "is not below log_std_max", "lower it")
-        plain = not self.order.startswith("in_place") or not self.layer_norm
+        plain = SEEN[self.order][0] != "in_place" or not self.layer_norm
         require(
             plain, "agent.order", f"is {self.order} with agent.layer_norm", "choose one; in_place is of plain networks"
         )
@@ -248,9 +258,7 @@ class InPlace(NamedTuple):
 
 def policy_critics(config: SACConfig, before: Params, after: Params) -> Params | InPlace:
     """The critics in the policy's loss, of those before and after their step on the same minibatch."""
-    if config.order.startswith("in_place"):
-        return InPlace(before, after)
-    return after if config.order in ("critic_first", "alpha_first") else before
+    return {"before": before, "after": after, "in_place": InPlace(before, after)}[SEEN[config.order][0]]
 
 
 def policy_loss(p: Parts, params: Params, critic: Params | InPlace, log_alpha: Array, batch: Batch, noise: Array):
@@ -286,7 +294,7 @@ def update_actor(
         target_entropy = -c.target_entropy_scale * p.spec.act_dim
         grads = jax.grad(lambda la: weighted_mean(per_row(la, log_prob, target_entropy)))(log_alpha)
         log_alpha, alpha_opt = p.optimiser.apply(log_alpha, grads, alpha_opt, step)
-    seen = state.log_alpha if c.order in ("critic_first", "joint", "in_place_joint") else log_alpha
+    seen = log_alpha if SEEN[c.order][1] else state.log_alpha
     grad = jax.value_and_grad(functools.partial(policy_loss, p), has_aux=True)
     (loss, log_prob), grads = grad(state.policy, critic, seen, batch, noise)
     policy, policy_opt = p.optimiser.apply(state.policy, grads, state.policy_opt, step)
