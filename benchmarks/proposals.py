@@ -24,8 +24,8 @@ from cfdg_jax.diffusion.fit import normalise, unnormalise
 from cfdg_jax.report.tables import Table, to_markdown
 from cfdg_jax.stratify import stratdiff
 from cfdg_jax.stratify.marks import follow_freed_share, lowest, masked_mean
-from cfdg_jax.train.logging import device_name
-from cfdg_jax.train.run import load_run
+from cfdg_jax.training.logging import device_name
+from cfdg_jax.training.run import load_run
 from cfdg_jax.types import Batch, Source
 
 REFERENCE = dict[str, Any](sampler_steps=60, sampler_start=None)

@@ -22,7 +22,7 @@ from cfdg_jax.config import EnvConfig, OfflineConfig, TrainConfig, named_choice,
 from cfdg_jax.data.collect import save_policies
 from cfdg_jax.data.reference_scores import normalized_score
 from cfdg_jax.presets import apply_preset
-from cfdg_jax.train.run import Run, load_run, train
+from cfdg_jax.training.run import Run, load_run, train
 
 SNAPSHOTS = 8
 """Snapshots of medium-replay, the untrained and the medium policy included."""

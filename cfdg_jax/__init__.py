@@ -11,7 +11,7 @@ from cfdg_jax.config import TrainConfig
 from cfdg_jax.data.dataset import load_dataset
 from cfdg_jax.envs.registry import make_env
 from cfdg_jax.stratify.registry import make_stratifier
-from cfdg_jax.train.run import evaluate, load_run, train  # `train` the function hides the subpackage of that name
+from cfdg_jax.training.run import evaluate, load_run, train  # `train` the function hides the subpackage of that name
 
 __all__ = [
     "TrainConfig",

@@ -30,11 +30,12 @@ from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.config import TrainConfig, named_choice, override
 from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.registry import make_env, spec_of
+from cfdg_jax.errors import require
 from cfdg_jax.presets import make_config
-from cfdg_jax.train.build import build_program
-from cfdg_jax.train.logging import device_name, versions, write_atomic
-from cfdg_jax.train.program import Program
-from cfdg_jax.types import Source, Spec, require
+from cfdg_jax.training.build import build_program
+from cfdg_jax.training.logging import device_name, versions, write_atomic
+from cfdg_jax.training.program import Program
+from cfdg_jax.types import Source, Spec
 
 WHAT = ("offline", "agents", "online", "stratify", "generator", "env")
 
@@ -253,7 +254,7 @@ def _update_alone(program: Program, state, repeats: int) -> float:
 
 def generator_rates(quick: bool) -> dict[str, Any]:
     """Denoiser steps/s and generated rows/s, Hopper rows, one seed."""
-    from cfdg_jax.data import buffer as ring
+    from cfdg_jax.core import ring
 
     results: dict[str, Any] = {}
     for width in (64,) if quick else (256, 1024):

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from cfdg_jax.train.progress import Interrupted
-from cfdg_jax.types import UserError, require
+from cfdg_jax.errors import UserError, require
+from cfdg_jax.training.progress import Interrupted
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -185,7 +185,7 @@ def _setup(deterministic: bool = False) -> None:
 def _train(arguments: argparse.Namespace) -> int:
     _setup(arguments.deterministic)
     from cfdg_jax.config import to_yaml
-    from cfdg_jax.train.run import default_folder, train
+    from cfdg_jax.training.run import default_folder, train
 
     if arguments.resume:
         given = [
@@ -234,8 +234,8 @@ def _sample(arguments: argparse.Namespace) -> int:
     _setup()
     from cfdg_jax.config import coerce
     from cfdg_jax.presets import make_config
-    from cfdg_jax.train.progress import Progress
-    from cfdg_jax.train.sample import check, prepare, sample
+    from cfdg_jax.training.progress import Progress
+    from cfdg_jax.training.sample import check, prepare, sample
 
     values = {"dataset": arguments.dataset, "augment": arguments.augment} | arguments.fields
     if arguments.augment == "synther" and arguments.online is None:

@@ -8,7 +8,6 @@ needs is here. Values come from a preset (`cfdg_jax.presets`) and then from dott
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import math
 import types
@@ -22,8 +21,8 @@ from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.augment.registry import AUGMENTERS
 from cfdg_jax.data.mix import MixConfig
 from cfdg_jax.data.transforms import ObservationKind, RewardKind, Truncation
+from cfdg_jax.errors import UserError, nearest, require
 from cfdg_jax.stratify.registry import STRATIFIERS
-from cfdg_jax.types import UserError, require
 
 REGISTRIES: dict[str, Mapping[str, Any]] = {"agent": AGENTS, "augment": AUGMENTERS, "stratify": STRATIFIERS}
 """The choices that are made by name: ``{field: {name: entry}}``; ``entry[0]`` is the config class."""
@@ -203,13 +202,6 @@ def named_choice(field: str, name: str) -> Any:
     """The default config of the registered `name` for a field, or a `UserError` with the nearest names."""
     require(name in REGISTRIES[field], field, f"'{name}' is unknown", nearest(name, REGISTRIES[field]))
     return REGISTRIES[field][name][0]()
-
-
-def nearest(name: str, names: typing.Iterable[str]) -> str:
-    """``did you mean ...? valid: ...`` for an unknown name."""
-    names = list(names)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    return (f"did you mean {' or '.join(close)}? " if close else "") + f"valid: {', '.join(names)}"
 
 
 def get_path(config: Any, path: str) -> Any:

@@ -22,11 +22,10 @@ from cfdg_jax.config import (
     choice,
     leaf_paths,
     named_choice,
-    nearest,
     override,
 )
 from cfdg_jax.data.dataset import task_of_name
-from cfdg_jax.types import require
+from cfdg_jax.errors import nearest, require
 
 PRESETS = ("paper", "reduced", "smoke")
 

@@ -25,12 +25,12 @@ from typing import Any
 
 import yaml
 
-from cfdg_jax.config import REGISTRIES, TrainConfig, config_hash, leaf_paths, nearest, to_dict
+from cfdg_jax.config import REGISTRIES, TrainConfig, config_hash, leaf_paths, to_dict
+from cfdg_jax.errors import UserError, nearest, require
 from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
-from cfdg_jax.train.progress import Progress
-from cfdg_jax.train.run import Run, load_run, read_config, train
-from cfdg_jax.types import UserError, require
+from cfdg_jax.training.progress import Progress
+from cfdg_jax.training.run import Run, load_run, read_config, train
 
 KEYS = ("preset", "fields", "over", "runs")
 NOT_PRE_TRAINING = ("augment", "stratify", "online", "refresh", "label", "preset", "checkpoint", "log")

@@ -40,26 +40,6 @@ divides the means of the two, so that batches weigh as many rows as they have. S
 """
 
 
-class UserError(ValueError):
-    """Wrong usage or bad input; the command line prints it on one line and exits with code 2.
-
-    Args:
-      field: The config field, file or key at fault, as the user would write it.
-      problem: What is wrong.
-      remedy: What would be right.
-    """
-
-    def __init__(self, field: str, problem: str, remedy: str = ""):
-        self.field, self.problem, self.remedy = field, problem, remedy
-        super().__init__(" ".join(f"{field}: {problem}{'; ' + remedy if remedy else ''}".split()))
-
-
-def require(condition: bool, field: str, problem: str, remedy: str = "") -> None:
-    """Raises `UserError` unless `condition` holds."""
-    if not condition:
-        raise UserError(field, problem, remedy)
-
-
 class Source(enum.IntEnum):
     """Where a row comes from."""
 
@@ -201,7 +181,7 @@ class Spec:
 
 
 class Buffer(NamedTuple):
-    """A ring of packed rows. See `cfdg_jax.data.buffer`.
+    """A ring of packed rows. See `cfdg_jax.core.ring`.
 
     Attributes:
       rows: `[C, D]`, or `[S, C, D]` with one ring per seed.

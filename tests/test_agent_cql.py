@@ -24,7 +24,8 @@ from cfdg_jax.agents.cql import (
     update_once,
 )
 from cfdg_jax.agents.sac import SACConfig, SACState
-from cfdg_jax.types import Source, Spec, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Source, Spec
 
 parts = functools.cache(module.parts)
 bootstrap, propose, regulariser, update_critic, draw_noise = (

@@ -14,7 +14,8 @@ from cfdg_jax.agents import iql as module
 from cfdg_jax.agents.iql import IQLConfig, IQLState, iql, parts, policy_loss, update_once, value_loss
 from cfdg_jax.core.losses import awr_weight, expectile, td_target
 from cfdg_jax.core.seeds import over_seeds
-from cfdg_jax.types import Batch, Spec, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Batch, Spec
 
 SPEC = Spec(obs_dim=5, act_dim=3, horizon=1000)
 EXACT = 5e-7  # float64: the released code rounds the expectile's weights to float32

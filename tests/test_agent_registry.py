@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from cfdg_jax.agents.registry import AGENTS, make_agent
-from cfdg_jax.types import Agent, Spec, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Agent, Spec
 
 SPEC = Spec(obs_dim=4, act_dim=2, horizon=10)
 

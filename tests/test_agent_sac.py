@@ -14,8 +14,9 @@ from cfdg_jax.agents import sac as module
 from cfdg_jax.agents.cql import CQLConfig
 from cfdg_jax.agents.sac import Noise, SACConfig, SACState, bootstrap, parts, sac, update_actor, update_once
 from cfdg_jax.core.seeds import over_seeds
-from cfdg_jax.train.session import per_group
-from cfdg_jax.types import Spec, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.training.session import per_group
+from cfdg_jax.types import Spec
 
 SPEC = Spec(obs_dim=4, act_dim=2, horizon=100)
 SMALL = SACConfig(hidden=(6, 5), init="pytorch")

@@ -14,8 +14,9 @@ from batches import random_batch
 from cfdg_jax.agents import td3bc as module
 from cfdg_jax.agents.td3bc import APLTD3BCConfig, TD3BCConfig, TD3BCState, parts, policy_loss, td3bc, update_once
 from cfdg_jax.core.seeds import over_seeds, seed_keys
-from cfdg_jax.train.session import per_group
-from cfdg_jax.types import Batch, Spec, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.training.session import per_group
+from cfdg_jax.types import Batch, Spec
 
 SPEC = Spec(obs_dim=5, act_dim=3, horizon=1000)
 SMALL = TD3BCConfig(hidden=(32, 32))

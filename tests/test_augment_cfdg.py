@@ -11,10 +11,11 @@ import pytest
 from cfdg_jax.augment import cfdg as module
 from cfdg_jax.augment.cfdg import CFDGConfig, cfdg, draw_balanced
 from cfdg_jax.augment.rows import online_mask, screen, to_rows
-from cfdg_jax.data import buffer as ring
+from cfdg_jax.core import ring
 from cfdg_jax.diffusion.fit import Normaliser, unnormalise
 from cfdg_jax.diffusion.samplers import Solver, sample
-from cfdg_jax.types import Source, Spec, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Source, Spec
 
 SPEC = Spec(obs_dim=2, act_dim=1, horizon=100)
 LAYOUT = SPEC.layout

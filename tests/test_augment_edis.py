@@ -11,12 +11,13 @@ import pytest
 
 from cfdg_jax.augment import edis as module
 from cfdg_jax.augment.edis import Columns, EDISConfig, edis, energy_guidance, energy_inputs, energy_network
-from cfdg_jax.data import buffer as ring
+from cfdg_jax.core import ring
 from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import Normaliser
 from cfdg_jax.diffusion.guidance import inpainted
 from cfdg_jax.diffusion.samplers import Solver, integrate, sample
-from cfdg_jax.types import Source, Spec, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Source, Spec
 
 SPEC = Spec(obs_dim=2, act_dim=1, horizon=100)
 LAYOUT = SPEC.layout

@@ -15,7 +15,8 @@ from cfdg_jax.augment.quality import (
     quality_report,
     separability,
 )
-from cfdg_jax.types import RowLayout, Source, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import RowLayout, Source
 
 LAYOUT = RowLayout(obs_dim=3, act_dim=2)
 

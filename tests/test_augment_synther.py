@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from cfdg_jax.augment.synther import SynthERConfig, synther
-from cfdg_jax.data import buffer as ring
+from cfdg_jax.core import ring
 from cfdg_jax.diffusion.samplers import Solver
-from cfdg_jax.types import Source, Spec, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Source, Spec
 
 SPEC = Spec(obs_dim=2, act_dim=1, horizon=100)
 LAYOUT = SPEC.layout

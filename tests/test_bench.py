@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from cfdg_jax.bench import product_flop, program_of
-from cfdg_jax.types import UserError
+from cfdg_jax.errors import UserError
 
 X, W = jnp.ones((8, 16)), jnp.ones((16, 32))
 ONE = 2.0 * 8 * 16 * 32

@@ -21,8 +21,8 @@ from cfdg_jax.config import (
     to_dict,
     to_yaml,
 )
+from cfdg_jax.errors import UserError
 from cfdg_jax.presets import PRESETS, apply_preset, make_config, task_family
-from cfdg_jax.types import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CHOICES = [

@@ -23,8 +23,8 @@ from cfdg_jax.core.seeds import over_seeds, seed_keys
 from cfdg_jax.data.mix import row_counts
 from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.stratify.registry import STRATIFIERS
-from cfdg_jax.train.build import build_program
-from cfdg_jax.train.progress import Interrupted
+from cfdg_jax.training.build import build_program
+from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.types import Batch, Source, Spec
 
 SPEC = Spec(obs_dim=3, act_dim=2, horizon=20)

@@ -9,7 +9,8 @@ import pytest
 from cfdg_jax.data import commands, d4rl, local
 from cfdg_jax.data.check import check_dataset, check_fits, describe
 from cfdg_jax.data.dataset import from_arrays, load_dataset
-from cfdg_jax.types import Spec, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Spec
 
 SPEC = Spec(obs_dim=11, act_dim=3, horizon=10)
 

@@ -10,7 +10,7 @@ import pytest
 from cfdg_jax.data import d4rl, files
 from cfdg_jax.data.arrays import ACTION_LIMIT
 from cfdg_jax.data.dataset import Dataset, from_arrays, load_dataset, task_of_name
-from cfdg_jax.types import UserError
+from cfdg_jax.errors import UserError
 
 NEXT = np.array([1, -1])
 

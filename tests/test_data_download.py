@@ -12,7 +12,7 @@ import pytest
 
 from cfdg_jax.data import d4rl, download, files
 from cfdg_jax.data.dataset import load_dataset
-from cfdg_jax.types import UserError
+from cfdg_jax.errors import UserError
 
 NAME = "hopper-medium-v2"
 PATH = "gym_mujoco_v2/hopper_medium-v2.hdf5"

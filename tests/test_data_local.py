@@ -11,7 +11,8 @@ from cfdg_jax.core.networks import tanh_gaussian_policy
 from cfdg_jax.data import local
 from cfdg_jax.data.collect import GaussianPolicy, collect, load_policies, save_policies
 from cfdg_jax.data.dataset import load_dataset
-from cfdg_jax.types import Spec, Step, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Spec, Step
 
 
 class Counter:

@@ -19,7 +19,8 @@ from cfdg_jax.data.transforms import (
     mc_returns,
     pack,
 )
-from cfdg_jax.types import Source, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Source
 
 
 def dataset(rewards, ends, terminals=None, seed=0):

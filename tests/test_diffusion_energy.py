@@ -14,7 +14,7 @@ from cfdg_jax.diffusion import behavior, energy
 from cfdg_jax.diffusion.guidance import energy_guided
 from cfdg_jax.diffusion.network import Network, energy_mlp
 from cfdg_jax.diffusion.samplers import integrate
-from cfdg_jax.types import UserError
+from cfdg_jax.errors import UserError
 
 
 def posterior(x, t, mean, std):

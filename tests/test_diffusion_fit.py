@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cfdg_jax.augment.rows import online_mask
-from cfdg_jax.data import buffer as ring
+from cfdg_jax.core import ring
 from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import (
     Averaging,

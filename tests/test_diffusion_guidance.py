@@ -13,7 +13,7 @@ from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.guidance import classifier_free
 from cfdg_jax.diffusion.network import resmlp
 from cfdg_jax.diffusion.samplers import Solver, integrate, sample
-from cfdg_jax.types import UserError
+from cfdg_jax.errors import UserError
 
 LABEL, NULL = 0, 1
 GRID = jnp.linspace(-6.0, 6.0, 4001)[:, None]

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 from cfdg_jax.diffusion.fit import Normaliser
-from cfdg_jax.types import UserError
+from cfdg_jax.errors import UserError
 
 pytest.importorskip("diffrax", reason="the extra `likelihood` is not installed")
 

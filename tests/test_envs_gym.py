@@ -8,7 +8,8 @@ from gymnasium.utils import EzPickle
 
 from cfdg_jax.envs.gym_bridge import GymVecEnv
 from cfdg_jax.envs.registry import REFERENCE_RETURNS, make_env, spec_of, task_names
-from cfdg_jax.types import Env, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Env
 
 
 class Lamp(gymnasium.Env):

@@ -8,7 +8,8 @@ import pytest
 
 from cfdg_jax.envs.dynamics import quiet_models
 from cfdg_jax.envs.locomotion import ROBOTS, MujocoVecEnv, build_model
-from cfdg_jax.types import Env, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Env
 
 TASKS = list(ROBOTS)
 

@@ -10,7 +10,8 @@ import pytest
 from cfdg_jax.envs import toy
 from cfdg_jax.envs.host import HostEnv
 from cfdg_jax.envs.registry import make_env
-from cfdg_jax.types import Env, PureEnv, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Env, PureEnv
 
 SPARSE, DENSE = toy.make_toy("sparse"), toy.make_toy("dense")
 

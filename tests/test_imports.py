@@ -12,29 +12,30 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cfdg_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-BASE = ("types", "core")
-PARTS = (*BASE, "data.buffer", "diffusion")
+BASE = ("errors", "types", "core")
+PARTS = (*BASE, "diffusion")
 ALGORITHMS = ("agents", "augment", "stratify")
 BELOW_TRAIN = (*PARTS, *ALGORITHMS, "data", "envs", "config", "presets")
 MAY_IMPORT = {
-    "types": (),
-    "core": ("types",),
+    "errors": (),
+    "types": ("errors",),
+    "core": ("errors", "types"),
     "envs": BASE,
     "data": (*BASE, "envs"),
     "diffusion": BASE,
     "agents": PARTS,
     "augment": PARTS,
     "stratify": PARTS,
-    "config": ("types", *ALGORITHMS, "data"),
-    "presets": ("types", "config", "agents", "data"),
-    "train": BELOW_TRAIN,
-    "report": ("types",),
-    "bench": (*BELOW_TRAIN, "train"),
-    "sweep": (*BELOW_TRAIN, "train", "report"),
-    "demo": (*BELOW_TRAIN, "train", "report", "sweep"),
-    "cli": (*BELOW_TRAIN, "train", "report", "bench", "demo", "sweep"),
+    "config": ("errors", "types", *ALGORITHMS, "data"),
+    "presets": ("errors", "types", "config", "agents", "data"),
+    "training": BELOW_TRAIN,
+    "report": ("errors", "types"),
+    "bench": (*BELOW_TRAIN, "training"),
+    "sweep": (*BELOW_TRAIN, "training", "report"),
+    "demo": (*BELOW_TRAIN, "training", "report", "sweep"),
+    "cli": (*BELOW_TRAIN, "training", "report", "bench", "demo", "sweep"),
     "__main__": ("cli",),
-    "__init__": (*BELOW_TRAIN, "train", "report"),
+    "__init__": (*BELOW_TRAIN, "training", "report"),
 }
 """Modules and folders each part may import beside itself; a folder stands for everything in it."""
 
@@ -42,8 +43,8 @@ ONLY_IN = {
     "gymnasium": ("envs",),
     "mujoco": ("envs",),
     "flax": ("core.networks", "diffusion"),
-    "wandb": ("train.logging",),
-    "tensorboardX": ("train.logging",),
+    "wandb": ("training.logging",),
+    "tensorboardX": ("training.logging",),
     "minari": ("data.minari",),
     "matplotlib": ("report",),
     "sklearn": ("report",),
@@ -69,7 +70,7 @@ OPTIONAL = import_names(
 
 
 def module_of(path):
-    """``train.logging`` for ``cfdg_jax/train/logging.py``; a folder's ``__init__`` is the folder."""
+    """``training.logging`` for ``cfdg_jax/training/logging.py``; a folder's ``__init__`` is the folder."""
     name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
     return name.removesuffix(".__init__")
 
@@ -132,14 +133,18 @@ def test_files_and_functions_stay_short(path):
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("core.losses", "from cfdg_jax.data import buffer", "core.losses may not import cfdg_jax.data.buffer"),
+        ("core.losses", "from cfdg_jax.data import mix", "core.losses may not import cfdg_jax.data.mix"),
         ("agents.iql", "from cfdg_jax.augment.cfdg import cfdg", "may not import cfdg_jax.augment.cfdg.cfdg"),
         ("agents.iql", "from cfdg_jax.data.mix import draw", "may not import cfdg_jax.data.mix.draw"),
-        ("report.build", "def f():\n    from cfdg_jax.train.run import load_run", "may not import cfdg_jax.train"),
+        (
+            "report.build",
+            "def f():\n    from cfdg_jax.training.run import load_run",
+            "may not import cfdg_jax.training",
+        ),
         ("envs.toy", "import cfdg_jax.data", "envs.toy may not import cfdg_jax.data"),
-        ("train.online", "import mujoco", "train.online may not import mujoco"),
+        ("training.online", "import mujoco", "training.online may not import mujoco"),
         ("agents.iql", "from flax import linen", "agents.iql may not import flax"),
-        ("train.logging", "import wandb", "train.logging imports the optional wandb at module level"),
+        ("training.logging", "import wandb", "training.logging imports the optional wandb at module level"),
         ("core.optim", "import distrax", "core.optim imports distrax"),
         ("core.optim", "if True:\n    import pandas", "core.optim imports pandas"),
     ],
@@ -151,10 +156,10 @@ def test_each_violation_is_seen(module, source, complaint):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("agents.iql", "from cfdg_jax.data.buffer import sample\nfrom cfdg_jax.diffusion import edm"),
-        ("train.logging", "def f():\n    import wandb"),
+        ("agents.iql", "from cfdg_jax.core.ring import sample\nfrom cfdg_jax.diffusion import edm"),
+        ("training.logging", "def f():\n    import wandb"),
         ("core.networks", "import flax.linen as nn"),
-        ("report.plots", "from cfdg_jax.report import stats\nfrom cfdg_jax.types import require"),
+        ("report.plots", "from cfdg_jax.report import stats\nfrom cfdg_jax.errors import require"),
     ],
 )
 def test_what_is_allowed_passes(module, source):

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfdg_jax.data import buffer as ring
+from cfdg_jax.core import ring
 from cfdg_jax.data.mix import Counts, MixConfig, Pool, draw, online_priority, row_counts
+from cfdg_jax.errors import UserError
 from cfdg_jax.presets import make_config
-from cfdg_jax.types import Source, UserError
+from cfdg_jax.types import Source
 
 SHARES = {Source.SYNTHETIC_ONLINE: 0.8, Source.SYNTHETIC_OFFLINE: 0.2}
 

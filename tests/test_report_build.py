@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 from fake_runs import write_run
 
+from cfdg_jax.errors import UserError
 from cfdg_jax.report.build import build_report, flatten
-from cfdg_jax.types import UserError
 
 VOID = {"meta", "img", "br", "link"}
 

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from fake_runs import write_run
 
+from cfdg_jax.errors import UserError
 from cfdg_jax.report.runs import read_run, read_runs
 from cfdg_jax.report.tables import all_tables
-from cfdg_jax.types import UserError
 
 
 def edit_lines(path, change):

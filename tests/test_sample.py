@@ -10,8 +10,8 @@ from train_helpers import interrupted_at
 from cfdg_jax import cli
 from cfdg_jax.data import transforms
 from cfdg_jax.data.dataset import load_dataset
-from cfdg_jax.train import sample as module
-from cfdg_jax.train.progress import Interrupted
+from cfdg_jax.training import sample as module
+from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.types import Source
 
 DATA, OTHER = "local:toy-dense-medium-replay-v0", "local:toy-dense-medium-v0"

@@ -13,11 +13,12 @@ from cfdg_jax.agents import crossq
 from cfdg_jax.agents.crossq import CrossQConfig
 from cfdg_jax.agents.registry import AGENTS, make_agent
 from cfdg_jax.data.transforms import identity_transforms
+from cfdg_jax.errors import UserError
 from cfdg_jax.presets import make_config
 from cfdg_jax.stratify.a3rl import A3RLConfig, a3rl, importance_weights, log_priority, ratio_loss
-from cfdg_jax.train.build import build_program
-from cfdg_jax.train.remarks import remarks
-from cfdg_jax.types import Agent, Batch, Source, Spec, Stratifier, UserError
+from cfdg_jax.training.build import build_program
+from cfdg_jax.training.remarks import remarks
+from cfdg_jax.types import Agent, Batch, Source, Spec, Stratifier
 
 SPEC = Spec(obs_dim=1, act_dim=1, horizon=10)
 K, B = 4, 64

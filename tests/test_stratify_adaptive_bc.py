@@ -10,9 +10,10 @@ from train_helpers import hopper_config, lines, toy_config
 
 import cfdg_jax
 from cfdg_jax.agents.td3bc import TD3BCConfig, parts, policy_loss
+from cfdg_jax.errors import UserError
 from cfdg_jax.presets import make_config
 from cfdg_jax.stratify.adaptive_bc import AdaptiveBCConfig, AdaptiveBCState, adaptive_bc, alpha_change
-from cfdg_jax.types import Batch, Spec, UserError
+from cfdg_jax.types import Batch, Spec
 
 SPEC = Spec(obs_dim=3, act_dim=2, horizon=1000, reference=(-20.0, 180.0))
 CONFIG = AdaptiveBCConfig()

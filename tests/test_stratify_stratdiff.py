@@ -10,17 +10,18 @@ import pytest
 from scipy import stats
 from train_helpers import mean_difference, toy_config
 
-from cfdg_jax.data import buffer as ring
+from cfdg_jax.core import ring
 from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.diffusion import behavior
 from cfdg_jax.diffusion.fit import Normaliser
 from cfdg_jax.diffusion.network import Network
+from cfdg_jax.errors import UserError
 from cfdg_jax.stratify import stratdiff as module
 from cfdg_jax.stratify.marks import follow_freed_share, lowest
 from cfdg_jax.stratify.stratdiff import StratDiffConfig, StratDiffState, parts, stages, stratdiff
-from cfdg_jax.train.build import build_program
-from cfdg_jax.train.session import per_group
-from cfdg_jax.types import Source, Spec, UserError
+from cfdg_jax.training.build import build_program
+from cfdg_jax.training.session import per_group
+from cfdg_jax.types import Source, Spec
 
 SPEC = Spec(obs_dim=2, act_dim=2, horizon=20)
 SMALL = StratDiffConfig(

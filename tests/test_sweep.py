@@ -5,8 +5,8 @@ import pathlib
 import pytest
 from train_helpers import TINY, lines, toy_config
 
+from cfdg_jax.errors import UserError
 from cfdg_jax.sweep import pre_training_hash, read_sweep, sweep
-from cfdg_jax.types import UserError
 
 FILE = """
 preset: smoke

@@ -17,16 +17,16 @@ from train_helpers import assert_same_run, final_leaves, hopper_config, interrup
 
 import cfdg_jax
 from cfdg_jax import cli
-from cfdg_jax.train import checkpoint, refresh
-from cfdg_jax.train.progress import Interrupted
-from cfdg_jax.types import UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.training import checkpoint, refresh
+from cfdg_jax.training.progress import Interrupted
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 import conftest, train_helpers, cfdg_jax
-from cfdg_jax.train.progress import Interrupted
+from cfdg_jax.training.progress import Interrupted
 try:
     if {resume}:
         cfdg_jax.train(resume={out!r}, progress=False)

@@ -12,16 +12,17 @@ from train_helpers import assert_same_run, final_leaves, hopper_config, lines, s
 
 import cfdg_jax
 from cfdg_jax.config import named_choice, override
+from cfdg_jax.errors import UserError
 from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
 from cfdg_jax.report.runs import read_run
-from cfdg_jax.train import online, refresh
-from cfdg_jax.train import run as run_module
-from cfdg_jax.train.program import Program
-from cfdg_jax.train.progress import Progress
-from cfdg_jax.train.remarks import remarks
-from cfdg_jax.train.session import Stopwatch
-from cfdg_jax.types import Source, UserError
+from cfdg_jax.training import online, refresh
+from cfdg_jax.training import run as run_module
+from cfdg_jax.training.program import Program
+from cfdg_jax.training.progress import Progress
+from cfdg_jax.training.remarks import remarks
+from cfdg_jax.training.session import Stopwatch
+from cfdg_jax.types import Source
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import numpy as np
 
 from cfdg_jax.config import EnvConfig, OfflineConfig, TrainConfig, named_choice, override
 from cfdg_jax.presets import apply_preset
-from cfdg_jax.train.progress import Interrupted, Interrupts
-from cfdg_jax.train.session import Session
+from cfdg_jax.training.progress import Interrupted, Interrupts
+from cfdg_jax.training.session import Session
 
 WALL_CLOCK = {"seconds", "steps_per_second", "refresh_seconds"}
 

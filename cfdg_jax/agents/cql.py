@@ -39,7 +39,8 @@ from cfdg_jax.agents.sac import Parts as SACParts
 from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import critics, tanh_gaussian_policy
 from cfdg_jax.core.optim import Anneal, Optimiser, adam, at_every, policy_rate, polyak
-from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Source, Spec, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Source, Spec
 
 MAX_MULTIPLIER = 1e6
 """Largest Lagrange multiplier (Cal-QL, CORL)."""

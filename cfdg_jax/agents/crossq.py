@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from cfdg_jax.core.losses import td_loss, td_target, temperature_loss, weighted_mean
 from cfdg_jax.core.networks import BatchNormNetwork, Init, Network, batch_norm_critics, tanh_gaussian_policy
 from cfdg_jax.core.optim import Optimiser, adam
-from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec
 
 
 @dataclasses.dataclass(frozen=True)

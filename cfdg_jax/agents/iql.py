@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from cfdg_jax.core.losses import awr_weight, expectile, td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy, gaussian_policy, state_value
 from cfdg_jax.core.optim import Anneal, Optimiser, adam, policy_rate, polyak
-from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,8 @@ from cfdg_jax.agents.iql import IQLConfig, IQLState
 from cfdg_jax.core.losses import awr_weight, td_target, weighted_mean
 from cfdg_jax.core.networks import Init
 from cfdg_jax.core.optim import polyak
-from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec
 
 
 @dataclasses.dataclass(frozen=True)

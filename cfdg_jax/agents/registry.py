@@ -12,7 +12,8 @@ from cfdg_jax.agents.iql import IQLConfig, iql
 from cfdg_jax.agents.pex import PEXConfig, pex
 from cfdg_jax.agents.sac import REDQConfig, RLPDConfig, SACConfig, sac
 from cfdg_jax.agents.td3bc import APLTD3BCConfig, TD3BCConfig, TD3Config, td3bc
-from cfdg_jax.types import Agent, Spec, UserError
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Agent, Spec
 
 
 class AgentEntry(NamedTuple):

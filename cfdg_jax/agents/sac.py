@@ -35,7 +35,8 @@ import jax.numpy as jnp
 from cfdg_jax.core.losses import log_temperature_loss, td_loss, td_target, temperature_loss, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, critics_in_place, tanh_gaussian_policy
 from cfdg_jax.core.optim import Optimiser, adam, at_every, polyak
-from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec
 
 Order = Literal["critic_first", "alpha_first", "joint", "alpha_only", "in_place", "in_place_joint", "actor_first"]
 SEEN: dict[Order, tuple[Literal["before", "after", "in_place"], bool]] = {

@@ -28,7 +28,8 @@ import optax
 from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy
 from cfdg_jax.core.optim import Anneal, Optimiser, adam, at_every, policy_rate, polyak
-from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,8 @@ from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import GeneratorState, Normaliser, drop_labels, normalise
 from cfdg_jax.diffusion.guidance import classifier_free
 from cfdg_jax.diffusion.network import LabelEmbed
-from cfdg_jax.types import Array, Augmenter, Buffer, Key, Metrics, Params, Source, Spec, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Array, Augmenter, Buffer, Key, Metrics, Params, Source, Spec
 
 OFFLINE, ONLINE, NULL = 0, 1, 2
 """Labels; null is the token of the unconditional branch."""

@@ -38,7 +38,8 @@ from cfdg_jax.diffusion.edm import Denoise
 from cfdg_jax.diffusion.fit import GeneratorState, Normaliser, lockstep, normalise
 from cfdg_jax.diffusion.guidance import inpainted
 from cfdg_jax.diffusion.samplers import sample
-from cfdg_jax.types import Array, Augmenter, Buffer, Key, Metrics, Params, RowLayout, Source, Spec, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Array, Augmenter, Buffer, Key, Metrics, Params, RowLayout, Source, Spec
 
 STATE, POLICY, TRANSITION = 0, 1, 2
 """Places of the energies in their stacked parameters."""

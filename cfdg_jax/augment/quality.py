@@ -18,7 +18,8 @@ from scipy.spatial import KDTree
 from scipy.spatial.distance import cdist
 from scipy.stats import wasserstein_distance
 
-from cfdg_jax.types import RowLayout, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import RowLayout
 
 Simulate = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """``(obs [n, O], action [n, A]) -> (next_obs [n, O], reward [n])`` in the units of the rows."""

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cfdg_jax.data import buffer as ring
+from cfdg_jax.core import ring
 from cfdg_jax.diffusion.edm import Denoise
 from cfdg_jax.diffusion.fit import (
     Averaging,
@@ -27,7 +27,8 @@ from cfdg_jax.diffusion.fit import (
 )
 from cfdg_jax.diffusion.network import LabelEmbed, Network, Precision, resmlp
 from cfdg_jax.diffusion.samplers import Solver, sample
-from cfdg_jax.types import Array, Buffer, Key, Metrics, Params, RowLayout, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Array, Buffer, Key, Metrics, Params, RowLayout
 
 OUTLIER = 10.0  # |z| beyond which a generated row is screened out (reference 4.2)
 ACTION_LIMIT = 1.0 - 1e-5  # keeps atanh finite for squashed policies (IQL dataset_utils.py)

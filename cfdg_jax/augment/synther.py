@@ -28,7 +28,8 @@ from cfdg_jax.augment.rows import (
 from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import GeneratorState, Normaliser, normalise
 from cfdg_jax.diffusion.network import Network
-from cfdg_jax.types import Array, Augmenter, Buffer, Key, Metrics, Params, RowLayout, Source, Spec, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Array, Augmenter, Buffer, Key, Metrics, Params, RowLayout, Source, Spec
 
 Data = Literal["online", "offline", "pooled"]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cfdg_jax.types import UserError, require
+from cfdg_jax.errors import UserError, require
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
 OPTIONAL = ("next_observations", "timeouts")

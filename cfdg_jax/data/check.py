@@ -14,7 +14,8 @@ import numpy as np
 
 from cfdg_jax.data.dataset import Dataset, from_arrays, load_dataset
 from cfdg_jax.data.reference_scores import normalized_score
-from cfdg_jax.types import Spec, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Spec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from cfdg_jax.data.files import PathLike
-from cfdg_jax.types import Env, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Env
 
 
 class Policy(Protocol):

@@ -9,7 +9,8 @@ from cfdg_jax.data.check import check_fits, describe
 from cfdg_jax.data.dataset import Dataset, load_dataset, nearest, split_name
 from cfdg_jax.data.files import cache_dir
 from cfdg_jax.envs.registry import spec_of
-from cfdg_jax.types import Spec, UserError, require
+from cfdg_jax.errors import UserError, require
+from cfdg_jax.types import Spec
 
 
 def list_text() -> str:

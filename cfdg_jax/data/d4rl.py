@@ -19,7 +19,7 @@ import numpy as np
 from cfdg_jax.data.arrays import OPTIONAL, REQUIRED
 from cfdg_jax.data.download import download
 from cfdg_jax.data.files import PathLike, atomic_path, cache_dir
-from cfdg_jax.types import UserError, require
+from cfdg_jax.errors import UserError, require
 
 if TYPE_CHECKING:
     from cfdg_jax.data.dataset import Dataset

@@ -21,7 +21,8 @@ import numpy as np
 from cfdg_jax.data import d4rl, files, local, minari
 from cfdg_jax.data.arrays import refuse_bad, to_transitions
 from cfdg_jax.data.files import PathLike
-from cfdg_jax.types import RowLayout, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import RowLayout
 
 Dynamics = Literal["d4rl", "gymnasium"]
 Origin = Literal["d4rl", "local", "minari", "file"]

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cfdg_jax.data.files import disk_errors_name, is_offline, locked, record_sha256, sha256_of
-from cfdg_jax.types import UserError
+from cfdg_jax.errors import UserError
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as dead."""

@@ -9,7 +9,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from cfdg_jax.types import UserError
+from cfdg_jax.errors import UserError
 
 try:
     import fcntl

@@ -27,7 +27,7 @@ from cfdg_jax.data.collect import Policy, collect, load_policies
 from cfdg_jax.data.d4rl import write_hdf5
 from cfdg_jax.data.files import PathLike, cache_dir, locked, record_sha256
 from cfdg_jax.envs.registry import make_env
-from cfdg_jax.types import UserError, require
+from cfdg_jax.errors import UserError, require
 
 ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 ENVIRONMENTS = 50

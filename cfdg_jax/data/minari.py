@@ -15,7 +15,7 @@ import numpy as np
 
 from cfdg_jax.data.d4rl import write_hdf5
 from cfdg_jax.data.files import PathLike, cache_dir, is_offline, locked, record_sha256
-from cfdg_jax.types import UserError, require
+from cfdg_jax.errors import UserError, require
 
 
 def convert(dataset_id: str, *, data_dir: PathLike | None = None, allowed: bool = True) -> pathlib.Path:

@@ -21,8 +21,9 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cfdg_jax.data import buffer as ring
-from cfdg_jax.types import Array, Buffer, Key, Source, require
+from cfdg_jax.core import ring
+from cfdg_jax.errors import require
+from cfdg_jax.types import Array, Buffer, Key, Source
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ import numpy as np
 
 from cfdg_jax.data.arrays import ACTION_LIMIT
 from cfdg_jax.data.dataset import Dataset, episode_starts
-from cfdg_jax.types import Array, Source, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Array, Source
 
 RewardKind = Literal["raw", "return_range", "minus_one", "scale_bias"]
 ObservationKind = Literal["none", "standardise"]

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from cfdg_jax.diffusion.edm import Denoise, DenoiseConditional
-from cfdg_jax.types import Array, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Array
 
 
 def classifier_free(

@@ -15,7 +15,8 @@ import numpy as np
 
 from cfdg_jax.diffusion.edm import Denoise
 from cfdg_jax.diffusion.fit import Normaliser, normalise
-from cfdg_jax.types import Array, Key, UserError, require
+from cfdg_jax.errors import UserError, require
+from cfdg_jax.types import Array, Key
 
 
 def log_density(

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 import mujoco
 import numpy as np
 
-from cfdg_jax.types import require
+from cfdg_jax.errors import require
 
 _MARGINS_ADD_SINCE = (3, 5)
 _ROTATIONS_FOURTH_ORDER_SINCE = (4, 0)

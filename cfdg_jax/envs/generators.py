@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cfdg_jax.types import require
+from cfdg_jax.errors import require
 
 _LOW = (1 << 64) - 1
 

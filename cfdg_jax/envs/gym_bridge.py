@@ -17,7 +17,8 @@ from gymnasium import spaces
 from gymnasium.utils import EzPickle
 
 from cfdg_jax.envs.generators import check_seeds
-from cfdg_jax.types import Spec, Step, UserError, require
+from cfdg_jax.errors import UserError, require
+from cfdg_jax.types import Spec, Step
 
 _NOT_STATE = {"env", "spec", "_cached_spec", "model", "mujoco_renderer"}
 """Attributes that link environments to each other and to what their constructor makes."""

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.envs.generators import check_seeds
-from cfdg_jax.types import PureEnv, Step, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import PureEnv, Step
 
 
 class HostEnv:

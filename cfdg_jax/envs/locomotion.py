@@ -22,7 +22,8 @@ import numpy as np
 
 from cfdg_jax.envs.dynamics import Advance, check_dynamics, quiet_models, restore_d4rl_dynamics
 from cfdg_jax.envs.generators import check_seeds, make_generator, pack_generators, unpack_generators
-from cfdg_jax.types import Spec, Step, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Spec, Step
 
 _FULL_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _LOOP_UP_TO = 4  # environments that a plain loop steps at least as fast as two threads (measured; 5 are even)

@@ -17,7 +17,8 @@ from cfdg_jax.envs.gym_bridge import GymVecEnv, gym_spec
 from cfdg_jax.envs.host import HostEnv
 from cfdg_jax.envs.locomotion import ROBOTS, MujocoVecEnv, locomotion_spec
 from cfdg_jax.envs.toy import make_toy
-from cfdg_jax.types import Env, Spec, UserError, require
+from cfdg_jax.errors import UserError, require
+from cfdg_jax.types import Env, Spec
 
 REFERENCE_RETURNS: dict[str, tuple[float, float]] = {
     "hopper": (-20.272305, 3234.3),

@@ -15,10 +15,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from cfdg_jax.errors import require
 from cfdg_jax.report import diagnostics, plots, stats, tables
 from cfdg_jax.report.runs import Run, read_runs
 from cfdg_jax.report.tables import Table
-from cfdg_jax.types import require
 
 STATISTICS: dict[str, Callable] = {
     "95 % interval": stats.bootstrap,

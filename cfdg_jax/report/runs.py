@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from cfdg_jax.types import UserError, require
+from cfdg_jax.errors import UserError, require
 
 PHASES = ("offline", "online")
 SAMPLE_KINDS = ("offline", "online", "synthetic_offline", "synthetic_online")

@@ -26,8 +26,9 @@ import jax.numpy as jnp
 
 from cfdg_jax.core.networks import mlp
 from cfdg_jax.core.optim import adam
+from cfdg_jax.errors import require
 from cfdg_jax.stratify.marks import masked_mean
-from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Source, Spec, Stratifier, require
+from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Source, Spec, Stratifier
 
 
 @dataclasses.dataclass(frozen=True)

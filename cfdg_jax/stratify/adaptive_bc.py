@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from cfdg_jax.types import Array, Spec, Stratifier, require
+from cfdg_jax.errors import require
+from cfdg_jax.types import Array, Spec, Stratifier
 
 
 @dataclasses.dataclass(frozen=True)

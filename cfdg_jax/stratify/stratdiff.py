@@ -23,14 +23,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cfdg_jax.data import buffer as ring
+from cfdg_jax.core import ring
 from cfdg_jax.diffusion import behavior, energy
 from cfdg_jax.diffusion.fit import Averaging, Normaliser, fit_normaliser, init_state, normalise, unnormalise
 from cfdg_jax.diffusion.guidance import energy_guided
 from cfdg_jax.diffusion.network import Network, Precision, dense_unet, energy_mlp
 from cfdg_jax.diffusion.samplers import Solver
+from cfdg_jax.errors import require
 from cfdg_jax.stratify import marks
-from cfdg_jax.types import Array, Batch, Buffer, Key, Metrics, Spec, Stage, Stratifier, require
+from cfdg_jax.types import Array, Batch, Buffer, Key, Metrics, Spec, Stage, Stratifier
 
 Value = Callable[[Array, Array], Array]
 """``(obs [..., O], action [..., A]) -> [...]``."""

@@ -9,11 +9,12 @@ import numpy as np
 from cfdg_jax.agents.registry import make_agent
 from cfdg_jax.augment.registry import make_augmenter
 from cfdg_jax.config import TrainConfig
-from cfdg_jax.data import buffer as ring
+from cfdg_jax.core import ring
 from cfdg_jax.data.transforms import Transforms
+from cfdg_jax.errors import require
 from cfdg_jax.stratify.registry import make_stratifier
-from cfdg_jax.train.program import Program
-from cfdg_jax.types import Spec, require
+from cfdg_jax.training.program import Program
+from cfdg_jax.types import Spec
 
 
 def build_program(config: TrainConfig, spec: Spec, transforms: Transforms, rows: np.ndarray) -> Program:

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.config import TrainConfig
+from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import over_seeds, purpose_key, purpose_keys, seed_keys
-from cfdg_jax.data import buffer as ring
 from cfdg_jax.data.mix import Counts, Pool, draw
 from cfdg_jax.data.returns import close_episodes
 from cfdg_jax.data.transforms import Transforms, apply_observation, apply_reward
-from cfdg_jax.train.meters import Meters, accumulate
+from cfdg_jax.training.meters import Meters, accumulate
 from cfdg_jax.types import (
     Agent,
     Array,
@@ -41,7 +41,7 @@ from cfdg_jax.types import (
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Everything about a run that is not state. Made by `cfdg_jax.train.build.build_program`."""
+    """Everything about a run that is not state. Made by `cfdg_jax.training.build.build_program`."""
 
     config: TrainConfig
     spec: Spec

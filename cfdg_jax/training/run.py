@@ -28,18 +28,25 @@ from cfdg_jax.data.dataset import Dataset, load_dataset
 from cfdg_jax.data.transforms import Transforms, fit_transforms, pack
 from cfdg_jax.diffusion.likelihood import log_density_of_rows
 from cfdg_jax.envs.registry import spec_of
-from cfdg_jax.train.build import build_program
-from cfdg_jax.train.checkpoint import Checkpointer, Saved, check_offline_agent, load_offline_agent, save_offline_agent
-from cfdg_jax.train.evaluate import run_episodes
-from cfdg_jax.train.logging import device_name, truncate_logs, versions, write_atomic, write_summary
-from cfdg_jax.train.offline import prepare_stratifier, pretrain
-from cfdg_jax.train.online import improve
-from cfdg_jax.train.program import Program
-from cfdg_jax.train.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.train.refresh import synthetic_rows
-from cfdg_jax.train.remarks import remarks
-from cfdg_jax.train.session import Session, Stopwatch
-from cfdg_jax.types import Source, require
+from cfdg_jax.errors import require
+from cfdg_jax.training.build import build_program
+from cfdg_jax.training.checkpoint import (
+    Checkpointer,
+    Saved,
+    check_offline_agent,
+    load_offline_agent,
+    save_offline_agent,
+)
+from cfdg_jax.training.evaluate import run_episodes
+from cfdg_jax.training.logging import device_name, truncate_logs, versions, write_atomic, write_summary
+from cfdg_jax.training.offline import prepare_stratifier, pretrain
+from cfdg_jax.training.online import improve
+from cfdg_jax.training.program import Program
+from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
+from cfdg_jax.training.refresh import synthetic_rows
+from cfdg_jax.training.remarks import remarks
+from cfdg_jax.training.session import Session, Stopwatch
+from cfdg_jax.types import Source
 
 SAMPLE_ROWS = 1_000
 """Rows per origin that ``samples.npz`` keeps for pictures."""

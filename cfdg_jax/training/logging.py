@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from cfdg_jax.config import TrainConfig, to_dict
-from cfdg_jax.types import UserError
+from cfdg_jax.errors import UserError
 
 FILES = ("metrics.jsonl", "evaluations.jsonl")
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from cfdg_jax.data.reference_scores import normalized_score
 from cfdg_jax.envs.registry import make_env
-from cfdg_jax.train.program import Program, env_seed
-from cfdg_jax.train.progress import Progress
+from cfdg_jax.training.program import Program, env_seed
+from cfdg_jax.training.progress import Progress
 
 
 def run_episodes(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cfdg_jax.data import buffer as ring
+from cfdg_jax.core import ring
 
 
 @settings(max_examples=25, deadline=None)

@@ -22,8 +22,8 @@ import numpy as np
 
 from cfdg_jax.augment.quality import Simulate, quality_report
 from cfdg_jax.config import TrainConfig
+from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_keys
-from cfdg_jax.data import buffer as ring
 from cfdg_jax.data.transforms import (
     ObservationTransform,
     RewardTransform,
@@ -32,10 +32,11 @@ from cfdg_jax.data.transforms import (
     invert_observation,
 )
 from cfdg_jax.envs.onestep import one_step
-from cfdg_jax.train.checkpoint import Kept
-from cfdg_jax.train.program import Program
-from cfdg_jax.train.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.types import Array, Metrics, Source, TrainState, require
+from cfdg_jax.errors import require
+from cfdg_jax.training.checkpoint import Kept
+from cfdg_jax.training.program import Program
+from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
+from cfdg_jax.types import Array, Metrics, Source, TrainState
 
 CHECKED = {"samples": 500, "searched": 5_000}
 """Rows that `quality_report` compares, and searches for neighbours, at a refresh."""

@@ -29,8 +29,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cfdg_jax.config import TrainConfig, from_yaml, get_path
-from cfdg_jax.train.program import Program
-from cfdg_jax.types import Buffer, TrainState, UserError, require
+from cfdg_jax.errors import UserError, require
+from cfdg_jax.training.program import Program
+from cfdg_jax.types import Buffer, TrainState
 
 DISK_FULL = ("No space left", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE: Error writing", "File too large", "quota")
 """What the messages of a failed write contain when the disk, a quota or a file-size limit is reached."""

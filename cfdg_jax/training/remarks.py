@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.config import TrainConfig, TransformConfig, choice
 from cfdg_jax.data.mix import MixConfig
-from cfdg_jax.train.refresh import first_refresh
+from cfdg_jax.training.refresh import first_refresh
 
 
 def remarks(config: TrainConfig, generates: bool) -> Iterator[str]:

@@ -20,9 +20,9 @@ import numpy as np
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.data.mix import Counts, row_counts
 from cfdg_jax.envs.registry import make_env
-from cfdg_jax.train.evaluate import task_of
-from cfdg_jax.train.program import Program, env_seed
-from cfdg_jax.train.session import Session, block
+from cfdg_jax.training.evaluate import task_of
+from cfdg_jax.training.program import Program, env_seed
+from cfdg_jax.training.session import Session, block
 from cfdg_jax.types import Array, Env, PureEnv
 
 BLOCK_UPDATES = 250

@@ -12,7 +12,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from cfdg_jax.train.session import Session, block
+from cfdg_jax.training.session import Session, block
 
 
 def pretrain(session: Session) -> None:
