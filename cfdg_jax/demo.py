@@ -14,16 +14,15 @@ import pathlib
 import time
 from collections.abc import Mapping
 
-from cfdg_jax.config import TrainConfig, named_choice, override
-from cfdg_jax.data.dataset import task_of_name
-from cfdg_jax.presets import apply_preset
+from cfdg_jax.config import TrainConfig
+from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
 from cfdg_jax.sweep import run_or_continue
 
 DATASET = "local:hopper-medium-replay-v0"
+MIX = "uniform"
 BUDGET = {
     "agent.hidden": (128, 128),
-    "mix.kind": "uniform",
     "offline.steps": 10_000,
     "online.steps": 15_000,
     "evaluate.offline_every": 2_500,
@@ -35,11 +34,9 @@ BUDGET = {
 
 def demo_config(augment: str, preset: str, fields: Mapping[str, str]) -> TrainConfig:
     """The config of one of the demo's two runs; `fields` are dotted overrides for both."""
-    config = TrainConfig(dataset=DATASET, augment=named_choice("augment", augment))
-    config = apply_preset(config, preset, task_of_name(DATASET))
     values = (BUDGET if preset == "reduced" else {}) | dict(fields)
     own = {path: value for path, value in values.items() if augment != "none" or not path.startswith("augment.")}
-    return override(config, own)
+    return make_config(DATASET, augment=augment, mix=MIX if preset == "reduced" else None, preset=preset, **own)
 
 
 def demo(out: pathlib.Path, preset: str = "reduced", fields: Mapping[str, str] | None = None) -> str:

@@ -25,8 +25,9 @@ from typing import Any
 
 import yaml
 
-from cfdg_jax.config import REGISTRIES, TrainConfig, config_hash, leaf_paths, to_dict
+from cfdg_jax.config import REGISTRIES, TrainConfig
 from cfdg_jax.errors import UserError, nearest, require
+from cfdg_jax.fields import config_hash, leaf_paths, to_dict
 from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
 from cfdg_jax.training.progress import Progress
@@ -73,15 +74,15 @@ def read_sweep(path: str | os.PathLike) -> list[TrainConfig]:
 def _config(fields: Mapping[str, Any], own: Mapping[str, Any], preset: str) -> TrainConfig:
     """One run's config; of the common `fields` those of choices made otherwise are left out."""
     choices = {name: value for name, value in {**fields, **own}.items() if name in (*REGISTRIES, "dataset", "env.task")}
-    known = leaf_paths(make_config(choices, preset))
+    known = leaf_paths(make_config(preset=preset, **choices))
     of_some_choice = {
         f"{field}.{option.name}"
         for field, entries in REGISTRIES.items()
         for entry in entries.values()
-        for option in dataclasses.fields(entry[0])
+        for option in dataclasses.fields(entry.config)
     }
     common = {name: value for name, value in fields.items() if name in known or name not in of_some_choice}
-    return make_config({**common, **own}, preset)
+    return make_config(preset=preset, **{**common, **own})
 
 
 def sweep(configs: Sequence[TrainConfig], out: str | os.PathLike, progress: bool = True) -> pathlib.Path:

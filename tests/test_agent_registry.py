@@ -6,7 +6,8 @@ import pytest
 
 from cfdg_jax.agents.registry import AGENTS, make_agent
 from cfdg_jax.errors import UserError
-from cfdg_jax.types import Agent, Spec
+from cfdg_jax.methods import Agent
+from cfdg_jax.types import Spec
 
 SPEC = Spec(obs_dim=4, act_dim=2, horizon=10)
 

@@ -6,7 +6,8 @@ import pytest
 
 from cfdg_jax.augment.none import NoneConfig, none
 from cfdg_jax.augment.registry import AUGMENTERS, make_augmenter
-from cfdg_jax.types import Augmenter, Source, Spec
+from cfdg_jax.methods import Augmenter
+from cfdg_jax.types import Source, Spec
 
 SPEC = Spec(obs_dim=3, act_dim=2, horizon=100)
 

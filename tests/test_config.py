@@ -7,21 +7,9 @@ import re
 
 import pytest
 
-from cfdg_jax.config import (
-    REGISTRIES,
-    TrainConfig,
-    choice,
-    config_hash,
-    from_dict,
-    from_yaml,
-    get_path,
-    leaf_paths,
-    named_choice,
-    override,
-    to_dict,
-    to_yaml,
-)
+from cfdg_jax.config import REGISTRIES, TrainConfig, choice, get_path, named_choice
 from cfdg_jax.errors import UserError
+from cfdg_jax.fields import config_hash, from_dict, from_yaml, leaf_paths, override, to_dict, to_yaml
 from cfdg_jax.presets import PRESETS, apply_preset, make_config, task_family
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cfdg_jax.data.mix import row_counts
 from train_helpers import assert_same_run, lines, mean_difference, stopped_in, toy_config
 
 import cfdg_jax
 from cfdg_jax.agents.registry import AGENTS, make_agent
 from cfdg_jax.augment.registry import AUGMENTERS
-from cfdg_jax.config import override
 from cfdg_jax.core.seeds import over_seeds, seed_keys
-from cfdg_jax.data.mix import row_counts
 from cfdg_jax.data.transforms import identity_transforms
+from cfdg_jax.fields import override
 from cfdg_jax.stratify.registry import STRATIFIERS
 from cfdg_jax.training.build import build_program
 from cfdg_jax.training.progress import Interrupted

@@ -6,11 +6,11 @@ import pytest
 from train_helpers import toy_config
 
 import cfdg_jax
-from cfdg_jax.config import override
 from cfdg_jax.core import ring
 from cfdg_jax.data.dataset import Dataset
 from cfdg_jax.data.returns import close_episodes
 from cfdg_jax.data.transforms import fit_transforms, mc_returns, pack
+from cfdg_jax.fields import override
 from cfdg_jax.training.build import build_program
 from cfdg_jax.types import RowLayout, Source, Spec
 
