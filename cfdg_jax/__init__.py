@@ -13,7 +13,8 @@ from cfdg_jax.envs.registry import make_env
 from cfdg_jax.mix.registry import make_mix
 from cfdg_jax.presets import make_config
 from cfdg_jax.stratify.registry import make_stratifier
-from cfdg_jax.training.run import evaluate, load_run, train
+from cfdg_jax.training.results import evaluate, load_run
+from cfdg_jax.training.run import train
 
 __all__ = [
     "TrainConfig",
