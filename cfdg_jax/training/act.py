@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_keys
@@ -93,11 +94,11 @@ def insert_learn_act(
 
 @compiled(static=("counts", "random"), donate=("state", "meters"))
 def online_step(
-    program: Program, state: TrainState, meters: Meters, packet: Array, t: Array, offline_rows: Array,
+    program: Program, state: TrainState, meters: Meters, packet: ArrayLike, t: ArrayLike, offline_rows: Array,
     counts: Counts | None, random: bool,
 ) -> tuple[TrainState, Meters, Array]:  # fmt: skip
     """`insert_learn_act` as a dispatch of its own, for simulators of the host."""
-    return insert_learn_act(program, state, meters, packet, t, offline_rows, counts, random)
+    return insert_learn_act(program, state, meters, jnp.asarray(packet), jnp.asarray(t), offline_rows, counts, random)
 
 
 def close_episodes(program: Program, state: TrainState, done: Array, lengths: Array, returns: Array) -> TrainState:
@@ -127,6 +128,8 @@ def close_episodes(program: Program, state: TrainState, done: Array, lengths: Ar
 
 
 @compiled(donate=("state",))
-def end_episodes(program: Program, state: TrainState, done: Array, lengths: Array, returns: Array) -> TrainState:
+def end_episodes(
+    program: Program, state: TrainState, done: ArrayLike, lengths: ArrayLike, returns: ArrayLike
+) -> TrainState:
     """`close_episodes` as a dispatch of its own."""
-    return close_episodes(program, state, done, lengths, returns)
+    return close_episodes(program, state, *map(jnp.asarray, (done, lengths, returns)))

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.envs.registry import make_env
@@ -60,6 +61,7 @@ class HostDriver:
     def __init__(self, env: Env, session: Session):
         self.env, seeds = env, session.program.config.seeds
         self.returns, self.lengths, self.success = np.zeros(seeds), np.zeros(seeds), np.zeros(seeds)
+        self.action: Array | np.ndarray
         saved = session.loop
         if "obs" in saved:
             env.reset()
@@ -153,7 +155,7 @@ class PureDriver:
 
 @compiled(static=("env", "steps", "counts", "random"), donate=("state", "meters", "carry"))
 def scan_steps(
-    program: Program, state: TrainState, meters: Meters, carry: tuple, start: Array, offline_rows: Array,
+    program: Program, state: TrainState, meters: Meters, carry: tuple, start: ArrayLike, offline_rows: Array,
     env: PureEnv, steps: int, counts: Counts | None, random: bool,
 ) -> tuple[TrainState, Meters, tuple, tuple]:  # fmt: skip
     """`steps` steps of all seeds; returns the state, meters, carry and ended episodes, each `[steps, S]`."""

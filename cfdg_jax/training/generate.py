@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
+import numpy as np
 
 from cfdg_jax.errors import require
 from cfdg_jax.training.program import Program, compiled, each_seed
@@ -114,7 +114,7 @@ def fit_on(work: Work, generator: Any, done: int, progress: Progress) -> Iterato
         for start in range(done, work.fit_steps, work.per_call):
             steps = min(work.per_call, work.fit_steps - start)
             generator, metrics = work.fit(generator, start, steps)
-            jax.block_until_ready(metrics)
+            bar.set_postfix({name: f"{np.mean(value):.3g}" for name, value in metrics.items()}, refresh=False)
             bar.update(steps)
             yield start + steps, generator, metrics
 
