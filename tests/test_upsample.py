@@ -8,9 +8,9 @@ import pytest
 from train_helpers import interrupted_at
 
 from cfdg_jax import cli
+from cfdg_jax import upsample as module
 from cfdg_jax.data import transforms
 from cfdg_jax.data.dataset import load_dataset
-from cfdg_jax import upsample as module
 from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.types import Source
 
