@@ -109,7 +109,7 @@ def update_rate(program: Program, updates: int, repeats: int, phase: str = "offl
 
     def call():
         nonlocal carry
-        carry = chunk(*carry, program.offline_rows)
+        carry = chunk(carry[0], carry[1], program.offline_rows)
         return carry[0].step
 
     seeds = program.config.seeds
