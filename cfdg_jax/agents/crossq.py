@@ -189,7 +189,7 @@ def crossq(
 ENTRY = Entry(
     CrossQConfig,
     crossq,
-    about="SAC without targets, batch-normalised (Bhatt et al. 2024)",
+    about="soft actor-critic without targets, batch-normalised (Bhatt et al. 2024)",
     values=sizes,
     pretrains=False,
 )
