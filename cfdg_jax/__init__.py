@@ -8,7 +8,7 @@
 from cfdg_jax.agents.registry import make_agent
 from cfdg_jax.augment.registry import make_augmenter
 from cfdg_jax.config import TrainConfig
-from cfdg_jax.data.dataset import load_dataset
+from cfdg_jax.data.load import load_dataset
 from cfdg_jax.envs.registry import make_env
 from cfdg_jax.stratify.registry import make_stratifier
 from cfdg_jax.training.run import evaluate, load_run, train  # `train` the function hides the subpackage of that name

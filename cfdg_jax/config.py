@@ -20,7 +20,8 @@ import yaml
 from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.augment.registry import AUGMENTERS
 from cfdg_jax.data.mix import MixConfig
-from cfdg_jax.data.transforms import ObservationKind, RewardKind, Truncation
+from cfdg_jax.data.returns import Truncation
+from cfdg_jax.data.transforms import ObservationKind, RewardKind
 from cfdg_jax.errors import UserError, nearest, require
 from cfdg_jax.stratify.registry import STRATIFIERS
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 
 from cfdg_jax.config import TrainConfig, named_choice, override
-from cfdg_jax.data.dataset import task_of_name
+from cfdg_jax.data.load import task_of_name
 from cfdg_jax.presets import apply_preset
 from cfdg_jax.report.build import build_report
 from cfdg_jax.sweep import run_or_continue

@@ -24,7 +24,7 @@ from cfdg_jax.config import (
     named_choice,
     override,
 )
-from cfdg_jax.data.dataset import task_of_name
+from cfdg_jax.data.load import task_of_name
 from cfdg_jax.errors import nearest, require
 
 PRESETS = ("paper", "reduced", "smoke")
