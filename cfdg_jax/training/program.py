@@ -20,7 +20,7 @@ import numpy as np
 from cfdg_jax.config import TrainConfig
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import over_seeds, purpose_key, purpose_keys, seed_keys
-from cfdg_jax.data.returns import close_episodes
+from cfdg_jax.data.returns import ReturnRule, close_episodes
 from cfdg_jax.data.transforms import Transforms, apply_observation, apply_reward
 from cfdg_jax.methods import Agent, Augmenter, Mix, Stage, Stratifier
 from cfdg_jax.training.meters import Meters, accumulate
@@ -307,14 +307,11 @@ class Program:
 
         `returns` are the raw sums of rewards, which the stratifier may ask for.
         """
-        rule = self.config.transform
-        transform = self.transforms.online_reward
-        failure = None if rule.failure_reward is None else apply_reward(transform, rule.failure_reward)
+        given, discount = self.config.transform, getattr(self.config.agent, "discount", 0.99)
+        rule = ReturnRule(discount, given.failure_reward, given.failure_rule, given.truncation)
         window = min(self.spec.horizon, self.config.online.capacity)
-        discount = getattr(self.config.agent, "discount", 0.99)
-        online = close_episodes(
-            state.online, self.spec.layout, done, lengths, window, discount, failure, rule.truncation, rule.failure_rule
-        )
+        transformed = rule.transformed(self.transforms.online_reward)
+        online = close_episodes(transformed, state.online, self.spec.layout, done, lengths, window)
         take_note = self.stratifier.judge
         if take_note is not None:
 

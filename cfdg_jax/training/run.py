@@ -24,8 +24,11 @@ import numpy as np
 
 from cfdg_jax.config import REGISTRIES, TrainConfig, choice, remarks
 from cfdg_jax.data.check import check_fits
-from cfdg_jax.data.dataset import Dataset, load_dataset
-from cfdg_jax.data.transforms import Transforms, fit_transforms, pack
+from cfdg_jax.data.dataset import Dataset
+from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.pack import pack
+from cfdg_jax.data.returns import ReturnRule
+from cfdg_jax.data.transforms import Transforms, fit_transforms
 from cfdg_jax.diffusion.likelihood import log_density_of_rows
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.errors import require
@@ -133,8 +136,7 @@ def evaluate(run: Run | str | os.PathLike, episodes: int | None = None) -> dict[
 
 def _transforms(config: TrainConfig, dataset: Dataset | None, obs_dim: int) -> Transforms:
     rule = config.transform
-    linear = (rule.scale, rule.bias)
-    return fit_transforms(dataset, rule.reward, rule.observation, linear, rule.online_reward, obs_dim)
+    return fit_transforms(dataset, rule.reward, rule.observation, (rule.scale, rule.bias), rule.online_reward, obs_dim)
 
 
 def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[Program, TrainConfig]:
@@ -152,10 +154,10 @@ def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[
         config = _with_env(config, task, dataset.dynamics if dynamics == "auto" else dynamics)
         spec = spec_of(config.env.task, config.env.dynamics)
         check_fits(dataset, spec, config.env.task)
-        rule, discount = config.transform, getattr(config.agent, "discount", 0.99)
+        given, discount = config.transform, getattr(config.agent, "discount", 0.99)
+        rule = ReturnRule(discount, given.failure_reward, given.failure_rule, given.truncation)
         transforms = _transforms(config, dataset, spec.obs_dim)
-        rows = pack(dataset, transforms, discount, rule.failure_reward, rule.truncation, rule.failure_rule)
-        return build_program(config, spec, transforms, rows), config
+        return build_program(config, spec, transforms, pack(dataset, transforms, rule)), config
 
 
 def _with_env(config: TrainConfig, task: str, dynamics: Any) -> TrainConfig:
@@ -314,8 +316,7 @@ def save_samples(session: Session) -> None:
     samples["online"] = thin(state.online.rows[0], int(state.online.size))
     for source, buffer in state.synthetic.items():
         samples[Source(source).name.lower()] = thin(buffer.rows[0], int(buffer.size))
-    dims = {"obs_dim": np.asarray(layout.obs_dim), "act_dim": np.asarray(layout.act_dim)}
-    arrays: dict[str, Any] = samples | dims
+    arrays: dict[str, Any] = samples | {"obs_dim": np.asarray(layout.obs_dim), "act_dim": np.asarray(layout.act_dim)}
     np.savez_compressed(session.folder / "samples.npz", **arrays)
 
 

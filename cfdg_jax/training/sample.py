@@ -31,8 +31,10 @@ from cfdg_jax.augment.registry import make_augmenter
 from cfdg_jax.config import TrainConfig, choice
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_key, seed_keys
-from cfdg_jax.data.dataset import Dataset, load_dataset
-from cfdg_jax.data.transforms import identity_transforms, pack
+from cfdg_jax.data.dataset import Dataset
+from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.pack import pack
+from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.onestep import one_step
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.fields import config_hash
