@@ -66,10 +66,10 @@ CASES = [*((variant, "float64") for variant in VARIANTS), ("small_antmaze", "flo
 
 
 @pytest.fixture
-def golden_case(golden_dir, request):
+def golden_case(golden_of, request):
     """(arrays, variant, dtype, parts, state, batch) of one variant in one precision."""
     variant, dtype = request.param
-    z, dtype = golden.load(golden_dir, "cql_corl.npz"), np.dtype(dtype)
+    z, dtype = golden.load(golden_of(variant), "cql_corl.npz"), np.dtype(dtype)
     with jax.enable_x64(dtype == np.float64):
         p = parts(VARIANTS[variant], GOLDEN_SPEC, "offline")
         init = f"{variant}/init" if f"{variant}/init/q1/l0/W" in z.files else "small/init"

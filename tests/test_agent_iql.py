@@ -90,8 +90,8 @@ def gradients(p, state, batch):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_terms_and_losses_equal_the_released_code(golden_dir, variant, dtype):
-    z = golden.load(golden_dir, "iql_corl.npz")
+def test_terms_and_losses_equal_the_released_code(golden_of, variant, dtype):
+    z = golden.load(golden_of(variant), "iql_corl.npz")
     p = parts(VARIANTS[variant], SPEC, "offline", 1_000_000)
     state, batch = golden_state(z, p, variant, dtype), golden.batch(z, dtype)
     ref = lambda name: z[f"{variant}/f64/step1/term/{name}"]
@@ -103,8 +103,8 @@ def test_terms_and_losses_equal_the_released_code(golden_dir, variant, dtype):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_gradients_equal_the_released_code(golden_dir, variant, dtype):
-    z = golden.load(golden_dir, "iql_corl.npz")
+def test_gradients_equal_the_released_code(golden_of, variant, dtype):
+    z = golden.load(golden_of(variant), "iql_corl.npz")
     p = parts(VARIANTS[variant], SPEC, "offline", 1_000_000)
     state, batch = golden_state(z, p, variant, dtype), golden.batch(z, dtype)
     grads = jax.jit(functools.partial(gradients, p))(state, batch)
@@ -120,8 +120,8 @@ def test_gradients_equal_the_released_code(golden_dir, variant, dtype):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_three_updates_equal_the_released_code(golden_dir, variant, dtype):
-    z = golden.load(golden_dir, "iql_corl.npz")
+def test_three_updates_equal_the_released_code(golden_of, variant, dtype):
+    z = golden.load(golden_of(variant), "iql_corl.npz")
     p = parts(VARIANTS[variant], SPEC, "offline", 1_000_000)
     state, batch = golden_state(z, p, variant, dtype), golden.batch(z, dtype)
     exact = dtype == np.float64

@@ -42,8 +42,8 @@ def dtype(request):
         yield np.dtype(request.param)
 
 
-def golden_run(golden_dir, variant, dtype):
-    z, p = golden.load(golden_dir, "pex.npz"), parts(VARIANTS[variant], SPEC, "online", 1)
+def golden_run(golden_of, variant, dtype):
+    z, p = golden.load(golden_of(variant), "pex.npz"), parts(VARIANTS[variant], SPEC, "online", 1)
     init = f"{variant}/init"
     critic, target = (golden.stacked(z, [f"{init}/{q}1", f"{init}/{q}2"], dtype) for q in ("q", "tq"))
     value, policy = golden.params(z, f"{init}/v", dtype), golden.params(z, f"{init}/pi", dtype)
@@ -67,8 +67,8 @@ def network(state, name):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_three_updates_equal_the_released_code(golden_dir, variant, dtype):
-    z, p, state, batch = golden_run(golden_dir, variant, dtype)
+def test_three_updates_equal_the_released_code(golden_of, variant, dtype):
+    z, p, state, batch = golden_run(golden_of, variant, dtype)
     step = jax.jit(functools.partial(update_once, p))
     for k in (1, 2, 3):
         state, metrics = step(state, batch, noise_of(z, f"{variant}/noise/step{k}", dtype), jnp.asarray(k - 1))
@@ -85,8 +85,8 @@ def test_three_updates_equal_the_released_code(golden_dir, variant, dtype):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_composite_action_equals_the_released_code(golden_dir, variant, dtype):
-    z, p, state, batch = golden_run(golden_dir, variant, dtype)
+def test_the_composite_action_equals_the_released_code(golden_of, variant, dtype):
+    z, p, state, batch = golden_run(golden_of, variant, dtype)
     state, _ = jax.jit(functools.partial(module.update_critics, p))(state, batch, 0)
     noise, term = noise_of(z, f"{variant}/noise/step1", dtype), lambda name: z[f"{variant}/f64/step1/term/{name}"]
     choice = jax.jit(functools.partial(module.act_with, p), static_argnums=3)(state, batch.obs, noise, True)
@@ -99,8 +99,8 @@ def test_the_composite_action_equals_the_released_code(golden_dir, variant, dtyp
 
 
 @pytest.mark.parametrize("how", ["act_train", "act_eval"])
-def test_acting_equals_the_released_code(golden_dir, how, dtype):
-    z, p, state, batch = golden_run(golden_dir, "small", dtype)
+def test_acting_equals_the_released_code(golden_of, how, dtype):
+    z, p, state, batch = golden_run(golden_of, "small", dtype)
     noise = noise_of(z, f"small/f64/{how}", dtype)
     acting = jax.jit(functools.partial(module.act_with, p), static_argnums=3)
     choice = acting(state, batch.obs[:24], noise, how == "act_train")

@@ -36,10 +36,10 @@ def dtype(request):
         yield np.dtype(request.param)
 
 
-def golden_run(golden_dir, case, dtype):
+def golden_run(golden_of, case, dtype):
     """The file, the parts, the state at the start and the batch of a case."""
     file, variant, config, conserve = CASES[case]
-    z, p = golden.load(golden_dir, file), parts(config, SPEC)
+    z, p = golden.load(golden_of(variant), file), parts(config, SPEC)
     init = f"{variant}/init" if f"{variant}/init/q1/l0/W" in z.files else "small/init"
     critic, target = (golden.stacked(z, [f"{init}/{q}1", f"{init}/{q}2"], dtype) for q in ("q", "tq"))
     policy, target_policy = golden.params(z, f"{init}/pi", dtype), golden.params(z, f"{init}/tpi", dtype)
@@ -58,8 +58,8 @@ def network(state, name):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_losses_and_parameters_over_four_steps_equal_the_released_code(golden_dir, case, dtype):
-    z, variant, p, state, batch = golden_run(golden_dir, case, dtype)
+def test_losses_and_parameters_over_four_steps_equal_the_released_code(golden_of, case, dtype):
+    z, variant, p, state, batch = golden_run(golden_of, case, dtype)
     rtol = 1e-9 if dtype == np.float64 else 1e-5
     step = jax.jit(functools.partial(update_once, p))
     for k in range(1, 5):
@@ -80,8 +80,8 @@ def test_losses_and_parameters_over_four_steps_equal_the_released_code(golden_di
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_equal_the_released_code(golden_dir, case, dtype):
-    z, variant, p, state, batch = golden_run(golden_dir, case, dtype)
+def test_gradients_equal_the_released_code(golden_of, case, dtype):
+    z, variant, p, state, batch = golden_run(golden_of, case, dtype)
     noise = lambda k: jnp.asarray(z[f"{variant}/noise/step{k}/eps_target"], dtype)
 
     @jax.jit

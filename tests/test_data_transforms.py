@@ -1,4 +1,4 @@
-"""Transforms, packed rows and scores."""
+"""Transforms, packed rows and scores: closed forms (docs/algorithms.md#checks) and brute force."""
 
 import jax
 import jax.numpy as jnp

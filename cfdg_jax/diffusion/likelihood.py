@@ -2,7 +2,8 @@
 
     dx/dsigma = v = (x - D) / sigma;   log p(x_0) = log N(x_max; 0, sigma_max^2) + integral of div v from x_0 up
 
-Integrated in log sigma, where the flow is smooth, by diffrax's adaptive fifth-order Tsit5.
+It is integrated in log sigma, where the flow is smooth, by diffrax's adaptive fifth-order Tsit5
+(docs/algorithms.md#samplers).
 """
 
 from __future__ import annotations

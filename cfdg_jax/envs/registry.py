@@ -27,7 +27,8 @@ REFERENCE_RETURNS: dict[str, tuple[float, float]] = {
     "ant": (-325.6, 3879.7),
     "antmaze": (0.0, 1.0),
 }
-"""D4RL's (minimum, maximum) return by environment family, from a random and an expert policy (``d4rl/infos.py``)."""
+"""D4RL's (minimum, maximum) return by environment family, of a random and an expert policy; see
+docs/algorithms.md#scores."""
 
 
 _TOYS = {"toy-sparse": make_toy("sparse"), "toy-dense": make_toy("dense")}
