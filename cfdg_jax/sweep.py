@@ -48,8 +48,8 @@ def read_sweep(path: str | os.PathLike) -> list[TrainConfig]:
     require(path.is_file(), str(path), "does not exist", "name a yaml file")
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(str(path), f"is not valid yaml ({error})", "see cfdg_jax/sweep.py for the layout") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(str(path), f"is not valid yaml in UTF-8 ({error})", "see docs/use.md for the layout") from None
     return expand(plain, str(path))
 
 
@@ -66,6 +66,9 @@ def expand(plain: Any, path: str) -> list[TrainConfig]:
     runs = plain.get("runs") or [{}]
     for name, value, kind in (("fields", fields, dict), ("over", over, dict), ("runs", runs, list)):
         require(isinstance(value, kind), f"{path}: {name}", f"is {value!r}", f"must be a {kind.__name__}")
+    for number, run in enumerate(runs, 1):
+        found = f"is {run!r}"
+        require(isinstance(run, dict), f"{path}: run {number}", found, "must hold fields, such as {agent: NAME}")
     for name, values in over.items():
         require(isinstance(values, list) and bool(values), f"{path}: over.{name}", f"is {values!r}", "must be a list")
     combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
