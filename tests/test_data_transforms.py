@@ -1,4 +1,4 @@
-"""Transforms, returns-to-go and scores: closed forms (docs/algorithms.md#checks) and brute force."""
+"""Transforms, returns-to-go and scores: reference checks 29, 42, 61 and 63, and brute force."""
 
 import jax
 import jax.numpy as jnp
