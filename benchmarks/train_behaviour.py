@@ -18,9 +18,10 @@ import pathlib
 import jax
 import numpy as np
 
-from cfdg_jax.config import EnvConfig, OfflineConfig, TrainConfig, named_choice, override
+from cfdg_jax.config import EnvConfig, OfflineConfig, TrainConfig, named_choice
 from cfdg_jax.data.collect import save_policies
 from cfdg_jax.data.reference_scores import normalized_score
+from cfdg_jax.fields import override
 from cfdg_jax.presets import apply_preset
 from cfdg_jax.training.run import Run, load_run, train
 

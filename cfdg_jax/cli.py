@@ -130,7 +130,7 @@ def _train_arguments(train: argparse.ArgumentParser) -> None:
         "agent": "base agent",
         "augment": "generator of synthetic rows",
         "stratify": "who is treated conservatively",
-        "mix": "uniform, balanced, balanced_replay or oorb",
+        "mix": "where the rows of a batch come from",
     }.items():
         train.add_argument(f"--{name}", help=text)
     train.add_argument("--seeds", help="seeds trained at once")
@@ -214,12 +214,12 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def resolve(arguments: argparse.Namespace):
     """The config that the train command's flags describe: choices, then preset, then dotted fields."""
+    from cfdg_jax.config import REGISTRIES
     from cfdg_jax.presets import make_config
 
-    given = {name: getattr(arguments, name) for name in ("dataset", "agent", "augment", "stratify", "mix", "seeds")}
-    return make_config(
-        {name: value for name, value in given.items() if value is not None} | arguments.fields, arguments.preset
-    )
+    given = {name: getattr(arguments, name) for name in ("dataset", *REGISTRIES, "seeds")}
+    given = {name: value for name, value in given.items() if value is not None}
+    return make_config(preset=arguments.preset, **given, **arguments.fields)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -242,7 +242,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         values = {"augment.data": "offline"} | values
     progress = Progress(not arguments.quiet)
     rows = coerce(int, arguments.rows, "rows")
-    config, out = make_config(values, arguments.preset), pathlib.Path(arguments.out)
+    config, out = make_config(preset=arguments.preset, **values), pathlib.Path(arguments.out)
     job = prepare(config, arguments.online, rows, out, progress, checked=arguments.check)
     print(f"written: {sample(job, progress)}  ({rows:,} transitions)")
     if arguments.check:

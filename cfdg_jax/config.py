@@ -1,31 +1,35 @@
-"""The configuration of a run: frozen dataclasses, dotted overrides, a yaml round trip and a stable hash.
+"""The configuration of a run as frozen dataclasses.
 
 The four choices (`agent`, `augment`, `mix`, `stratify`) are config objects of their own files; everything else a run
-needs is here. Values come from a preset (`cfdg_jax.presets`) and then from dotted overrides, ``{"agent.expectile":
-"0.9"}``, which the command line builds from its flags.
+needs is here. `cfdg_jax.presets.make_config` makes configs, `cfdg_jax.fields` names their values by dotted paths.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import math
-import types
-import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
-
-import yaml
 
 from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.augment.registry import AUGMENTERS
-from cfdg_jax.data.mix import MixConfig
-from cfdg_jax.data.transforms import ObservationKind, RewardKind, Truncation
-from cfdg_jax.errors import UserError, nearest, require
+from cfdg_jax.data.returns import Truncation
+from cfdg_jax.data.transforms import ObservationKind, RewardKind
+from cfdg_jax.errors import nearest, require
+from cfdg_jax.methods import Entry, registered
+from cfdg_jax.mix.registry import MIXES
 from cfdg_jax.stratify.registry import STRATIFIERS
 
-REGISTRIES: dict[str, Mapping[str, Any]] = {"agent": AGENTS, "augment": AUGMENTERS, "stratify": STRATIFIERS}
-"""The choices that are made by name: ``{field: {name: entry}}``; ``entry[0]`` is the config class."""
+REGISTRIES: dict[str, Mapping[str, Entry]] = {
+    "agent": AGENTS,
+    "augment": AUGMENTERS,
+    "mix": MIXES,
+    "stratify": STRATIFIERS,
+}
+"""The four choices: ``{field: {name: entry}}``; the first of each is the default."""
+
+
+def _first(field: str) -> Any:
+    return next(iter(REGISTRIES[field].values())).config()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +119,10 @@ class TrainConfig:
     """One run: a dataset, the four choices, the budget."""
 
     dataset: str = "local:hopper-medium-replay-v0"  # "" trains online from scratch
-    agent: Any = dataclasses.field(default_factory=lambda: AGENTS["iql"][0]())
-    augment: Any = dataclasses.field(default_factory=lambda: AUGMENTERS["none"][0]())
-    mix: MixConfig = dataclasses.field(default_factory=MixConfig)
-    stratify: Any = dataclasses.field(default_factory=lambda: STRATIFIERS["none"][0]())
+    agent: Any = dataclasses.field(default_factory=lambda: _first("agent"))
+    augment: Any = dataclasses.field(default_factory=lambda: _first("augment"))
+    mix: Any = dataclasses.field(default_factory=lambda: _first("mix"))
+    stratify: Any = dataclasses.field(default_factory=lambda: _first("stratify"))
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     transform: TransformConfig = dataclasses.field(default_factory=TransformConfig)
     offline: OfflineConfig = dataclasses.field(default_factory=OfflineConfig)
@@ -127,7 +131,7 @@ class TrainConfig:
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
-    preset: str = "paper"  # the preset the values started from
+    preset: str = ""  # the preset the values started from, which `make_config` applied; empty: none
     label: str = ""  # name in reports; empty: made from the four choices
     seeds: int = 5  # trained at once (5 in CFDG)
     first_seed: int = 0  # seeds first_seed .. first_seed + seeds - 1
@@ -158,50 +162,71 @@ class TrainConfig:
             "is empty and there is no dataset to take it from",
             "name an environment, such as --env.task hopper",
         )
-        for field in dataclasses.fields(self.stratify):
-            values = getattr(self.stratify, field.name) if field.name.endswith("_by_seed") else ()
-            fits = not values or self.seeds % len(values) == 0
-            found = f"has {len(values)} values and there are {self.seeds} seeds"
-            require(fits, f"stratify.{field.name}", found, "make seeds a multiple of them")
-        gate, capacity = self.mix.gate, self.online.capacity
-        opens = self.mix.kind != "oorb" or self.online.steps == 0 or gate < min(capacity, self.online.steps)
-        held = f"is {gate} with online.capacity {capacity} and online.steps {self.online.steps}"
-        require(opens, "mix.gate", held, "lower it, or no batch is ever online")
-        apart = choice(self, "stratify") != "a3rl" or self.mix.kind != "oorb"
-        found = "is oorb, whose batches have one origin, and stratify a3rl learns to tell the two apart"
-        require(apart, "mix.kind", found, "use balanced")
-        both = choice(self, "stratify") != "a3rl" or 0.0 < self.mix.offline_share < 1.0
-        found = f"is {self.mix.offline_share:g}, and stratify a3rl learns to tell offline rows from online ones"
-        require(both, "mix.offline_share", found, "must lie strictly between 0 and 1")
         require(
             self.transform.scale != 0.0, "transform.scale", "is 0, and all rewards would be equal", "choose another"
         )
         every = self.online.update_every
         fits = self.online.steps == 0 or every <= self.online.steps
         require(fits, "online.update_every", f"is {every}", f"exceeds online.steps {self.online.steps}: lower it")
+        for _ in method_remarks(self):  # conflicts are errors, and warnings are said when a run begins
+            pass
 
     @property
     def name(self) -> str:
-        """The run's label: the given one, or such as ``IQL + CFDG``."""
+        """The run's label: the given one, or such as ``IQL + CFDG``; what goes with the agent is not named."""
         if self.label:
             return self.label
-        own = AGENTS[choice(self, "agent")].stratify  # goes without saying
-        chosen = [getattr(self, field) for field in REGISTRIES if choice(self, field) not in ("none", own)]
-        return " + ".join(type(config).__name__.removesuffix("Config") for config in chosen)
+        own = {"mix": next(iter(MIXES)), "stratify": next(iter(STRATIFIERS)), "augment": next(iter(AUGMENTERS))}
+        own |= entry_of(self.agent, "agent").companions(type(self.agent))
+        named = [field for field in REGISTRIES if field == "agent" or choice(self, field) != own[field]]
+        return " + ".join(type(getattr(self, field)).__name__.removesuffix("Config") for field in named)
+
+
+def entry_of(config: Any, field: str) -> Entry:
+    """The registered entry of the config object of a choice."""
+    return registered(REGISTRIES[field], config)
 
 
 def choice(config: TrainConfig, field: str) -> str:
-    """The registered name of what `config` chose for ``agent``, ``augment`` or ``stratify``."""
-    for name, entry in REGISTRIES[field].items():
-        if type(getattr(config, field)) is entry[0]:
-            return name
-    raise TypeError(f"{field}: {type(getattr(config, field)).__name__} is not registered")
+    """The registered name of what `config` chose for ``agent``, ``augment``, ``mix`` or ``stratify``."""
+    entry = entry_of(getattr(config, field), field)
+    return next(name for name, each in REGISTRIES[field].items() if each is entry)
 
 
 def named_choice(field: str, name: str) -> Any:
     """The default config of the registered `name` for a field, or a `UserError` with the nearest names."""
     require(name in REGISTRIES[field], field, f"'{name}' is unknown", nearest(name, REGISTRIES[field]))
-    return REGISTRIES[field][name][0]()
+    return REGISTRIES[field][name].config()
+
+
+def method_remarks(config: TrainConfig) -> Iterator[str]:
+    """What the chosen methods warn of.
+
+    Raises:
+      UserError: for a conflict between fields of different methods.
+    """
+    chosen = {field: entry_of(getattr(config, field), field) for field in REGISTRIES}
+    for entry in chosen.values():
+        yield from entry.check(config, chosen)
+
+
+def remarks(config: TrainConfig) -> Iterator[str]:
+    """What a user should know before the run starts: warnings of what never happens or changes nothing."""
+    online, transform = config.online, config.transform
+    if online.steps and online.start_steps >= online.steps:
+        yield (
+            f"no update is made online, since online.start_steps is {online.start_steps} and online.steps "
+            f"{online.steps}; lower the first"
+        )
+    if transform.failure_rule != TransformConfig.failure_rule and transform.failure_reward is None:
+        yield "transform.failure_rule changes nothing without transform.failure_reward; set both"
+    yield from method_remarks(config)
+
+
+def resolved(config: TrainConfig) -> dict[str, Any]:
+    """The four methods' configs with the values that follow from the rest of the run, as a program needs them."""
+    made = {field: entry_of(getattr(config, field), field).resolve(config) for field in REGISTRIES}
+    return {field: getattr(config, field) if own is None else own for field, own in made.items()}
 
 
 def get_path(config: Any, path: str) -> Any:
@@ -209,149 +234,3 @@ def get_path(config: Any, path: str) -> Any:
     for part in path.split("."):
         config = getattr(config, part)
     return config
-
-
-def leaf_paths(config: Any, prefix: str = "") -> dict[str, Any]:
-    """All dotted paths of plain values with their values, in declaration order."""
-    paths: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value, path = getattr(config, field.name), prefix + field.name
-        if dataclasses.is_dataclass(value):
-            paths |= leaf_paths(value, path + ".")
-        else:
-            paths[path] = value
-    return paths
-
-
-def non_default(config: TrainConfig) -> dict[str, Any]:
-    """The values that differ from the defaults of the choices made, by dotted path."""
-    chosen = {field: named_choice(field, choice(config, field)) for field in REGISTRIES}
-    base = leaf_paths(TrainConfig(**chosen))
-    return {path: value for path, value in leaf_paths(config).items() if base[path] != value}
-
-
-def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
-    """`config` with the values at dotted paths replaced; strings are read as the field's type.
-
-    Raises:
-      UserError: for an unknown path (with the nearest valid ones) or a value of the wrong type.
-    """
-    known = leaf_paths(config)
-    nested: dict[str, Any] = {}
-    for path, value in values.items():
-        if path not in known:
-            siblings = [name for name in known if name.partition(".")[0] == path.partition(".")[0]]
-            raise UserError(path, "is no config field", nearest(path, siblings or known))
-        node = nested
-        *parents, leaf = path.split(".")
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[leaf] = value
-    return _replace(config, nested, "")
-
-
-def _replace(config: Any, nested: Mapping[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(type(config))
-    changes = {}
-    for name, value in nested.items():
-        current, path = getattr(config, name), prefix + name
-        if dataclasses.is_dataclass(current):
-            changes[name] = _replace(current, value, path + ".")
-        else:
-            changes[name] = coerce(hints[name], value, path)
-    return dataclasses.replace(config, **changes)
-
-
-def coerce(annotation: Any, value: Any, path: str) -> Any:
-    """Reads `value` (a string from the command line, or a yaml value) as the annotated type."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Literal:
-        require(value in args, path, f"is '{value}'", nearest(str(value), map(str, args)))
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
-            return None
-        return coerce(next(arg for arg in args if arg is not type(None)), value, path)
-    if origin is tuple:
-        if isinstance(value, str):
-            inner = value.strip("()[] ").removesuffix(",")
-            value = inner.split(",") if inner else ()
-        return tuple(coerce(args[0], item.strip() if isinstance(item, str) else item, path) for item in value)
-    if annotation is str:
-        return str(value)
-    return _number(annotation, value, path)
-
-
-def _number(annotation: type, value: Any, path: str) -> Any:
-    kind = {bool: "true or false", int: "a whole number", float: "a number"}[annotation]
-    wrong = UserError(path, f"is '{value}'", f"must be {kind}")
-    if annotation is bool:
-        truth = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
-        if str(value).lower() not in truth:
-            raise wrong
-        return truth[str(value).lower()]
-    try:
-        number = float(str(value).replace("_", ""))
-    except ValueError:
-        raise wrong from None
-    require(math.isfinite(number), path, f"is {number}", "must be finite")
-    if annotation is float:
-        return number
-    if number != int(number):
-        raise wrong
-    return int(number)
-
-
-def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain nested values; the three named choices carry their ``name``."""
-    plain: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            entries = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(value).items()}
-            name = {"name": choice(config, field.name)} if field.name in REGISTRIES else {}
-            plain[field.name] = name | entries
-        else:
-            plain[field.name] = value
-    return plain
-
-
-def from_dict(plain: Mapping[str, Any]) -> TrainConfig:
-    """The inverse of `to_dict`; fields left out keep their defaults."""
-    config = TrainConfig()
-    values: dict[str, Any] = {}
-    names = {field: plain[field]["name"] for field in REGISTRIES if isinstance(plain.get(field), Mapping)}
-    config = dataclasses.replace(config, **{field: named_choice(field, name) for field, name in names.items()})
-    for name, value in plain.items():
-        if isinstance(value, Mapping):
-            values |= {f"{name}.{key}": item for key, item in value.items() if (name, key) not in _NAME_KEYS}
-        elif name != "hash":
-            values[name] = value
-    return override(config, values)
-
-
-_NAME_KEYS = {(field, "name") for field in REGISTRIES}
-
-
-def config_hash(config: TrainConfig) -> str:
-    """Twelve hex digits that depend on the values alone."""
-    return hashlib.sha256(yaml.safe_dump(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def to_yaml(config: TrainConfig) -> str:
-    """The resolved config with its hash, as ``config.yaml`` holds it."""
-    return yaml.safe_dump({"hash": config_hash(config)} | to_dict(config), sort_keys=False)
-
-
-def from_yaml(text: str, name: str = "config.yaml") -> TrainConfig:
-    """Reads what `to_yaml` wrote.
-
-    Raises:
-      UserError: if the text is no yaml mapping or holds unknown fields.
-    """
-    try:
-        plain = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(name, f"is not valid yaml ({error})", "restore the file as the run wrote it") from None
-    require(isinstance(plain, dict), name, "is not a mapping of config fields", "restore the file as the run wrote it")
-    return from_dict(plain)

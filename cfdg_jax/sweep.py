@@ -4,8 +4,8 @@
     fields: {seeds: 3, agent.hidden: [128, 128]}   # for all runs; any choice or dotted field
     over: {dataset: [local:hopper-medium-v0]}      # every combination of these ...
     runs:                                          # ... with every one of these
-      - {agent: iql}
-      - {agent: iql, augment: cfdg, label: IQL + CFDG}
+      - {agent: NAME}
+      - {agent: NAME, augment: NAME, label: with generated rows}
 
 A field that a run's choices do not have, such as ``augment.steps`` without a generator, may stand under ``fields``: it
 is used where it exists. Runs with the same pre-training make it once. What is finished is kept: the same command
@@ -25,8 +25,9 @@ from typing import Any
 
 import yaml
 
-from cfdg_jax.config import REGISTRIES, TrainConfig, config_hash, leaf_paths, to_dict
+from cfdg_jax.config import REGISTRIES, TrainConfig
 from cfdg_jax.errors import UserError, nearest, require
+from cfdg_jax.fields import config_hash, leaf_paths, to_dict
 from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
 from cfdg_jax.training.progress import Progress
@@ -49,7 +50,16 @@ def read_sweep(path: str | os.PathLike) -> list[TrainConfig]:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(str(path), f"is not valid yaml ({error})", "see cfdg_jax/sweep.py for the layout") from None
-    require(isinstance(plain, dict), str(path), "is no mapping", f"give it the keys {', '.join(KEYS)}")
+    return expand(plain, str(path))
+
+
+def expand(plain: Any, path: str) -> list[TrainConfig]:
+    """The configs of a sweep as plain values; `path` names it in errors.
+
+    Raises:
+      UserError: if it is no such mapping, or a name, field or value in it is wrong.
+    """
+    require(isinstance(plain, dict), path, "is no mapping", f"give it the keys {', '.join(KEYS)}")
     for key in plain:
         require(key in KEYS, f"{path}: {key}", "is unknown", nearest(str(key), KEYS))
     preset, fields, over = plain.get("preset", "reduced"), plain.get("fields") or {}, plain.get("over") or {}
@@ -73,15 +83,15 @@ def read_sweep(path: str | os.PathLike) -> list[TrainConfig]:
 def _config(fields: Mapping[str, Any], own: Mapping[str, Any], preset: str) -> TrainConfig:
     """One run's config; of the common `fields` those of choices made otherwise are left out."""
     choices = {name: value for name, value in {**fields, **own}.items() if name in (*REGISTRIES, "dataset", "env.task")}
-    known = leaf_paths(make_config(choices, preset))
+    known = leaf_paths(make_config(preset=preset, **choices))
     of_some_choice = {
         f"{field}.{option.name}"
         for field, entries in REGISTRIES.items()
         for entry in entries.values()
-        for option in dataclasses.fields(entry[0])
+        for option in dataclasses.fields(entry.config)
     }
     common = {name: value for name, value in fields.items() if name in known or name not in of_some_choice}
-    return make_config({**common, **own}, preset)
+    return make_config(preset=preset, **{**common, **own})
 
 
 def sweep(configs: Sequence[TrainConfig], out: str | os.PathLike, progress: bool = True) -> pathlib.Path:

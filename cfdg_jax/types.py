@@ -10,10 +10,10 @@ Shape legend, used in all docstrings of the package:
 ``N``  rows of the offline dataset    ``D``  width of a packed row
 ====== ============================== ====== ==================================
 
-An *algorithm* is a NamedTuple of pure functions made by a factory from a frozen config: `Agent`, `Augmenter`,
-`Stratifier`. Each is written for one seed and holds no arrays; `cfdg_jax.core.seeds` adds the seed axis once.
-A *state* holds arrays only. The parts meet in two fields of a `Batch` and nowhere else: ``source`` (written by
-buffers) and ``conserve`` (written by the stratifier, read by the agent).
+A *method* is a NamedTuple of pure functions made by a factory from a frozen config (`cfdg_jax.methods`). It is written
+for one seed and holds no arrays; `cfdg_jax.core.seeds` adds the seed axis once. A *state* holds arrays only. Methods
+meet in three fields of a `Batch` and nowhere else: ``source`` (written by buffers), ``conserve`` (written by the
+stratifier, read by the agent) and ``weight`` (written by a mixing rule that draws unevenly).
 """
 
 from __future__ import annotations
@@ -194,101 +194,49 @@ class Buffer(NamedTuple):
     size: Array
 
 
-class Agent(NamedTuple):
-    """An actor-critic algorithm for one seed, as pure functions.
+class Counts(NamedTuple):
+    """Rows of one batch by origin; hashable, so it can be a static argument of a jitted step.
 
     Attributes:
-      init: ``(key) -> state``.
-      update: ``(state, batches, key, step) -> (state, metrics)``: K gradient updates, scanned, on a `Batch` with
-        leading axes `[K, B]`; `step` `[]` int32 counts the updates made before this call and carries no seed axis, so
-        schedules and delays on it are real conditions. `metrics` are means over the K updates.
-      act: ``(state, obs [..., O], key, explore) -> action [..., A]`` in [-1, 1]; `explore` is a Python bool, False
-        for the evaluation policy.
-      go_online: ``(offline_state, key) -> online_state``, the hand-over between the phases.
-      value: ``(state, obs [..., O], action [..., A]) -> [...]``, the pessimistic (minimum) target critic.
+      offline: Real rows from the offline dataset, where their number is fixed.
+      online: Real rows from the online ring, where their number is fixed.
+      pooled: Real rows whose origin is drawn, per row or per batch.
+      synthetic: ``((source, rows), ...)``.
     """
 
-    init: Callable[[Key], Any]
-    update: Callable[[Any, Batch, Key, Array], tuple[Any, Metrics]]
-    act: Callable[[Any, Array, Key, bool], Array]
-    go_online: Callable[[Any, Key], Any]
-    value: Callable[[Any, Array, Array], Array]
+    offline: int
+    online: int
+    pooled: int
+    synthetic: tuple[tuple[int, int], ...]
+
+    @property
+    def total(self) -> int:
+        return self.offline + self.online + self.pooled + sum(rows for _, rows in self.synthetic)
 
 
-class Augmenter(NamedTuple):
-    """A generator of synthetic rows for one seed, as pure functions.
+class Pool(NamedTuple):
+    """What one seed draws from.
 
     Attributes:
-      init: ``(key, offline_rows [N, D], online Buffer) -> state``: fresh networks, optimiser and average, and the
-        normaliser fitted to the rows.
-      fit: ``(state, offline_rows, online, key, steps) -> (state, metrics)``: `steps` (a Python int) optimiser steps,
-        scanned, each on rows it draws itself.
-      generate: ``(state, key, source, rows) -> (rows [rows, D], metrics)``: `source` a synthetic `Source` (Python
-        int), `rows` a Python int. Metrics hold at least ``rejected``, the rows screened out and replaced.
-      shares: Share of each synthetic `Source` among generated rows, summing to 1; empty for no augmentation.
-      fit_steps: Optimiser steps of one refresh.
-      warm_start: Whether a refresh continues with the state of the one before instead of a fresh `init`; `fit` then
-        follows the changed rows by itself.
-      model: ``(state, source) -> augment.rows.RowModel``, what `generate` samples from; None for no augmentation.
+      offline: `[N, D]`, shared by all seeds.
+      online: The seed's ring.
+      synthetic: Rings of generated rows by `Source`; empty before the first refresh.
     """
 
-    init: Callable[[Key, Array, Buffer], Any]
-    fit: Callable[[Any, Array, Buffer, Key, int], tuple[Any, Metrics]]
-    generate: Callable[[Any, Key, int, int], tuple[Array, Metrics]]
-    shares: Mapping[int, float]
-    fit_steps: int
-    warm_start: bool = False
-    model: Callable[[Any, int], Any] | None = None
-
-
-class Stage(NamedTuple):
-    """One stage of a stratifier's preparation, between the offline and the online phase.
-
-    Attributes:
-      name: The field of the stratifier's state that it trains.
-      steps: Optimiser steps.
-      shared: Whether the field depends on the dataset alone, so that one training serves all seeds.
-    """
-
-    name: str
-    steps: int
-    shared: bool = False
+    offline: Array
+    online: Buffer
+    synthetic: Mapping[int, Buffer]
 
 
 SCORE_EDGES = np.logspace(-2, 2, 13)
 """Edges of the histograms of a stratifier's scores: three bins a decade, and one open at each end."""
 
 
-class Stratifier(NamedTuple):
-    """Decides how conservatively each row of an online-phase batch is treated, for one seed, as pure functions.
+class StratifierState(NamedTuple):
+    """A stratifier's state in a run: `shared` serves all seeds, every leaf of `own` leads with S."""
 
-    ``value(obs [..., O], action [..., A]) -> [...]`` below is the agent's, with its current parameters. The offline
-    phase is conservative throughout and asks no stratifier.
-
-    Attributes:
-      init: ``(key, seed) -> state``; `seed` `[]` int32 is the seed's number, for settings that differ between seeds.
-      mark: ``(state, batch, key) -> (conserve [B], metrics)``.
-      fit: ``(state, batches, value, key) -> (state, metrics)``: training alongside K agent updates on their `[K, B]`
-        `Batch`; None if nothing is learnt online.
-      stages: What has to be trained before the online phase, in order.
-      prepare: ``(state, stage name, offline_rows [N, D], value, key, steps) -> (state, metrics)``: `steps` (a Python
-        int) optimiser steps of a stage, scanned; a stage may be cut into calls of any length.
-      observe: ``(state, obs [O], key) -> state``: takes note of a state just met online; None if not needed.
-      judge: ``(state, episode_return [], length []) -> state``: takes note of an episode that ended online with the
-        sum `episode_return` of raw rewards after `length` steps, once updates have begun; None if not needed.
-      choose: ``(state, batches, value, act, key) -> (state, index [K B], weight [K B], metrics)``: which of the drawn
-        `[K, B]` rows, numbered through, the K updates learn from in their place, and their importance weights;
-        ``act(obs, key) -> action`` explores. None learns from the rows drawn.
-    """
-
-    init: Callable[[Key, Array | int], Any]
-    mark: Callable[[Any, Batch, Key], tuple[Array, Metrics]]
-    fit: Callable[[Any, Batch, Callable[[Array, Array], Array], Key], tuple[Any, Metrics]] | None = None
-    stages: tuple[Stage, ...] = ()
-    prepare: Callable[[Any, str, Array, Callable[[Array, Array], Array], Key, int], tuple[Any, Metrics]] | None = None
-    observe: Callable[[Any, Array, Key], Any] | None = None
-    judge: Callable[[Any, Array, Array], Any] | None = None
-    choose: Callable[[Any, Batch, Callable, Callable, Key], tuple[Any, Array, Array, Metrics]] | None = None
+    shared: Any
+    own: Any
 
 
 class TrainState(NamedTuple):
@@ -297,7 +245,8 @@ class TrainState(NamedTuple):
     Attributes:
       agent: The agent's state, `[S, ...]`.
       generator: The augmenter's state, `[S, ...]`, or () before the first refresh.
-      stratifier: The stratifier's state, `[S, ...]`; fields of its shared stages serve all seeds and have no S.
+      stratifier: The stratifier's state, `StratifierState`.
+      mix: The mixing rule's state, `[S, ...]`.
       online: Rows gathered online, `[S, C, D]`.
       synthetic: Generated rows by `Source` value, ``{source: Buffer}``; empty before the first refresh.
       key: `[S]` keys, constant through a run: every draw folds in its purpose and step.
@@ -306,7 +255,8 @@ class TrainState(NamedTuple):
 
     agent: Any
     generator: Any
-    stratifier: Any
+    stratifier: StratifierState
+    mix: Any
     online: Buffer
     synthetic: dict[int, Buffer]
     key: Key

@@ -17,8 +17,8 @@ from cfdg_jax.agents import iql as base
 from cfdg_jax.agents import pex as module
 from cfdg_jax.agents.iql import IQLState
 from cfdg_jax.agents.pex import Noise, PEXConfig, PEXState, parts, pex, update_once
-from cfdg_jax.config import override
 from cfdg_jax.errors import UserError
+from cfdg_jax.fields import override
 from cfdg_jax.types import Spec
 
 SPEC = Spec(obs_dim=5, act_dim=3, horizon=1000)

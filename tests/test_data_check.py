@@ -8,7 +8,9 @@ import pytest
 
 from cfdg_jax.data import commands, d4rl, local
 from cfdg_jax.data.check import check_dataset, check_fits, describe
-from cfdg_jax.data.dataset import from_arrays, load_dataset
+from cfdg_jax.data.dataset import from_arrays
+from cfdg_jax.data.hdf5 import write_hdf5
+from cfdg_jax.data.load import load_dataset
 from cfdg_jax.errors import UserError
 from cfdg_jax.types import Spec
 
@@ -87,7 +89,7 @@ def test_bad_arrays_are_refused():
 def test_commands(tmp_path, monkeypatch):
     monkeypatch.setenv("CFDG_DATA_DIR", str(tmp_path))
     path = tmp_path / "mine.hdf5"
-    d4rl.write_hdf5(path, good(200, 10), {"task": "hopper", "dynamics": "gymnasium"})
+    write_hdf5(path, good(200, 10), {"task": "hopper", "dynamics": "gymnasium"})
     assert commands.check_text(str(path)) == f"{path}: 200 rows, 20 episodes, usable"
     assert "normalised score" in commands.info_text(str(path)) and "hopper (gymnasium dyn" in commands.info_text(
         str(path)
@@ -106,7 +108,7 @@ def test_commands(tmp_path, monkeypatch):
 
 def test_wrong_environment_fails_the_check(tmp_path):
     path = tmp_path / "mine.hdf5"
-    d4rl.write_hdf5(path, good(), {"task": "walker2d", "dynamics": "gymnasium"})
+    write_hdf5(path, good(), {"task": "walker2d", "dynamics": "gymnasium"})
     with pytest.raises(UserError, match="observations of width 11, but the environment walker2d has 17"):
         commands.check_text(str(path))
 

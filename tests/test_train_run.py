@@ -11,8 +11,9 @@ import pytest
 from train_helpers import assert_same_run, final_leaves, hopper_config, lines, seed_alone, toy_config
 
 import cfdg_jax
-from cfdg_jax.config import named_choice, override
+from cfdg_jax.config import named_choice
 from cfdg_jax.errors import UserError
+from cfdg_jax.fields import override
 from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
 from cfdg_jax.report.runs import read_run
@@ -271,8 +272,9 @@ def test_update_blocks_make_the_same_number_of_updates(tmp_path):
 
 
 def test_no_retrace_after_the_second_step_and_no_copy_of_the_ring():
-    from cfdg_jax.bench import program_of
     from cfdg_jax.data.mix import row_counts
+
+    from cfdg_jax.bench import program_of
 
     program = program_of("hopper", 5, 1_000, {"online.capacity": 1_000_000, "agent.hidden": (32, 32)})
     counts = row_counts(program.config.mix, {}, 1_000)

@@ -11,16 +11,16 @@ import pathlib
 import jax
 import numpy as np
 
-from cfdg_jax.config import EnvConfig, OfflineConfig, TrainConfig, named_choice, override
-from cfdg_jax.presets import apply_preset
+from cfdg_jax.config import TrainConfig
+from cfdg_jax.presets import make_config
 from cfdg_jax.training.progress import Interrupted, Interrupts
 from cfdg_jax.training.session import Session
 
 WALL_CLOCK = {"seconds", "steps_per_second", "refresh_seconds"}
 
+TOY = "local:toy-dense-medium-replay-v0"
 TINY = {
     "mix.batch_size": 32,
-    "mix.gate": 50,
     "offline.steps": 60,
     "offline.updates_per_call": 20,
     "online.steps": 120,
@@ -38,27 +38,20 @@ TINY = {
 }
 
 
-def toy_config(augment: str = "cfdg", agent: str = "iql", stratify: str = "none", **values) -> TrainConfig:
+def toy_config(augment="cfdg", agent="iql", stratify="none", mix=None, **values) -> TrainConfig:
     """Offline to online on the pure-JAX toy, two seeds, a second or two of work."""
-    config = TrainConfig(
-        dataset="local:toy-dense-medium-replay-v0",
-        agent=named_choice("agent", agent),
-        augment=named_choice("augment", augment),
-        stratify=named_choice("stratify", stratify),
-    )
-    config = override(apply_preset(config, "smoke", "toy-dense"), TINY)
-    if augment != "none":
-        config = override(config, {"augment.steps": 20, "augment.batch": 16, "augment.sampler_steps": 3})
-    return override(config, {key.replace("__", "."): value for key, value in values.items()})
+    tiny = TINY | ({"augment.steps": 20, "augment.batch": 16, "augment.sampler_steps": 3} if augment != "none" else {})
+    if mix == "oorb" or (mix is None and agent.startswith("apl")):
+        tiny |= {"mix.gate": 50}
+    given = {name.replace("__", "."): value for name, value in values.items()}
+    return make_config(TOY, agent, augment, mix, stratify, "smoke", **(tiny | given))
 
 
 def hopper_config(**values) -> TrainConfig:
     """SAC from scratch on MuJoCo, two seeds."""
-    config = TrainConfig(
-        dataset="", agent=named_choice("agent", "sac"), env=EnvConfig(task="hopper"), offline=OfflineConfig(steps=0)
-    )
-    config = override(apply_preset(config, "smoke", "hopper"), TINY | {"offline.steps": 0, "online.random_steps": 40})
-    return override(config, {key.replace("__", "."): value for key, value in values.items()})
+    tiny = TINY | {"env.task": "hopper", "offline.steps": 0, "online.random_steps": 40}
+    given = {name.replace("__", "."): value for name, value in values.items()}
+    return make_config("", "sac", preset="smoke", **(tiny | given))
 
 
 @contextlib.contextmanager

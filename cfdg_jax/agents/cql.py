@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cfdg_jax.agents.base import apl_companions, apl_rhythm, pretrained_sizes
 from cfdg_jax.agents.sac import (
     Order,
     SACConfig,
@@ -33,6 +34,7 @@ from cfdg_jax.agents.sac import (
     draw_subset,
     init_state,
     policy_critics,
+    resolve_delay,
     update_actor,
 )
 from cfdg_jax.agents.sac import Parts as SACParts
@@ -40,7 +42,8 @@ from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import critics, tanh_gaussian_policy
 from cfdg_jax.core.optim import Anneal, Optimiser, adam, at_every, policy_rate, polyak
 from cfdg_jax.errors import require
-from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Source, Spec
+from cfdg_jax.methods import Agent, Entry, Preset, Task, Values
+from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Source, Spec
 
 MAX_MULTIPLIER = 1e6
 """Largest Lagrange multiplier (Cal-QL, CORL)."""
@@ -380,3 +383,76 @@ def cql(config: CQLConfig, spec: Spec, phase: Literal["offline", "online"], phas
         go_online=functools.partial(go_online, p),
         value=lambda state, obs, action: p.sac.critic.apply(state.sac.target, obs, action).min(axis=0),
     )
+
+
+def _reduced_values(preset: Preset, task: Task) -> Values:
+    """Rates of 1e-4 and less in the papers are for a million updates, and a temperature of 1 takes 10,000 to fall.
+
+    Cal-QL's bound lifts Q to the returns at once; plain critics overshoot, on random to 1e7. CQL and APL's CQL gain
+    more online with layer normalisation too (docs/results.md).
+    """
+    if preset == "paper":
+        return {}
+    values = {"agent.policy_learning_rate": 3e-4, "agent.init_temperature": 0.1, "agent.layer_norm": True}
+    return {**values, **pretrained_sizes(preset, task)}
+
+
+def _penalty_values(preset: Preset, task: Task) -> dict[str, Any]:
+    """At a penalty of 10 policies stay as pre-trained for tens of thousands of steps; EDIS has 0 to 1 of it by task."""
+    share = {} if preset == "paper" else {"agent.online_penalty_share": 0.1}
+    return share | dict(_reduced_values(preset, task))
+
+
+def _cql_values(preset: Preset, task: Task) -> Values:
+    """CORL's values (docs/algorithms.md#cql)."""
+    values: dict[str, Any] = {}
+    if task.family == "antmaze":
+        values |= {"transform.reward": "scale_bias", "transform.failure_reward": 0.0}
+        values |= {"agent.critic_hidden": (256,) * 5, "agent.policy_learning_rate": 1e-4, "agent.backup": "max"}
+        values |= {"agent.penalty_weight": 5.0, "agent.lagrange_gap": 0.8, "agent.penalty_min": -200.0}
+    elif task.family != "toy":
+        values |= {"transform.observation": "standardise"}
+    return values | _penalty_values(preset, task)
+
+
+def _calql_values(preset: Preset, task: Task) -> Values:
+    """The authors' on AntMaze; StratDiff's reading, EDIS's transforms elsewhere (docs/algorithms.md#calql)."""
+    values: dict[str, Any] = {}
+    if task.family == "antmaze":
+        values |= {"transform.reward": "scale_bias", "transform.failure_reward": 0.0}
+    else:
+        values |= {"agent.penalty_weight": 10.0, "agent.lagrange_gap": None, "agent.backup": "sample"}
+        if task.family != "toy":
+            values |= {"transform.reward": "return_range", "transform.observation": "standardise"}
+    return values | _penalty_values(preset, task)
+
+
+def _apl_values(preset: Preset, task: Task) -> Values:
+    return apl_rhythm(preset) | {"mix.p_online": 0.5} | dict(_reduced_values(preset, task))
+
+
+CQL = Entry(
+    CQLConfig,
+    cql,
+    about="conservative Q-learning (Kumar et al. 2020)",
+    values=_cql_values,
+    resolve=resolve_delay,
+    without=({}, {"penalty_weight": 0.0}),
+)
+CALQL = Entry(
+    CalQLConfig,
+    cql,
+    about="calibrated Q-learning (Nakamoto et al. 2023)",
+    values=_calql_values,
+    resolve=resolve_delay,
+    without=({"lagrange_gap": None}, {"lagrange_gap": None, "penalty_weight": 0.0}),
+)
+APL_CQL = Entry(
+    APLCQLConfig,
+    cql,
+    about="adaptive policy learning on CQL (Zheng et al. 2023)",
+    values=_apl_values,
+    resolve=resolve_delay,
+    companions=apl_companions,
+    without=({}, {"penalty_weight": 0.0}),
+)

@@ -22,11 +22,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cfdg_jax.agents.base import sizes
 from cfdg_jax.core.losses import td_loss, td_target, temperature_loss, weighted_mean
 from cfdg_jax.core.networks import BatchNormNetwork, Init, Network, batch_norm_critics, tanh_gaussian_policy
 from cfdg_jax.core.optim import Optimiser, adam
 from cfdg_jax.errors import require
-from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec
+from cfdg_jax.methods import Agent, Entry
+from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,3 +184,12 @@ def crossq(
         go_online=lambda state, key: state,
         value=lambda state, obs, action: p.critic.apply(state.critic, state.averages, obs, action).min(axis=0),
     )
+
+
+ENTRY = Entry(
+    CrossQConfig,
+    crossq,
+    about="soft actor-critic without targets, batch-normalised (Bhatt et al. 2024)",
+    values=sizes,
+    pretrains=False,
+)

@@ -22,17 +22,20 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cfdg_jax.agents.base import pretrained_sizes
 from cfdg_jax.core.losses import awr_weight, expectile, td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy, gaussian_policy, state_value
 from cfdg_jax.core.optim import Anneal, Optimiser, adam, policy_rate, polyak
 from cfdg_jax.errors import require
-from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec
+from cfdg_jax.methods import Agent, Entry, Preset, Task, Values, Variant
+from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Spec
 
 
 @dataclasses.dataclass(frozen=True)
 class IQLConfig:
     """Hyper-parameters; the defaults are the authors' for locomotion (implicit_q_learning, mujoco_config.py)."""
 
+    variant: str = "authors"  # published settings of a release, see `VARIANTS`
     expectile: float = 0.7  # tau of the value regression; AntMaze 0.9 (antmaze_config.py)
     temperature: float = 3.0  # beta, multiplies the advantage; AntMaze 10 (antmaze_config.py)
     advantage_limit: float = 100.0  # largest regression weight (actor.py)
@@ -248,3 +251,44 @@ def iql(config: IQLConfig, spec: Spec, phase: Literal["offline", "online"], phas
         go_online=functools.partial(go_online, p),
         value=lambda state, obs, action: p.critic.apply(state.target, obs, action).min(axis=0),
     )
+
+
+VARIANTS: dict[str, Variant] = {
+    "authors": Variant(),
+    "pex": Variant(
+        {
+            "expectile": 0.9,
+            "temperature": 10.0,
+            "order": "torch",
+            "q_loss": "mean",
+            "init": "pytorch",
+            "policy_init": "xavier",
+            "copy_to_target": True,
+            "reset_optimiser_online": True,
+        }
+    ),
+}
+"""Releases by name; ``pex`` is the PEX repository's IQL, CFDG's base (docs/algorithms.md#iql)."""
+
+
+def _values(preset: Preset, task: Task) -> Values:
+    if preset == "paper":
+        return {"agent.variant": "pex"}
+    return {**reduced_regression(task), **pretrained_sizes(preset, task)}
+
+
+def reduced_regression(task: Task) -> Values:
+    """The IQL paper's expectile and temperature for AntMaze or locomotion, with its rewards over the return range."""
+    antmaze = task.family == "antmaze"
+    values = {"agent.expectile": 0.9 if antmaze else 0.7, "agent.temperature": 10.0 if antmaze else 3.0}
+    return values | ({} if task.family in ("antmaze", "toy") else {"transform.reward": "return_range"})
+
+
+ENTRY = Entry(
+    IQLConfig,
+    iql,
+    about="implicit Q-learning (Kostrikov, Nair, Levine 2021)",
+    values=_values,
+    variants=VARIANTS,
+    without=({"free_target": "min"}, {"free_target": "min", "expectile": 0.99}),
+)

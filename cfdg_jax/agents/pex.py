@@ -14,18 +14,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cfdg_jax.agents import iql as base
+from cfdg_jax.agents.base import pretrained_sizes
 from cfdg_jax.agents.iql import IQLConfig, IQLState
 from cfdg_jax.core.losses import awr_weight, td_target, weighted_mean
 from cfdg_jax.core.networks import Init
 from cfdg_jax.core.optim import polyak
 from cfdg_jax.errors import require
-from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec
+from cfdg_jax.methods import Agent, Entry, Preset, Task, Values, Variant
+from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,3 +264,23 @@ def pex(config: PEXConfig, spec: Spec, phase: Literal["offline", "online"], phas
         go_online=lambda state, key: state,
         value=lambda state, obs, action: p.iql.critic.apply(state.iql.target, obs, action).min(axis=0),
     )
+
+
+def _values(preset: Preset, task: Task) -> Values:
+    return {} if preset == "paper" else {**base.reduced_regression(task), **pretrained_sizes(preset, task)}
+
+
+def _check(config: Any, chosen: Mapping[str, Entry]) -> Iterator[str]:
+    if config.offline.steps == 0:
+        yield "without pre-training the offline policy is a random one; set offline.steps"
+
+
+ENTRY = Entry(
+    PEXConfig,
+    pex,
+    about="policy expansion: a frozen offline policy and a growing one (Zhang, Xu, Yu 2023)",
+    values=_values,
+    check=_check,
+    variants={"authors": Variant()},
+    without=({"free_target": "min"}, {"free_target": "min", "expectile": 0.99}),
+)

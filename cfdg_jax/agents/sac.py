@@ -32,11 +32,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cfdg_jax.agents.base import sizes
 from cfdg_jax.core.losses import log_temperature_loss, td_loss, td_target, temperature_loss, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, critics_in_place, tanh_gaussian_policy
 from cfdg_jax.core.optim import Optimiser, adam, at_every, polyak
 from cfdg_jax.errors import require
-from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec
+from cfdg_jax.methods import Agent, Entry, Preset, Task, Values
+from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Spec
 
 Order = Literal["critic_first", "alpha_first", "joint", "alpha_only", "in_place", "in_place_joint", "actor_first"]
 SEEN: dict[Order, tuple[Literal["before", "after", "in_place"], bool]] = {
@@ -73,7 +75,8 @@ class SACConfig:
     temperature_loss: Literal["log_alpha", "alpha"] = "alpha"  # factor before log pi + target entropy; REDQ log_alpha
     target_entropy_scale: float = 1.0  # target entropy is -scale * A: SAC 1; RLPD 0.5
     entropy_backup: bool = True  # -alpha log pi in the target; RLPD AntMaze False
-    policy_delay: int = 1  # critic updates per policy and temperature update; REDQ, RLPD 20, their UTD
+    policy_delay: int | None = 1  # critic updates per policy and temperature update; none: one of them per environment
+    # step, whatever online.utd (REDQ, RLPD)
     log_std_min: float = -5.0  # APL; SAC, REDQ, RLPD -20
     log_std_max: float = 2.0  # SAC
     density_epsilon: float = 0.0  # in log(1 - a^2 + epsilon); 0: exact, without overflow (RLPD); SAC, REDQ, APL 1e-6
@@ -85,7 +88,7 @@ class SACConfig:
         require(all(w > 0 for w in self.hidden), "agent.hidden", f"is {self.hidden}", "must hold positive widths")
         for name in ("critics", "policy_delay"):
             value = getattr(self, name)
-            require(value >= 1, f"agent.{name}", f"is {value}", "must be at least 1")
+            require(value is None or value >= 1, f"agent.{name}", f"is {value}", "must be at least 1")
         within = f"must be 0 (all) or lie between 1 and agent.critics = {self.critics}"
         require(self.subset == 0 or 1 <= self.subset <= self.critics, "agent.subset", f"is {self.subset:g}", within)
         whole = self.target_rule == "min" or self.subset == int(self.subset)
@@ -117,7 +120,7 @@ class REDQConfig(SACConfig):
     policy_q: Literal["min", "mean"] = "mean"
     order: Order = "joint"
     temperature_loss: Literal["log_alpha", "alpha"] = "log_alpha"
-    policy_delay: int = 20  # online.utd, by the presets: one policy step per environment step
+    policy_delay: int | None = None  # one policy step per environment step (release)
     log_std_min: float = -20.0
     density_epsilon: float = 1e-6
     init: Init = "xavier"
@@ -133,7 +136,7 @@ class RLPDConfig(SACConfig):
     q_loss: Literal["sum", "mean"] = "mean"
     layer_norm: bool = True
     target_entropy_scale: float = 0.5
-    policy_delay: int = 20  # online.utd, by the presets: one policy step per environment step
+    policy_delay: int | None = None  # one policy step per environment step (release)
     log_std_min: float = -20.0
     init: Init = "xavier"
 
@@ -345,3 +348,58 @@ def sac(config: SACConfig, spec: Spec, phase: Literal["offline", "online"], phas
         go_online=lambda state, key: state,
         value=lambda state, obs, action: p.critic.apply(state.target, obs, action).min(axis=0),
     )
+
+
+REDQ_STEPS = {"hopper": 125_000, "walker2d": 300_000, "ant": 300_000, "halfcheetah": 400_000}
+"""Environment steps of REDQ's release (its mbpo_epoches, of 1,000 steps each)."""
+
+
+def _many_critics(preset: Preset, task: Task) -> dict[str, Any]:
+    if preset == "paper":
+        return {"online.utd": 20}
+    return {"online.utd": 4, "agent.critics": 4} | dict(sizes(preset, task))
+
+
+def _redq_values(preset: Preset, task: Task) -> Values:
+    steps = {"online.steps": REDQ_STEPS.get(task.name, 300_000)} if preset == "paper" else {}
+    return {**steps, **_many_critics(preset, task)}
+
+
+def _rlpd_values(preset: Preset, task: Task) -> Values:
+    antmaze = task.family == "antmaze"
+    values: dict[str, Any] = {"online.steps": 300_000 if antmaze else 250_000} if preset == "paper" else {}
+    if antmaze:
+        values |= {"agent.hidden": (256, 256, 256), "agent.subset": 1, "agent.entropy_backup": False}
+    return values | _many_critics(preset, task)
+
+
+def resolve_delay(config: Any) -> SACConfig:
+    """One policy step per environment step, unless `policy_delay` says otherwise."""
+    delay = config.agent.policy_delay
+    return dataclasses.replace(config.agent, policy_delay=config.online.utd if delay is None else delay)
+
+
+SAC = Entry(
+    SACConfig,
+    sac,
+    about="soft actor-critic (Haarnoja et al. 2018)",
+    values=sizes,
+    resolve=resolve_delay,
+    pretrains=False,
+)
+REDQ = Entry(
+    REDQConfig,
+    sac,
+    about="randomised ensembled double Q-learning (Chen et al. 2021)",
+    values=_redq_values,
+    resolve=resolve_delay,
+    pretrains=False,
+)
+RLPD = Entry(
+    RLPDConfig,
+    sac,
+    about="RL with prior data (Ball et al. 2023)",
+    values=_rlpd_values,
+    resolve=resolve_delay,
+    pretrains=False,
+)

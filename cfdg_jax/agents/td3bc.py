@@ -25,11 +25,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cfdg_jax.agents.base import apl_companions, apl_rhythm, pretrained_sizes, sizes
 from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy
 from cfdg_jax.core.optim import Anneal, Optimiser, adam, at_every, policy_rate, polyak
 from cfdg_jax.errors import require
-from cfdg_jax.types import Agent, Array, Batch, Key, Metrics, Params, Spec
+from cfdg_jax.methods import Agent, Entry, Preset, Task, Values
+from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,3 +237,40 @@ def td3bc(
         go_online=functools.partial(go_online, p),
         value=lambda state, obs, action: p.critic.apply(state.target, obs, action).min(axis=0),
     )
+
+
+def _td3bc_values(preset: Preset, task: Task) -> Values:
+    values: dict[str, Any] = {} if task.family == "toy" else {"transform.observation": "standardise"}  # TD3_BC.py
+    if preset != "paper":  # without layer_norm alpha 2.5 diverges at that rate on 200,000 rows
+        values |= {"agent.layer_norm": True} | dict(pretrained_sizes(preset, task))
+        # without cloning online the policy collapses, with all of it it stays where it is
+        values |= {"agent.online_bc_share": 0.1, "agent.bc_decay": 10_000}
+    return values
+
+
+def _apl_values(preset: Preset, task: Task) -> Values:
+    values = apl_rhythm(preset) | {"mix.p_online": 0.1}
+    if preset != "paper":
+        values |= {"agent.layer_norm": True} | dict(pretrained_sizes(preset, task))
+        if task.family != "toy":  # TD3+BC's; the release has none
+            values |= {"transform.observation": "standardise"}
+    return values
+
+
+_WITHOUT: tuple[dict[str, Any], dict[str, Any]] = ({}, {"bc_weight": 0.0})
+TD3BC = Entry(
+    TD3BCConfig,
+    td3bc,
+    about="TD3 with behaviour cloning (Fujimoto and Gu 2021)",
+    values=_td3bc_values,
+    without=_WITHOUT,
+)
+APL_TD3BC = Entry(
+    APLTD3BCConfig,
+    td3bc,
+    about="adaptive policy learning on TD3+BC (Zheng et al. 2023)",
+    values=_apl_values,
+    companions=apl_companions,
+    without=_WITHOUT,
+)
+TD3 = Entry(TD3Config, td3bc, about="twin delayed DDPG (Fujimoto et al. 2018)", values=sizes, pretrains=False)

@@ -15,6 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from cfdg_jax.augment.base import check_use, reduced_values
 from cfdg_jax.augment.rows import (
     DenoiserConfig,
     RowModel,
@@ -32,7 +33,8 @@ from cfdg_jax.diffusion.fit import GeneratorState, Normaliser, drop_labels, norm
 from cfdg_jax.diffusion.guidance import classifier_free
 from cfdg_jax.diffusion.network import LabelEmbed
 from cfdg_jax.errors import require
-from cfdg_jax.types import Array, Augmenter, Buffer, Key, Metrics, Params, Source, Spec
+from cfdg_jax.methods import Augmenter, Entry, Preset, Task, Values
+from cfdg_jax.types import Array, Buffer, Key, Metrics, Params, Source, Spec
 
 OFFLINE, ONLINE, NULL = 0, 1, 2
 """Labels; null is the token of the unconditional branch."""
@@ -137,3 +139,16 @@ def draw_balanced(offline_rows: Array, online: Buffer, key: Key, half: int, wind
     offline_key, online_key = jax.random.split(key)
     parts = [draw_offline(offline_rows, offline_key, half), draw_online(online, online_key, half, window)]
     return jnp.concatenate(parts), jnp.repeat(jnp.array([OFFLINE, ONLINE]), half)
+
+
+def _values(preset: Preset, task: Task) -> Values:
+    return reduced_values(preset)
+
+
+ENTRY = Entry(
+    CFDGConfig,
+    cfdg,
+    about="one labelled diffusion model with classifier-free guidance (arXiv 2508.06806)",
+    values=_values,
+    check=check_use,
+)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cfdg_jax.augment.base import check_use, reduced_values
 from cfdg_jax.augment.rows import (
     DenoiserConfig,
     RowModel,
@@ -39,7 +40,8 @@ from cfdg_jax.diffusion.fit import GeneratorState, Normaliser, lockstep, normali
 from cfdg_jax.diffusion.guidance import inpainted
 from cfdg_jax.diffusion.samplers import sample
 from cfdg_jax.errors import require
-from cfdg_jax.types import Array, Augmenter, Buffer, Key, Metrics, Params, RowLayout, Source, Spec
+from cfdg_jax.methods import Augmenter, Entry, Preset, Task, Values
+from cfdg_jax.types import Array, Buffer, Key, Metrics, Params, RowLayout, Source, Spec
 
 STATE, POLICY, TRANSITION = 0, 1, 2
 """Places of the energies in their stacked parameters."""
@@ -322,3 +324,23 @@ def _each(energy: Network, params: Params, inputs: Array) -> Array:
     """Each energy of its own inputs: `[3, ..., d + 1]` -> `[3, ...]`."""
     own = lambda p, x: energy.apply(jax.tree.map(lambda leaf: leaf[None], p), x)[0]
     return jax.vmap(own)(params, inputs)
+
+
+def _values(preset: Preset, task: Task) -> Values:
+    """IQL-EDIS (docs/algorithms.md#edis)."""
+    if preset == "paper":
+        return {"refresh.every": 10_000, "refresh.rows": 100_000}
+    values = reduced_values(preset) | {"augment.energy_batch": 64, "augment.negatives": 4}
+    if preset == "smoke":
+        values |= {"augment.energy_batch": 8, "augment.negatives": 2, "augment.energy_steps": 3}
+        values |= {"augment.energy_hidden": (32, 32)}
+    return values
+
+
+ENTRY = Entry(
+    EDISConfig,
+    edis,
+    about="a diffusion model pushed by three energies while it samples (Liu et al. 2024)",
+    values=_values,
+    check=check_use,
+)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NoReturn
 
-from cfdg_jax.types import Augmenter, Spec
+from cfdg_jax.methods import Augmenter, Entry
+from cfdg_jax.types import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,3 +28,6 @@ def none(config: NoneConfig, spec: Spec, with_terminal: bool) -> Augmenter:
         shares={},
         fit_steps=0,
     )
+
+
+ENTRY = Entry(NoneConfig, none, about="no generated rows")

@@ -12,6 +12,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from cfdg_jax.augment.base import check_use, reduced_values
 from cfdg_jax.augment.rows import (
     DenoiserConfig,
     RowModel,
@@ -29,7 +30,8 @@ from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import GeneratorState, Normaliser, normalise
 from cfdg_jax.diffusion.network import Network
 from cfdg_jax.errors import require
-from cfdg_jax.types import Array, Augmenter, Buffer, Key, Metrics, Params, RowLayout, Source, Spec
+from cfdg_jax.methods import Augmenter, Entry, Preset, Task, Values
+from cfdg_jax.types import Array, Buffer, Key, Metrics, Params, RowLayout, Source, Spec
 
 Data = Literal["online", "offline", "pooled"]
 
@@ -113,3 +115,18 @@ def unlabelled_training(
         return edm.loss(network, params, clean, sigma, noise).mean()
 
     return row_training(config, network, columns, with_terminal, parts, loss)
+
+
+def _values(preset: Preset, task: Task) -> Values:
+    """SynthER online (sac_synther_dmc.gin): half of each batch, 200K rows every 10K steps."""
+    refresh = {"refresh.every": 10_000, "refresh.rows": 200_000} if preset == "paper" else {}
+    return {"mix.synthetic_share": 0.5, **refresh, **reduced_values(preset)}
+
+
+ENTRY = Entry(
+    SynthERConfig,
+    synther,
+    about="one unconditional diffusion model of transitions (Lu et al. 2023)",
+    values=_values,
+    check=check_use,
+)

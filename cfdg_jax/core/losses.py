@@ -19,6 +19,11 @@ def weighted_mean(per_row: Array, weight: Array | float | None = None) -> Array:
     return jnp.mean(per_row if weight is None else weight * per_row)
 
 
+def masked_mean(x: Array, mask: Array) -> Array:
+    """Mean of `x` `[B]` where `mask`, 0 where there are no such rows."""
+    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(mask.sum(), 1)
+
+
 def expectile(error: Array, level: Array | float) -> Array:
     """Asymmetric square ``|level - 1{error < 0}| error^2`` (docs/algorithms.md#iql); its minimiser is the expectile."""
     return jnp.where(error > 0, level, 1.0 - level) * jnp.square(error)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from cfdg_jax.data.dataset import Dataset, from_arrays, load_dataset
+from cfdg_jax.data.dataset import Dataset, from_arrays
+from cfdg_jax.data.load import load_dataset
 from cfdg_jax.data.reference_scores import normalized_score
 from cfdg_jax.errors import require
 from cfdg_jax.types import Spec

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cfdg_jax.data.d4rl import write_hdf5
 from cfdg_jax.data.files import PathLike, cache_dir, is_offline, locked, record_sha256
+from cfdg_jax.data.hdf5 import write_hdf5
 from cfdg_jax.errors import UserError, require
 
 

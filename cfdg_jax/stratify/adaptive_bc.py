@@ -13,12 +13,15 @@ the authors', ``- Q / mean |Q| + alpha (pi(s) - a)^2``.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from cfdg_jax.errors import require
-from cfdg_jax.types import Array, Spec, Stratifier
+from cfdg_jax.methods import Entry, Preset, Stratifier, Task, Values
+from cfdg_jax.stratify.base import check_marks
+from cfdg_jax.types import Array, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +89,9 @@ def adaptive_bc(config: AdaptiveBCConfig, spec: Spec) -> Stratifier:
         del key, seed
         return AdaptiveBCState(jnp.float32(config.most), jnp.float32(0.0), jnp.int32(0))
 
-    def mark(state: AdaptiveBCState, batch, key):
-        del key
-        return jnp.full(batch.reward.shape, state.alpha / config.most), {"conserve": state.alpha / config.most}
+    def mark(shared, own: AdaptiveBCState, batch, key):
+        del shared, key
+        return jnp.full(batch.reward.shape, own.alpha / config.most), {"conserve": own.alpha / config.most}
 
     def judge(state: AdaptiveBCState, episode_return: Array, length: Array) -> AdaptiveBCState:
         score = (episode_return - low) / (high - low)
@@ -98,3 +101,38 @@ def adaptive_bc(config: AdaptiveBCConfig, spec: Spec) -> Stratifier:
         return AdaptiveBCState(alpha.astype(jnp.float32), mean.astype(jnp.float32), state.episodes + 1)
 
     return Stratifier(init=init, mark=mark, judge=judge)
+
+
+def _values(preset: Preset, task: Task) -> Values:
+    """The release's run for agents that clone with a weight; its return here follows episodes instead of a schedule."""
+    values: dict[str, Any] = {}
+    if task.family == "toy":
+        values |= {"stratify.returns": (0.0, 1.0 if task.name == "toy-sparse" else 3.0)}  # nothing done, and arrival
+    if task.agent_has("bc_weight"):  # no state of the task is normalised in the release
+        values |= {"online.utd": 10, "transform.observation": "none"}
+        values |= {"online.steps": 250_000} if preset == "paper" else {}
+        # an alpha of 1 is the release's loss: bc_weight is to the square what alpha is to Q / mean |Q|
+        values |= {"agent.online_bc_share": 1.0, "agent.bc_decay": 0, "agent.bc_weight": 0.4, "agent.alpha": 1.0}
+    return values
+
+
+def _companions(agent: type) -> Mapping[str, str]:
+    clones = any(field.name == "bc_weight" for field in dataclasses.fields(agent))
+    return {"mix": "uniform"} if clones else {}
+
+
+def _check(config: Any, chosen: Mapping[str, Entry]) -> Iterator[str]:
+    yield from check_marks(config, chosen)
+    most, weight = config.stratify.most, getattr(config.agent, "bc_weight", None)
+    if weight is not None and weight != most:
+        yield f"agent.bc_weight is {weight} and stratify.most {most}: alpha is {weight} at most; set both to one value"
+
+
+ENTRY = Entry(
+    AdaptiveBCConfig,
+    adaptive_bc,
+    about="one weight that follows the returns of episodes (Zhao et al. 2022)",
+    values=_values,
+    companions=_companions,
+    check=_check,
+)

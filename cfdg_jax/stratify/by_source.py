@@ -11,7 +11,9 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from cfdg_jax.types import Source, Spec, Stratifier
+from cfdg_jax.methods import Entry, Stratifier
+from cfdg_jax.stratify.base import check_marks
+from cfdg_jax.types import Source, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +27,8 @@ def by_source(config: BySourceConfig, spec: Spec) -> Stratifier:
     """A `Stratifier` without state that reads ``Batch.source`` alone."""
     del spec
 
-    def mark(state, batch, key):
-        del state, key
+    def mark(shared, own, batch, key):
+        del shared, own, key
         source = batch.source
         offline = (source == Source.OFFLINE).astype(jnp.float32)
         real = (source <= Source.ONLINE).astype(jnp.float32)
@@ -38,3 +40,11 @@ def by_source(config: BySourceConfig, spec: Spec) -> Stratifier:
         return conserve.astype(jnp.float32), {"conserve": conserve.mean()}
 
     return Stratifier(init=lambda key, seed: (), mark=mark)
+
+
+ENTRY = Entry(
+    BySourceConfig,
+    by_source,
+    about="offline rows conservative, online rows free (APL, Zheng et al. 2023)",
+    check=check_marks,
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from cfdg_jax.core.losses import masked_mean
 from cfdg_jax.types import SCORE_EDGES, Array, Batch, Metrics, Source
 
 
@@ -36,11 +37,6 @@ def metrics(score: Array, conserve: Array, source: Array) -> Metrics:
         out[f"@{name}"] = share = rows.mean()
         out |= {f"{metric}@{name}": share * value for metric, value in of_rows.items()}
     return out
-
-
-def masked_mean(x: Array, mask: Array) -> Array:
-    """Mean of `x` `[B]` where `mask`, 0 where there are no such rows."""
-    return jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(mask.sum(), 1)
 
 
 def masked_quantiles(x: Array, mask: Array, levels: tuple[float, ...]) -> Array:

@@ -6,7 +6,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from cfdg_jax.types import Spec, Stratifier
+from cfdg_jax.methods import Entry, Stratifier
+from cfdg_jax.types import Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,5 +20,8 @@ def none(config: NoneConfig, spec: Spec) -> Stratifier:
     del config, spec
     return Stratifier(
         init=lambda key, seed: (),
-        mark=lambda state, batch, key: (jnp.ones(batch.reward.shape, jnp.float32), {}),
+        mark=lambda shared, own, batch, key: (jnp.ones(batch.reward.shape, jnp.float32), {}),
     )
+
+
+ENTRY = Entry(NoneConfig, none, about="every row fully conservative: the plain base agent")

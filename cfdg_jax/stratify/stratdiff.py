@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -30,11 +30,10 @@ from cfdg_jax.diffusion.guidance import energy_guided
 from cfdg_jax.diffusion.network import Network, Precision, dense_unet, energy_mlp
 from cfdg_jax.diffusion.samplers import Solver
 from cfdg_jax.errors import require
+from cfdg_jax.methods import Entry, Preset, Stage, Stratifier, Task, Value, Values
 from cfdg_jax.stratify import marks
-from cfdg_jax.types import Array, Batch, Buffer, Key, Metrics, Spec, Stage, Stratifier
-
-Value = Callable[[Array, Array], Array]
-"""``(obs [..., O], action [..., A]) -> [...]``."""
+from cfdg_jax.stratify.base import check_marks
+from cfdg_jax.types import Array, Batch, Buffer, Key, Metrics, Spec
 
 _ONE = ("proposals", "sampler_steps", "behavior_steps", "behavior_batch", "energy_steps", "cached_states")
 _LEAST = dict.fromkeys((*_ONE, "cached_online", "support_chunk"), 1) | dict.fromkeys(("supports", "energy_batch"), 2)
@@ -124,9 +123,31 @@ class StratDiffConfig:
         """Whether proposals are guided, so that an energy network is needed."""
         return self.proposes and max(self.guidance_by_seed or (self.guidance,)) > 0
 
+    @property
+    def caches(self) -> bool:
+        """Whether supports are drawn beforehand."""
+        return self.guided and self.support == "cache"
+
+
+class Model(NamedTuple):
+    """What depends on the dataset alone; with `share_behavior` one serves all seeds."""
+
+    behavior: Any
+    supports: Any
+
+
+class Own(NamedTuple):
+    """What each seed has: fields of `StratDiffState`; `model` is () where it is shared."""
+
+    model: Any
+    energy: Any
+    recent: Any
+    rho: Array
+    guidance: Array
+
 
 class StratDiffState(NamedTuple):
-    """What the stratifier of one seed has learnt; a field is () where the config has no use for it.
+    """`Model` and `Own` of one seed as the functions below see them; a field is () where the config does not need it.
 
     Attributes:
       behavior: The behaviour model; its normaliser is that of actions.
@@ -174,22 +195,46 @@ def parts(config: StratDiffConfig, spec: Spec) -> Parts:
     )
 
 
-def init(p: Parts, key: Key, seed: Array | int) -> StratDiffState:
-    """Untrained networks, empty rings, and the settings of seed number `seed` `[]`."""
-    of_seed = lambda values: jnp.asarray(values, jnp.float32)[seed % len(values)]
-    behavior_key, energy_key = jax.random.split(key)
-    c, width = p.config, p.spec.obs_dim + p.config.supports * p.spec.act_dim
-    cached = c.guided and c.support == "cache"
+def init_model(p: Parts, key: Key) -> Model:
+    """An untrained behaviour model and an empty ring."""
+    c = p.config
+    behavior_key, _ = jax.random.split(key)
     identity = Normaliser(jnp.zeros(p.spec.act_dim), jnp.ones(p.spec.act_dim))
-    energy_params = p.energy.init(energy_key) if c.guided else ()
-    return StratDiffState(
+    return Model(
         behavior=init_state(p.behavior.init(behavior_key), p.behavior_tx, identity) if c.proposes else (),
-        supports=ring.empty(c.cached_states, width) if cached else (),
+        supports=ring.empty(c.cached_states, cache_width(p)) if c.caches else (),
+    )
+
+
+def init(p: Parts, key: Key, seed: Array | int) -> Own:
+    """An untrained energy network, an empty ring, and the settings of seed number `seed` `[]`."""
+    of_seed = lambda values: jnp.asarray(values, jnp.float32)[seed % len(values)]
+    c, energy_key = p.config, jax.random.split(key)[1]
+    energy_params = p.energy.init(energy_key) if c.guided else ()
+    return Own(
+        model=() if c.share_behavior else init_model(p, key),
         energy=energy.EnergyState(energy_params, p.energy_tx.init(energy_params)) if c.guided else (),
-        recent=ring.empty(c.cached_online, width) if cached else (),
+        recent=ring.empty(c.cached_online, cache_width(p)) if c.caches else (),
         rho=of_seed(c.rho_by_seed or (c.rho,)),
         guidance=of_seed(c.guidance_by_seed or (c.guidance,)),
     )
+
+
+def cache_width(p: Parts) -> int:
+    """Columns of a state with its supports."""
+    return p.spec.obs_dim + p.config.supports * p.spec.act_dim
+
+
+def whole(shared: Any, own: Own) -> StratDiffState:
+    """Both parts of a seed's state."""
+    model = shared or own.model
+    return StratDiffState(model.behavior, model.supports, own.energy, own.recent, own.rho, own.guidance)
+
+
+def own_part(p: Parts, state: StratDiffState) -> Own:
+    """What belongs to the seed alone."""
+    model = () if p.config.share_behavior else Model(state.behavior, state.supports)
+    return Own(model, state.energy, state.recent, state.rho, state.guidance)
 
 
 # -- proposals and marks -----------------------------------------------------------------------------------------------
@@ -372,14 +417,84 @@ def stages(config: StratDiffConfig) -> tuple[Stage, ...]:
 
 
 def stratdiff(config: StratDiffConfig, spec: Spec) -> Stratifier:
-    """StratDiff for one seed; its state is a `StratDiffState`."""
+    """StratDiff for one seed; what depends on the dataset alone is shared, with `share_behavior`."""
     p, needed = parts(config, spec), stages(config)
-    learns_online = config.guided or config.adaptive_rho
+
+    def fit_own(shared, own: Own, batches: Batch, value: Value, key: Key) -> tuple[Own, Metrics]:
+        state, metrics = fit(p, whole(shared, own), batches, value, key)
+        return own_part(p, state), metrics
+
+    def prepare_part(shared, own: Own, stage: str, rows: Array, value: Value, key: Key, steps: int):
+        state, metrics = prepare(p, whole(shared, own), stage, rows, value, key, steps)
+        of_data = any(each.shared for each in needed if each.name == stage)
+        return Model(state.behavior, state.supports) if of_data else own_part(p, state), metrics
+
+    def observe_own(shared, own: Own, obs: Array, key: Key) -> Own:
+        return own_part(p, observe(p, whole(shared, own), obs, key))
+
     return Stratifier(
         init=functools.partial(init, p),
-        mark=functools.partial(mark, p),
-        fit=functools.partial(fit, p) if learns_online else None,
+        mark=lambda shared, own, batch, key: mark(p, whole(shared, own), batch, key),
+        init_shared=functools.partial(init_model, p) if config.share_behavior else lambda key: (),
+        fit=fit_own if config.guided or config.adaptive_rho else None,
         stages=needed,
-        prepare=functools.partial(prepare, p) if needed else None,
-        observe=functools.partial(observe, p) if config.guided and config.support == "cache" else None,
+        prepare=prepare_part if needed else None,
+        observe=observe_own if config.caches else None,
     )
+
+
+def _values(preset: Preset, task: Task) -> Values:
+    """The paper improves base agents as their authors set them."""
+    values: dict[str, Any] = {"agent.variant": "authors"}
+    if task.family == "antmaze":
+        values |= {"stratify.supports": 32, "stratify.guidance": 2.0}  # docs/algorithms.md#stratdiff
+    if preset != "paper":
+        values |= _reduced()
+    if preset == "smoke":
+        values |= {
+            "stratify.widths": (32, 16), "stratify.energy_hidden": (32, 32), "stratify.supports": 4,
+            "stratify.behavior_steps": 60, "stratify.behavior_batch": 64, "stratify.cached_states": 60,
+            "stratify.cached_online": 30, "stratify.support_chunk": 20, "stratify.energy_steps": 50,
+            "stratify.energy_batch": 16,
+        }  # fmt: skip
+    return values
+
+
+def _reduced() -> dict[str, Any]:
+    """Networks and solver small enough for a few CPU cores."""
+    return {
+        "stratify.widths": (128, 64, 32),
+        "stratify.energy_hidden": (64, 64, 64, 64),
+        "stratify.time_scale": 4.0,
+        "stratify.sampler_steps": 4,  # from there 7 % of marks differ from 60 of t = 1 (benchmarks/proposals.py)
+        "stratify.sampler_start": 3.0,
+        "stratify.behavior_steps": 10_000,
+        "stratify.behavior_batch": 256,
+        "stratify.behavior_lr": 1e-3,
+        "stratify.ema_decay": 0.995,
+        "stratify.cached_states": 4_096,
+        "stratify.cached_online": 4_096,
+        "stratify.energy_steps": 5_000,
+        "stratify.energy_batch": 32,
+        "stratify.energy_lr": 1e-3,
+        "stratify.q_standardise": True,  # the labels of a reward scale of 1,000 would be one-hot
+        "stratify.gain_rows": 0,  # the gain in Q is a tenth of a step's time here
+    }
+
+
+def _check(config: Any, chosen: Mapping[str, Entry]) -> Iterator[str]:
+    yield from check_marks(config, chosen)
+    for name in ("rho_by_seed", "guidance_by_seed"):
+        values = getattr(config.stratify, name)
+        found = f"has {len(values)} values and there are {config.seeds} seeds"
+        fits = not values or config.seeds % len(values) == 0
+        require(fits, f"stratify.{name}", found, "make seeds a multiple of them")
+
+
+ENTRY = Entry(
+    StratDiffConfig,
+    stratdiff,
+    about="rows near a value-guided behaviour model stay conservative (arXiv 2511.03828)",
+    values=_values,
+    check=_check,
+)

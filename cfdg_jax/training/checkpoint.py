@@ -28,8 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cfdg_jax.config import TrainConfig, from_yaml, get_path
+from cfdg_jax.config import TrainConfig, get_path
 from cfdg_jax.errors import UserError, require
+from cfdg_jax.fields import from_yaml
 from cfdg_jax.training.program import Program
 from cfdg_jax.types import Buffer, TrainState
 

@@ -19,8 +19,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from cfdg_jax.config import TrainConfig, to_dict
+from cfdg_jax.config import TrainConfig
 from cfdg_jax.errors import UserError
+from cfdg_jax.fields import to_dict
 
 FILES = ("metrics.jsonl", "evaluations.jsonl")
 

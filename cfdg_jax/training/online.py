@@ -18,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.core.seeds import purpose_keys
-from cfdg_jax.data.mix import Counts, row_counts
 from cfdg_jax.envs.registry import make_env
 from cfdg_jax.training.evaluate import task_of
 from cfdg_jax.training.program import Program, env_seed
 from cfdg_jax.training.session import Session, block
-from cfdg_jax.types import Array, Env, PureEnv
+from cfdg_jax.types import Array, Counts, Env, PureEnv
 
 BLOCK_UPDATES = 250
 """Updates per dispatch inside a block of updates (``online.update_every > 1``)."""
@@ -76,7 +75,7 @@ def _counts(session: Session) -> Counts | None:
     if session.step < config.online.start_steps:
         return None
     shares = session.program.augmenter.shares if session.state.synthetic else {}
-    return row_counts(config.mix, shares, session.program.offline_rows.shape[0])
+    return session.program.mix.counts(shares, session.program.offline_rows.shape[0])
 
 
 def _update_block(session: Session) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +20,11 @@ import numpy as np
 from cfdg_jax.config import TrainConfig
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import over_seeds, purpose_key, purpose_keys, seed_keys
-from cfdg_jax.data.mix import Counts, Pool, draw
-from cfdg_jax.data.returns import close_episodes
+from cfdg_jax.data.returns import ReturnRule, close_episodes
 from cfdg_jax.data.transforms import Transforms, apply_observation, apply_reward
+from cfdg_jax.methods import Agent, Augmenter, Mix, Stage, Stratifier
 from cfdg_jax.training.meters import Meters, accumulate
-from cfdg_jax.types import (
-    Agent,
-    Array,
-    Augmenter,
-    Buffer,
-    Metrics,
-    Source,
-    Spec,
-    Stage,
-    Stratifier,
-    TrainState,
-)
+from cfdg_jax.types import Array, Buffer, Counts, Metrics, Pool, Source, Spec, StratifierState, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +38,7 @@ class Program:
     offline_agent: Agent
     online_agent: Agent
     augmenter: Augmenter
+    mix: Mix
     stratifier: Stratifier
 
     @property
@@ -61,23 +50,12 @@ class Program:
         """`fn` over the seed axis, the way this run compiles it."""
         return over_seeds(fn, in_axes, self.config.seed_axis)
 
-    def split_stratifier(self, stratifier: Any) -> tuple[Any, dict[str, Any]]:
-        """The stratifier's state as what each seed has, and the fields that serve all seeds, by name."""
-        common = {stage.name: getattr(stratifier, stage.name) for stage in self.stratifier.stages if stage.shared}
-        return (stratifier._replace(**dict.fromkeys(common, ())) if common else stratifier), common
-
     def _each_stratifier(self, fn, in_axes):
-        """`each_seed` of ``fn(stratifier, *args) -> (stratifier, *rest)``, the shared fields held once, not copied."""
-        whole = lambda own, common: own._replace(**common) if common else own
+        """`each_seed` of ``fn(shared, own, *args) -> (own, *rest)`` on a `StratifierState`."""
 
-        def one(own, common, *args):
-            stratifier, *rest = fn(whole(own, common), *args)
-            return self.split_stratifier(stratifier)[0], *rest
-
-        def run(stratifier, *args):
-            own, common = self.split_stratifier(stratifier)
-            own, *rest = self.each_seed(one, (0, None, *in_axes))(own, common, *args)
-            return whole(own, common), *rest
+        def run(stratifier: StratifierState, *args):
+            own, *rest = self.each_seed(fn, (None, 0, *in_axes))(*stratifier, *args)
+            return stratifier._replace(own=own), *rest
 
         return run
 
@@ -90,18 +68,19 @@ class Program:
         """Fresh state of `phase`; buffers are allocated for the online phase only."""
         keys = self.keys
         agent_state = jax.jit(jax.vmap(self.agent(phase).init))(purpose_keys(keys, "agent_init"))
-        stratifier_state = jax.jit(self._init_stratifier)(keys)
+        decide_keys = purpose_keys(keys, "stratifier_init")
+        mix_state = jax.jit(jax.vmap(self.mix.init))(decide_keys)
+        stratifier_state = jax.jit(self._init_stratifier)(decide_keys)
         capacity = self.config.online.capacity if phase == "online" else 1
         online = ring.empty(capacity, self.spec.layout.width, self.config.seeds)
-        return TrainState(agent_state, (), stratifier_state, online, {}, keys, jnp.zeros((), jnp.int32))
+        counter = jnp.zeros((), jnp.int32)
+        return TrainState(agent_state, (), stratifier_state, mix_state, online, {}, keys, counter)
 
-    def _init_stratifier(self, keys: Array):
-        """Fresh stratifier states; a field that serves all seeds starts from the run's key and has no seed axis."""
+    def _init_stratifier(self, keys: Array) -> StratifierState:
+        """Fresh states; what serves all seeds starts from the run's key."""
         numbers = self.config.first_seed + jnp.arange(self.config.seeds, dtype=jnp.int32)
-        state = jax.vmap(self.stratifier.init)(purpose_keys(keys, "stratifier_init"), numbers)
-        first = self.stratifier.init(purpose_key(jax.random.key(self.config.run_key), "stratifier_init"), 0)
-        common = self.split_stratifier(first)[1]
-        return state._replace(**common) if common else state
+        run_key = purpose_key(jax.random.key(self.config.run_key), "stratifier_init")
+        return StratifierState(self.stratifier.init_shared(run_key), jax.vmap(self.stratifier.init)(keys, numbers))
 
     @functools.cached_property
     def prepare_stratifier(self):
@@ -111,20 +90,20 @@ class Program:
         """
 
         def prepare(state: TrainState, offline_rows, step, stage: Stage, count: int):
-            def one(stratifier, agent, key):
+            def one(shared, own, agent, key):
                 value = functools.partial(self.offline_agent.value, agent)
                 assert self.stratifier.prepare is not None, "a stratifier with stages prepares them"
-                return self.stratifier.prepare(stratifier, stage.name, offline_rows, value, key, count)
+                return self.stratifier.prepare(shared, own, stage.name, offline_rows, value, key, count)
 
             if not stage.shared:
                 keys = purpose_keys(state.key, "stratifier_prepare", step)
                 return self._each_stratifier(one, (0, 0))(state.stratifier, state.agent, keys)
-            own, common = self.split_stratifier(state.stratifier)
+            shared, own = state.stratifier
             first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
             key = purpose_key(jax.random.key(self.config.run_key), "stratifier_prepare", step)
-            trained, metrics = one(first(own)._replace(**common), first(state.agent), key)
+            trained, metrics = one(shared, first(own), first(state.agent), key)
             shown = jax.tree.map(lambda value: jnp.broadcast_to(value, (self.config.seeds, *value.shape)), metrics)
-            return own._replace(**self.split_stratifier(trained)[1]), shown
+            return StratifierState(trained, own), shown
 
         return jax.jit(prepare, static_argnames=("stage", "count"))
 
@@ -177,38 +156,37 @@ class Program:
 
     # -- learning ----------------------------------------------------------------------------------------------------
 
-    def _marked_update(self, phase: str, stratifier_state, agent_state, key, rows, step):
+    def _marked_update(self, phase: str, shared, own, mix_state, agent_state, key, rows, step):
         """One seed: K updates on rows `[K, B, D]`; online chosen and marked first, and the stratifier learns after."""
         mark_key, update_key, fit_key, choose_key = jax.random.split(key, 4)
         batch = self.spec.layout.unpack(rows)
         marks: Metrics = {}
         fitted: Metrics = {}
-        if phase == "online" and self.stratifier.choose is not None:
+        if phase == "online" and self.mix.choose is not None:
             value = functools.partial(self.online_agent.value, agent_state)
             act = lambda obs, key: self.online_agent.act(agent_state, obs, key, True)
-            stratifier_state, index, weight, fitted = self.stratifier.choose(
-                stratifier_state, batch, value, act, choose_key
-            )
+            mix_state, index, weight, fitted = self.mix.choose(mix_state, batch, value, act, choose_key)
             batch = self.spec.layout.unpack(rows.reshape(-1, rows.shape[-1])[index].reshape(rows.shape))
             batch = batch._replace(weight=weight.reshape(rows.shape[:2]))
         if phase == "online":
             mark_keys = jax.random.split(mark_key, rows.shape[0])
-            conserve, marks = jax.vmap(self.stratifier.mark, (None, 0, 0))(stratifier_state, batch, mark_keys)
+            conserve, marks = jax.vmap(self.stratifier.mark, (None, None, 0, 0))(shared, own, batch, mark_keys)
             batch = batch._replace(conserve=conserve)
         agent_state, metrics = self.agent(phase).update(agent_state, batch, update_key, step)
         if phase == "online" and self.stratifier.fit is not None:
             value = functools.partial(self.online_agent.value, agent_state)
-            stratifier_state, learnt = self.stratifier.fit(stratifier_state, batch, value, fit_key)
+            own, learnt = self.stratifier.fit(shared, own, batch, value, fit_key)
             fitted = fitted | learnt
-        return stratifier_state, agent_state, metrics | jax.tree.map(jnp.mean, marks) | fitted
+        return own, mix_state, agent_state, metrics | jax.tree.map(jnp.mean, marks) | fitted
 
     def _update_all(self, phase: str, state: TrainState, keys, rows) -> tuple[TrainState, Metrics]:
         """All seeds: rows `[S, K, B, D]`."""
         update = functools.partial(self._marked_update, phase)
-        stratifier, agent, metrics = self._each_stratifier(update, (0, 0, 0, None))(
-            state.stratifier, state.agent, keys, rows, state.step
+        stratifier, mix_state, agent, metrics = self._each_stratifier(update, (0, 0, 0, 0, None))(
+            state.stratifier, state.mix, state.agent, keys, rows, state.step
         )
-        return state._replace(agent=agent, stratifier=stratifier, step=state.step + rows.shape[1]), metrics
+        state = state._replace(agent=agent, stratifier=stratifier, mix=mix_state, step=state.step + rows.shape[1])
+        return state, metrics
 
     @functools.cached_property
     def offline_chunk(self):
@@ -240,7 +218,7 @@ class Program:
                 Buffer(online_rows, online.position, online.size),
                 {source: Buffer(rows, *synthetic[source][1:]) for source, rows in synthetic_rows.items()},
             )
-            return draw(self.config.mix, counts, pool, key, updates)
+            return self.mix.draw(counts, pool, key, updates)
 
         draw_keys = purpose_keys(state.key, "online_draw", state.step)
         update_keys = purpose_keys(state.key, "online_update", state.step)
@@ -329,20 +307,17 @@ class Program:
 
         `returns` are the raw sums of rewards, which the stratifier may ask for.
         """
-        rule = self.config.transform
-        transform = self.transforms.online_reward
-        failure = None if rule.failure_reward is None else apply_reward(transform, rule.failure_reward)
+        given, discount = self.config.transform, getattr(self.config.agent, "discount", 0.99)
+        rule = ReturnRule(discount, given.failure_reward, given.failure_rule, given.truncation)
         window = min(self.spec.horizon, self.config.online.capacity)
-        discount = getattr(self.config.agent, "discount", 0.99)
-        online = close_episodes(
-            state.online, self.spec.layout, done, lengths, window, discount, failure, rule.truncation, rule.failure_rule
-        )
+        transformed = rule.transformed(self.transforms.online_reward)
+        online = close_episodes(transformed, state.online, self.spec.layout, done, lengths, window)
         take_note = self.stratifier.judge
         if take_note is not None:
 
-            def judge(stratifier, done, *episode):
-                judged = take_note(stratifier, *episode)
-                return (jax.tree.map(lambda new, old: jnp.where(done, new, old), judged, stratifier),)
+            def judge(shared, own, done, *episode):
+                judged = take_note(own, *episode)
+                return (jax.tree.map(lambda new, old: jnp.where(done, new, old), judged, own),)
 
             learning = done & (state.step > 0)  # what the policy does before updates begin judges nothing
             (judged,) = self._each_stratifier(judge, (0, 0, 0))(state.stratifier, learning, returns, lengths)
@@ -376,9 +351,11 @@ class Program:
 
         def finite(state: TrainState) -> Array:
             floats = lambda tree: [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-            own, common = self.split_stratifier(state.stratifier)
-            checks = [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1) for x in floats((state.agent, own))]
-            checks += [jnp.broadcast_to(jnp.isfinite(x).all(), checks[0].shape) for x in floats(common)]
+            seeded = (state.agent, state.stratifier.own, state.mix)
+            checks = [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1) for x in floats(seeded)]
+            checks += [
+                jnp.broadcast_to(jnp.isfinite(x).all(), checks[0].shape) for x in floats(state.stratifier.shared)
+            ]
             return jnp.stack(checks).all(axis=0)
 
         return jax.jit(finite)

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.augment.quality import Simulate, quality_report
-from cfdg_jax.config import TrainConfig
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.data.transforms import (
@@ -55,15 +54,6 @@ def synthetic_rows(program: Program) -> dict[int, int]:
         largest = max(counts, key=lambda source: counts[source])
         counts[largest] += total - sum(counts.values())
     return counts
-
-
-def first_refresh(config: TrainConfig) -> int | None:
-    """The online step of the first refresh, None if the run ends before: a whole batch of online rows must be there."""
-    refresh, online = config.refresh, config.online
-    least = max(refresh.min_online, config.mix.batch_size)
-    step = -(-least // refresh.every) * refresh.every
-    late = step > online.steps if refresh.last else step >= online.steps
-    return None if late or online.capacity < least else step
 
 
 class Refresh(NamedTuple):

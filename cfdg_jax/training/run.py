@@ -22,13 +22,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfdg_jax.config import REGISTRIES, TrainConfig, choice, config_hash, from_yaml, non_default, to_yaml
+from cfdg_jax.config import REGISTRIES, TrainConfig, choice, remarks
 from cfdg_jax.data.check import check_fits
-from cfdg_jax.data.dataset import Dataset, load_dataset
-from cfdg_jax.data.transforms import Transforms, fit_transforms, pack
+from cfdg_jax.data.dataset import Dataset
+from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.pack import pack
+from cfdg_jax.data.returns import ReturnRule
+from cfdg_jax.data.transforms import Transforms, fit_transforms
 from cfdg_jax.diffusion.likelihood import log_density_of_rows
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.errors import require
+from cfdg_jax.fields import config_hash, from_yaml, non_default, to_yaml
 from cfdg_jax.training.build import build_program
 from cfdg_jax.training.checkpoint import (
     Checkpointer,
@@ -44,7 +48,6 @@ from cfdg_jax.training.online import improve
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
 from cfdg_jax.training.refresh import synthetic_rows
-from cfdg_jax.training.remarks import remarks
 from cfdg_jax.training.session import Session, Stopwatch
 from cfdg_jax.types import Source
 
@@ -133,8 +136,7 @@ def evaluate(run: Run | str | os.PathLike, episodes: int | None = None) -> dict[
 
 def _transforms(config: TrainConfig, dataset: Dataset | None, obs_dim: int) -> Transforms:
     rule = config.transform
-    linear = (rule.scale, rule.bias)
-    return fit_transforms(dataset, rule.reward, rule.observation, linear, rule.online_reward, obs_dim)
+    return fit_transforms(dataset, rule.reward, rule.observation, (rule.scale, rule.bias), rule.online_reward, obs_dim)
 
 
 def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[Program, TrainConfig]:
@@ -152,10 +154,10 @@ def prepare(config: TrainConfig, progress: Progress, clock: Stopwatch) -> tuple[
         config = _with_env(config, task, dataset.dynamics if dynamics == "auto" else dynamics)
         spec = spec_of(config.env.task, config.env.dynamics)
         check_fits(dataset, spec, config.env.task)
-        rule, discount = config.transform, getattr(config.agent, "discount", 0.99)
+        given, discount = config.transform, getattr(config.agent, "discount", 0.99)
+        rule = ReturnRule(discount, given.failure_reward, given.failure_rule, given.truncation)
         transforms = _transforms(config, dataset, spec.obs_dim)
-        rows = pack(dataset, transforms, discount, rule.failure_reward, rule.truncation, rule.failure_rule)
-        return build_program(config, spec, transforms, rows), config
+        return build_program(config, spec, transforms, pack(dataset, transforms, rule)), config
 
 
 def _with_env(config: TrainConfig, task: str, dynamics: Any) -> TrainConfig:
@@ -173,7 +175,7 @@ def train(
     """Trains all seeds of `config` in one process and writes a run folder.
 
     Args:
-      config: The run; see `cfdg_jax.presets.apply_preset` for good values. Not given when resuming.
+      config: The run; made by `cfdg_jax.make_config`. Not given when resuming.
       out: The run folder; must be absent or empty. Default: ``runs/<dataset>-<label>-<hash>``.
       resume: A run folder to continue from its newest complete checkpoint, bit for bit on CPU.
       offline_from: A run folder whose finished pre-training this run starts from, instead of its own.
@@ -195,8 +197,10 @@ def train(
     with interrupts.watching():
         program, config = prepare(config, bars, clock)
         memory_plan(program, bars)
-        for remark in remarks(config, generates=bool(program.augmenter.shares)):
-            (bars.warn if remark.startswith("warning") else bars.say)(remark)
+        for remark in remarks(config):
+            bars.warn(f"warning: {remark}")
+        if config.dataset and config.offline.steps == 0:
+            bars.say(f"no pre-training; batches mix {config.dataset} with online rows ({choice(config, 'mix')})")
         if offline_from is not None:
             check_offline_agent(pathlib.Path(offline_from), config)
         if resume is None:
@@ -282,7 +286,7 @@ def summarise(session: Session, status: str) -> None:
         "dataset": config.dataset,
         "task": config.env.task,
         "dynamics": config.env.dynamics,
-        "choices": {field: choice(config, field) for field in REGISTRIES} | {"mix": config.mix.kind},
+        "choices": {field: choice(config, field) for field in REGISTRIES},
         "non_default": non_default(config),
         "seeds": [config.first_seed + i for i in range(config.seeds)],
         "phase": session.phase,
@@ -312,8 +316,7 @@ def save_samples(session: Session) -> None:
     samples["online"] = thin(state.online.rows[0], int(state.online.size))
     for source, buffer in state.synthetic.items():
         samples[Source(source).name.lower()] = thin(buffer.rows[0], int(buffer.size))
-    dims = {"obs_dim": np.asarray(layout.obs_dim), "act_dim": np.asarray(layout.act_dim)}
-    arrays: dict[str, Any] = samples | dims
+    arrays: dict[str, Any] = samples | {"obs_dim": np.asarray(layout.obs_dim), "act_dim": np.asarray(layout.act_dim)}
     np.savez_compressed(session.folder / "samples.npz", **arrays)
 
 

@@ -28,17 +28,21 @@ import numpy as np
 
 from cfdg_jax.augment.quality import quality_report
 from cfdg_jax.augment.registry import make_augmenter
-from cfdg_jax.config import TrainConfig, choice, config_hash
+from cfdg_jax.config import TrainConfig, choice
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_key, seed_keys
-from cfdg_jax.data.dataset import Dataset, load_dataset
-from cfdg_jax.data.transforms import identity_transforms, pack
+from cfdg_jax.data.dataset import Dataset
+from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.pack import pack
+from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.onestep import one_step
 from cfdg_jax.errors import UserError, require
+from cfdg_jax.fields import config_hash
+from cfdg_jax.methods import Augmenter
 from cfdg_jax.training.checkpoint import Kept
 from cfdg_jax.training.logging import write_atomic
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.types import Array, Augmenter, Buffer, RowLayout, Source, Spec
+from cfdg_jax.types import Array, Buffer, RowLayout, Source, Spec
 
 FIT_REMEDY = "lower --augment.lr"
 COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts")

@@ -16,14 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfdg_jax.config import config_hash
+from cfdg_jax.augment.base import first_refresh
+from cfdg_jax.fields import config_hash
 from cfdg_jax.training.checkpoint import Checkpointer, Kept, Saved
 from cfdg_jax.training.evaluate import run_episodes
 from cfdg_jax.training.logging import RunLogger
 from cfdg_jax.training.meters import Meters
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.training.refresh import check_rows, first_refresh, refresh, synthetic_rows
+from cfdg_jax.training.refresh import check_rows, refresh, synthetic_rows
 from cfdg_jax.types import TrainState
 
 

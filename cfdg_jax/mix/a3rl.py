@@ -1,59 +1,62 @@
 """Active advantage-aligned replay (Liu et al. 2025, arXiv 2502.07937): learning from the more useful of the rows drawn.
 
-Of the N rows drawn for one call of the agent (RLPD: 20 batches, half offline), as many are drawn again, row i with
-probability p_i and importance weight v_i::
+Batches are drawn as `balanced` draws them. Of the N rows of one call of the agent (RLPD: 20 batches, half offline), as
+many are drawn again, row i with probability p_i and importance weight v_i::
 
     log sigma_i = [offline] log w(s_i, a_i) + advantage_scale A(s_i, a_i)
     p_i  proportional to  sigma_i^sharpness,    v_i proportional to (1 / (N p_i))^beta,    E_p v = 1
 
 w estimates the density of online over that of offline rows by the Jensen-Shannon form that Balanced Replay uses (Lee et
-al. 2021, arXiv 2107.00591), and learns from the rows as they were drawn::
+al. 2021, arXiv 2107.00591). It learns from the rows as they were drawn::
 
     L = E_offline[-log(2 / (1 + w))] - E_online[log(2 w / (1 + w))]
 
-A(s, a) = Q(s, a) - E_pi Q(s, .) under the agent's pessimistic critic. `conserve` stays 1: rows are chosen, not freed.
-Which losses v_i weighs is said at `Batch.weight`.
+A(s, a) = Q(s, a) - E_pi Q(s, .) under the agent's pessimistic critic. `Batch.weight` says which losses v_i weighs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from cfdg_jax.core.losses import masked_mean
 from cfdg_jax.core.networks import mlp
 from cfdg_jax.core.optim import adam
 from cfdg_jax.errors import require
-from cfdg_jax.stratify.marks import masked_mean
-from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Source, Spec, Stratifier
+from cfdg_jax.methods import Entry, Mix, Value
+from cfdg_jax.mix.balanced import BalancedConfig, balanced
+from cfdg_jax.types import Array, Batch, Key, Params, Source, Spec
 
 
 @dataclasses.dataclass(frozen=True)
-class A3RLConfig:
+class A3RLConfig(BalancedConfig):
     """Constants of the priorities (paper and train_finetuning_a3rl.py) and of the ratio's network."""
 
     advantage_scale: float = 0.03  # xi (paper)
     sharpness: float = 0.3  # zeta (paper); 0 draws evenly
-    correction_start: float = 0.4  # beta at first (paper), which rises to 1
-    correction_updates: int = 300_000  # updates until it is 1 (released: the whole run, of 300,000 steps)
-    value_actions: int = 10  # sampled actions in E_pi Q; released 100
-    hidden: tuple[int, ...] = (256, 256)  # of the ratio's network (released)
-    learning_rate: float = 3e-4  # its Adam's (released)
+    correction_start: float = 0.4  # beta at first (paper); it rises to 1
+    correction_updates: int | None = None  # updates until it is 1; none: the whole online phase (release)
+    value_actions: int = 10  # sampled actions in E_pi Q; release 100
+    hidden: tuple[int, ...] = (256, 256)  # of the ratio's network (release)
+    learning_rate: float = 3e-4  # its Adam's (release)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        share, beta, updates = self.offline_share, self.correction_start, self.correction_updates
+        both = "must lie strictly between 0 and 1: the rule learns to tell offline rows from online ones"
+        require(0.0 < share < 1.0, "mix.offline_share", f"is {share:g}", both)
         for name in ("advantage_scale", "sharpness"):
             value = getattr(self, name)
-            require(value >= 0.0, f"stratify.{name}", f"is {value}", "must not be negative")
-        beta = self.correction_start
-        require(0.0 <= beta <= 1.0, "stratify.correction_start", f"is {beta}", "must lie in [0, 1]")
-        for name in ("correction_updates", "value_actions"):
-            value = getattr(self, name)
-            require(value >= 1, f"stratify.{name}", f"is {value}", "must be at least 1")
-        require(all(w > 0 for w in self.hidden), "stratify.hidden", f"is {self.hidden}", "must hold positive widths")
-        require(self.learning_rate > 0.0, "stratify.learning_rate", f"is {self.learning_rate}", "must be positive")
+            require(value >= 0.0, f"mix.{name}", f"is {value}", "must not be negative")
+        require(0.0 <= beta <= 1.0, "mix.correction_start", f"is {beta}", "must lie in [0, 1]")
+        require(updates is None or updates >= 1, "mix.correction_updates", f"is {updates}", "must be at least 1")
+        require(self.value_actions >= 1, "mix.value_actions", f"is {self.value_actions}", "must be at least 1")
+        require(all(w > 0 for w in self.hidden), "mix.hidden", f"is {self.hidden}", "must hold positive widths")
+        require(self.learning_rate > 0.0, "mix.learning_rate", f"is {self.learning_rate}", "must be positive")
 
 
 class A3RLState(NamedTuple):
@@ -84,22 +87,22 @@ def importance_weights(log_p: Array, beta: Array | float) -> Array:
     return jnp.exp(log_weight - jax.nn.logsumexp(log_p + log_weight))
 
 
-def a3rl(config: A3RLConfig, spec: Spec) -> Stratifier:
-    """A `Stratifier` that chooses among the rows drawn, for agents whose critics see their own policy's actions."""
+def a3rl(config: A3RLConfig, spec: Spec) -> Mix:
+    """A `Mix` that chooses among the rows drawn, for agents whose critics see their own policy's actions.
+
+    `config` is resolved: its `correction_updates` is a number.
+    """
+    assert config.correction_updates is not None, "resolved when the program is built"
+    correction_updates = config.correction_updates
     network = mlp(spec.obs_dim + spec.act_dim, 1, config.hidden)
     optimiser = adam(config.learning_rate)
 
     def log_ratio(params: Params, batch: Batch) -> Array:
         return network.apply(params, jnp.concatenate([batch.obs, batch.action], axis=-1))[..., 0]
 
-    def init(key: Key, seed) -> A3RLState:
-        del seed
+    def init(key: Key) -> A3RLState:
         params = network.init(key)
         return A3RLState(params, optimiser.init(params), jnp.int32(0))
-
-    def mark(state: A3RLState, batch: Batch, key: Key) -> tuple[Array, Metrics]:
-        del state, key
-        return jnp.ones(batch.reward.shape), {}
 
     def fit_ratio(carry: tuple[Params, Any], batch: Batch):
         params, opt_state = carry
@@ -116,7 +119,7 @@ def a3rl(config: A3RLConfig, spec: Spec) -> Stratifier:
         index = jnp.searchsorted(mass, mass[-1] * jax.random.uniform(key, log_p.shape), side="right")
         return jnp.minimum(index, log_p.shape[0] - 1)
 
-    def choose(state: A3RLState, batches: Batch, value: Callable, act: Callable, key: Key):
+    def choose(state: A3RLState, batches: Batch, value: Value, act: Callable, key: Key):
         (params, opt_state), losses = jax.lax.scan(fit_ratio, (state.ratio, state.opt_state), batches)
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
         count, (act_key, draw_key) = rows.reward.shape[0], jax.random.split(key)
@@ -126,7 +129,7 @@ def a3rl(config: A3RLConfig, spec: Spec) -> Stratifier:
         advantage = value(rows.obs, rows.action) - sampled.mean(axis=0)
         ratio = log_ratio(params, rows)
         log_p = jax.nn.log_softmax(log_priority(config, ratio, advantage, offline))
-        progress = jnp.minimum(state.updates / config.correction_updates, 1.0)
+        progress = jnp.minimum(state.updates / correction_updates, 1.0)
         beta = config.correction_start + (1.0 - config.correction_start) * progress
         index = draw(log_p, draw_key)
         metrics = {
@@ -138,4 +141,26 @@ def a3rl(config: A3RLConfig, spec: Spec) -> Stratifier:
         state = A3RLState(params, opt_state, state.updates + batches.reward.shape[0])
         return state, index, importance_weights(log_p, beta)[index], metrics
 
-    return Stratifier(init=init, mark=mark, choose=choose)
+    return balanced(config, spec)._replace(init=init, choose=choose)
+
+
+def _resolve(config: Any) -> A3RLConfig:
+    """The correction is complete at the end of the online phase."""
+    online = config.online
+    updates = config.mix.correction_updates or max((online.steps - online.start_steps) * online.utd, 1)
+    return dataclasses.replace(config.mix, correction_updates=updates)
+
+
+def _check(config: Any, chosen: Mapping[str, Entry]) -> Iterator[str]:
+    found = "chooses among offline and online rows, but there is no dataset"
+    require(config.dataset != "", "mix", found, "name one with --dataset, or use --mix balanced")
+    return iter(())
+
+
+ENTRY = Entry(
+    A3RLConfig,
+    a3rl,
+    about="the more useful rows of a larger draw, with importance weights (Liu et al. 2025)",
+    check=_check,
+    resolve=_resolve,
+)

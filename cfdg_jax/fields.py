@@ -1,0 +1,174 @@
+"""The values of a config by dotted path: overrides from texts, a yaml round trip and a stable hash."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import yaml
+
+from cfdg_jax.config import REGISTRIES, TrainConfig, choice, entry_of, named_choice
+from cfdg_jax.errors import UserError, nearest, require
+
+
+def leaf_paths(config: Any, prefix: str = "") -> dict[str, Any]:
+    """All dotted paths of plain values with their values, in declaration order."""
+    paths: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, path = getattr(config, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            paths |= leaf_paths(value, path + ".")
+        else:
+            paths[path] = value
+    return paths
+
+
+def non_default(config: TrainConfig) -> dict[str, Any]:
+    """The values that differ from the defaults of the choices made, by dotted path."""
+    chosen = {field: named_choice(field, choice(config, field)) for field in REGISTRIES}
+    base = leaf_paths(TrainConfig(**chosen))
+    return {path: value for path, value in leaf_paths(config).items() if base[path] != value}
+
+
+def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """`config` with the values at dotted paths replaced; strings are read as the field's type.
+
+    Raises:
+      UserError: for an unknown path (with the nearest valid ones) or a value of the wrong type.
+
+    A variant brings the fields of its release; `values` that name the same fields are stronger.
+    """
+    known = leaf_paths(config)
+    nested: dict[str, Any] = {}
+    for path, value in (variant_values(config, values) | dict(values)).items():
+        if path not in known:
+            siblings = [name for name in known if name.partition(".")[0] == path.partition(".")[0]]
+            raise UserError(path, "is no config field", nearest(path, siblings or known))
+        node = nested
+        *parents, leaf = path.split(".")
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[leaf] = value
+    return _replace(config, nested, "")
+
+
+def variant_values(config: TrainConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the variants that `values` names."""
+    found: dict[str, Any] = {}
+    for field in REGISTRIES:
+        name, variants = values.get(f"{field}.variant"), entry_of(getattr(config, field), field).variants
+        if name in variants:
+            found |= {f"{field}.{key}": value for key, value in variants[str(name)].fields.items()}
+    return found
+
+
+def _replace(config: Any, nested: Mapping[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(type(config))
+    changes = {}
+    for name, value in nested.items():
+        current, path = getattr(config, name), prefix + name
+        if dataclasses.is_dataclass(current):
+            changes[name] = _replace(current, value, path + ".")
+        else:
+            changes[name] = coerce(hints[name], value, path)
+    return dataclasses.replace(config, **changes)
+
+
+def coerce(annotation: Any, value: Any, path: str) -> Any:
+    """Reads `value` (a string from the command line, or a yaml value) as the annotated type."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        require(value in args, path, f"is '{value}'", nearest(str(value), map(str, args)))
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+            return None
+        return coerce(next(arg for arg in args if arg is not type(None)), value, path)
+    if origin is tuple:
+        if isinstance(value, str):
+            inner = value.strip("()[] ").removesuffix(",")
+            value = inner.split(",") if inner else ()
+        return tuple(coerce(args[0], item.strip() if isinstance(item, str) else item, path) for item in value)
+    if annotation is str:
+        return str(value)
+    return _number(annotation, value, path)
+
+
+def _number(annotation: type, value: Any, path: str) -> Any:
+    kind = {bool: "true or false", int: "a whole number", float: "a number"}[annotation]
+    wrong = UserError(path, f"is '{value}'", f"must be {kind}")
+    if annotation is bool:
+        truth = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+        if str(value).lower() not in truth:
+            raise wrong
+        return truth[str(value).lower()]
+    try:
+        number = float(str(value).replace("_", ""))
+    except ValueError:
+        raise wrong from None
+    require(math.isfinite(number), path, f"is {number}", "must be finite")
+    if annotation is float:
+        return number
+    if number != int(number):
+        raise wrong
+    return int(number)
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """Plain nested values; the four choices carry their ``name``."""
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            entries = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(value).items()}
+            name = {"name": choice(config, field.name)} if field.name in REGISTRIES else {}
+            plain[field.name] = name | entries
+        else:
+            plain[field.name] = value
+    return plain
+
+
+def from_dict(plain: Mapping[str, Any]) -> TrainConfig:
+    """The inverse of `to_dict`; fields left out keep their defaults."""
+    config = TrainConfig()
+    values: dict[str, Any] = {}
+    names = {field: plain[field]["name"] for field in REGISTRIES if isinstance(plain.get(field), Mapping)}
+    config = dataclasses.replace(config, **{field: named_choice(field, name) for field, name in names.items()})
+    for name, value in plain.items():
+        if isinstance(value, Mapping):
+            values |= {f"{name}.{key}": item for key, item in value.items() if (name, key) not in _NAME_KEYS}
+        elif name != "hash":
+            values[name] = value
+    return override(config, values)
+
+
+_NAME_KEYS = {(field, "name") for field in REGISTRIES}
+
+
+def config_hash(config: TrainConfig) -> str:
+    """Twelve hex digits that depend on the values alone."""
+    return hashlib.sha256(yaml.safe_dump(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The resolved config with its hash, as ``config.yaml`` holds it."""
+    return yaml.safe_dump({"hash": config_hash(config)} | to_dict(config), sort_keys=False)
+
+
+def from_yaml(text: str, name: str = "config.yaml") -> TrainConfig:
+    """Reads what `to_yaml` wrote.
+
+    Raises:
+      UserError: if the text is no yaml mapping or holds unknown fields.
+    """
+    try:
+        plain = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(name, f"is not valid yaml ({error})", "restore the file as the run wrote it") from None
+    require(isinstance(plain, dict), name, "is not a mapping of config fields", "restore the file as the run wrote it")
+    return from_dict(plain)
