@@ -184,7 +184,7 @@ def _setup(deterministic: bool = False) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     _setup(arguments.deterministic)
-    from cfdg_jax.config import to_yaml
+    from cfdg_jax.fields import to_yaml
     from cfdg_jax.training.run import default_folder, train
 
     if arguments.resume:
@@ -232,7 +232,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _sample(arguments: argparse.Namespace) -> int:
     _setup()
-    from cfdg_jax.config import coerce
+    from cfdg_jax.fields import coerce
     from cfdg_jax.presets import make_config
     from cfdg_jax.training.progress import Progress
     from cfdg_jax.training.sample import check, prepare, sample
