@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from cfdg_jax.mix.registry import make_mix
     from cfdg_jax.presets import make_config
     from cfdg_jax.stratify.registry import make_stratifier
-    from cfdg_jax.training.run import evaluate, load_run, train
+    from cfdg_jax.training.results import evaluate, load_run
+    from cfdg_jax.training.run import train
 
 _HOMES = {
     "TrainConfig": "config",
-    "evaluate": "training.run",
+    "evaluate": "training.results",
     "load_dataset": "data.load",
-    "load_run": "training.run",
+    "load_run": "training.results",
     "make_agent": "agents.registry",
     "make_augmenter": "augment.registry",
     "make_config": "presets",

@@ -57,6 +57,7 @@ class Augmenter(NamedTuple):
       warm_start: Whether a refresh continues with the state of the one before instead of a fresh `init`; `fit` then
         follows the changed rows by itself.
       model: ``(state, source) -> augment.rows.RowModel``, what `generate` samples from; None for no augmentation.
+      learns: Which real rows it is fitted to: ``offline`` or ``online`` ones alone, or ``pooled``, both.
     """
 
     init: Callable[[Key, Array, Buffer], Any]
@@ -66,6 +67,7 @@ class Augmenter(NamedTuple):
     fit_steps: int
     warm_start: bool = False
     model: Callable[[Any, int], Any] | None = None
+    learns: Literal["offline", "online", "pooled"] = "pooled"
 
 
 class Mix(NamedTuple):
@@ -198,6 +200,7 @@ class Entry:
       pretrains: Whether an agent is made to be pre-trained on logged data.
       without: For the contract test, of an agent with an offline regulariser: fields of a config, and fields of the
         same config without the regulariser. None for an agent that has none.
+      one_dataset: Of an augmenter, the fields that fit it to one dataset alone; None for one that needs two.
     """
 
     config: type
@@ -210,6 +213,7 @@ class Entry:
     variants: Mapping[str, Variant] = dataclasses.field(default_factory=dict)
     pretrains: bool = True
     without: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
+    one_dataset: Mapping[str, Any] | None = None
 
 
 def check_variant(field: str, name: str, variants: Mapping[str, Variant]) -> None:

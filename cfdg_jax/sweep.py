@@ -31,7 +31,8 @@ from cfdg_jax.fields import config_hash, leaf_paths, to_dict
 from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
 from cfdg_jax.training.progress import Progress
-from cfdg_jax.training.run import Run, load_run, read_config, train
+from cfdg_jax.training.results import Run, load_run, read_config
+from cfdg_jax.training.run import train
 
 KEYS = ("preset", "fields", "over", "runs")
 NOT_PRE_TRAINING = ("augment", "stratify", "online", "refresh", "label", "preset", "checkpoint", "log")

@@ -79,7 +79,9 @@ def synther(config: SynthERConfig, spec: Spec, with_terminal: bool) -> Augmenter
 
     source = Source.SYNTHETIC_OFFLINE if config.data == "offline" else Source.SYNTHETIC_ONLINE
     shares = {int(source): 1.0}
-    return Augmenter(training.init, training.fit, generate, shares, config.steps, config.warm_start, model)
+    return Augmenter(
+        training.init, training.fit, generate, shares, config.steps, config.warm_start, model, learns=config.data
+    )
 
 
 def unlabelled_training(
@@ -129,4 +131,5 @@ ENTRY = Entry(
     about="one unconditional diffusion model of transitions (Lu et al. 2023)",
     values=_values,
     check=check_use,
+    one_dataset={"augment.data": "offline"},
 )

@@ -5,7 +5,7 @@ agent, optimisers,       ``train``: the `TrainState`, buffers cut to the rows th
 generator, buffers
 simulators, pending      ``loop``: arrays of the host loop, meters included
 actions, episode sums
-phase, step, log         ``meta``: JSON
+phase, step, log         ``meta``: a `Record` as JSON
 lengths, config hash
 
 Hours of work between two steps, such as a refresh, are kept by `Kept` on the way.
@@ -31,7 +31,10 @@ import orbax.checkpoint as ocp
 from cfdg_jax.config import TrainConfig, get_path
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.fields import from_yaml
+from cfdg_jax.training.generate import start_generator
+from cfdg_jax.training.prepare import init
 from cfdg_jax.training.program import Program
+from cfdg_jax.training.record import Record
 from cfdg_jax.types import Buffer, TrainState
 
 DISK_FULL = ("No space left", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE: Error writing", "File too large", "quota")
@@ -40,11 +43,11 @@ DISK_FULL = ("No space left", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE: Error writing
 
 @dataclasses.dataclass
 class Saved:
-    """A restored checkpoint: the state, the loop's arrays ``{name: array}`` and the JSON values."""
+    """A restored checkpoint: the state, the loop's arrays ``{name: array}`` and the host's record."""
 
     state: TrainState
     loop: dict[str, np.ndarray]
-    meta: dict[str, Any]
+    record: Record
 
 
 class Checkpointer:
@@ -57,18 +60,18 @@ class Checkpointer:
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False),
         )
 
-    def save(self, state: TrainState, loop: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+    def save(self, state: TrainState, loop: Mapping[str, np.ndarray], record: Record) -> None:
         """Writes a checkpoint and returns once it is complete on disk.
 
         It is synchronous on purpose: the next dispatch donates the very buffers being written.
         """
         latest = self._manager.latest_step()
         number = 0 if latest is None else latest + 1
-        meta = dict(meta) | {"buffers": {name: int(b.size) for name, b in _buffers(state).items()}}
+        record = dataclasses.replace(record, buffers={name: int(b.size) for name, b in _buffers(state).items()})
         args = ocp.args.Composite(
             train=ocp.args.StandardSave(_cut(state)),
             loop=ocp.args.StandardSave({name: np.asarray(value) for name, value in loop.items()}),
-            meta=ocp.args.JsonSave(meta),
+            meta=ocp.args.JsonSave(record.to_json()),
         )
         with _room_for(_cut(state), self._folder / "checkpoints"):
             self._manager.save(number, args=args)
@@ -78,9 +81,10 @@ class Checkpointer:
         """The complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def meta(self, number: int) -> dict[str, Any]:
-        """The JSON values of a checkpoint."""
-        return dict(self._manager.restore(number, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"])
+    def record(self, number: int) -> Record:
+        """The host's record of a checkpoint."""
+        plain = self._manager.restore(number, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        return Record.from_json(plain, str(self._folder / "checkpoints" / str(number)))
 
     def restore(self, program: Program, number: int | None = None) -> Saved:
         """Checkpoint `number`, by default the newest, of a run of `program`'s config.
@@ -92,8 +96,8 @@ class Checkpointer:
         if not known or number not in (None, *known):
             raise UserError(str(self._folder), "holds no such complete checkpoint", f"complete ones: {known or 'none'}")
         number = known[-1] if number is None else number
-        meta = self.meta(number)
-        template = _template(program, meta)
+        record = self.record(number)
+        template = _template(program, record)
         try:
             items = self._manager.restore(
                 number,
@@ -107,7 +111,7 @@ class Checkpointer:
                 "restore the original file",
             ) from error
         loop = {name: np.asarray(value) for name, value in items["loop"].items()}
-        return Saved(_uncut(items["train"], program, meta), loop, meta)
+        return Saved(_uncut(items["train"], program, record), loop, record)
 
     def close(self) -> None:
         self._manager.close()
@@ -197,7 +201,7 @@ def load_offline_agent(folder: pathlib.Path, program: Program) -> Any:
       UserError: if it has other shapes.
     """
     path = folder.resolve() / "checkpoints" / "offline_agent"
-    shapes = jax.eval_shape(lambda: program.init("offline"))
+    shapes = jax.eval_shape(lambda: init(program, "offline"))
     with ocp.StandardCheckpointer() as loader:
         try:
             return loader.restore(path, shapes.agent)
@@ -218,19 +222,19 @@ def _cut(state: TrainState) -> TrainState:
     return state._replace(online=cut(state.online), synthetic=synthetic)
 
 
-def _uncut(state: TrainState, program: Program, meta: Mapping[str, Any]) -> TrainState:
+def _uncut(state: TrainState, program: Program, record: Record) -> TrainState:
     def uncut(buffer: Buffer, capacity: int) -> Buffer:
         missing = capacity - buffer.rows.shape[1]
         return buffer._replace(rows=jnp.pad(buffer.rows, ((0, 0), (0, missing), (0, 0))))
 
-    capacity = program.config.online.capacity if meta["phase"] == "online" else 1
+    capacity = program.config.online.capacity if record.phase == "online" else 1
     synthetic = {int(source): buffer for source, buffer in state.synthetic.items()}
     return state._replace(online=uncut(state.online, capacity), synthetic=synthetic)
 
 
-def _template(program: Program, meta: Mapping[str, Any]) -> TrainState:
+def _template(program: Program, record: Record) -> TrainState:
     """The shapes of the saved state, from the config and the recorded buffer sizes."""
-    shapes = jax.eval_shape(lambda: program.init(meta["phase"]))
+    shapes = jax.eval_shape(lambda: init(program, record.phase))
     seeds, width = program.config.seeds, program.spec.layout.width
     counter: Any = jax.ShapeDtypeStruct((), np.int32)
 
@@ -238,11 +242,11 @@ def _template(program: Program, meta: Mapping[str, Any]) -> TrainState:
         matrix: Any = jax.ShapeDtypeStruct((seeds, max(size, 1), width), np.float32)
         return Buffer(matrix, counter, counter)
 
-    sizes = dict(meta["buffers"])
+    sizes = dict(record.buffers)
     online = rows(sizes.pop("online"))
     synthetic: Any = {name.removeprefix("synthetic"): rows(size) for name, size in sizes.items()}
     shapes = shapes._replace(online=online, synthetic=synthetic)
     if synthetic:
-        generator = jax.eval_shape(program.init_generator, shapes, shapes.key, program.offline_rows)
+        generator = jax.eval_shape(start_generator.of(program), shapes, shapes.key, program.offline_rows)
         shapes = shapes._replace(generator=generator)
     return shapes

@@ -8,10 +8,10 @@ import pytest
 from train_helpers import interrupted_at
 
 from cfdg_jax import cli
+from cfdg_jax import upsample as module
 from cfdg_jax.data import transforms
 from cfdg_jax.data.load import load_dataset
 from cfdg_jax.data.pack import pack
-from cfdg_jax.training import sample as module
 from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.types import Source
 
