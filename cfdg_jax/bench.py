@@ -40,10 +40,11 @@ from cfdg_jax.training.build import build_program
 from cfdg_jax.training.generate import fit_generator, generate, start_generator
 from cfdg_jax.training.learn import no_meters, offline_chunk, update_all
 from cfdg_jax.training.logging import device_name, versions, write_atomic
+from cfdg_jax.training.meters import Meters
 from cfdg_jax.training.packet import Packet
 from cfdg_jax.training.prepare import init
 from cfdg_jax.training.program import Program, agent_of, keys_of
-from cfdg_jax.types import Source, Spec
+from cfdg_jax.types import Source, Spec, TrainState
 
 WHAT = ("offline", "agents", "online", "stratify", "generator", "env")
 
@@ -99,13 +100,16 @@ def offline_rates(quick: bool) -> dict[str, Any]:
 def update_rate(program: Program, updates: int, repeats: int, phase: str = "offline") -> dict[str, float]:
     """Updates/s of `phase` over all seeds, `updates` per call on offline rows, and the rate of the products in them."""
     arguments, delay = _chunk_arguments(program, phase), _policy_delay(program)
-    chunk = lambda state, meters, rows: offline_chunk(program, state, meters, rows, updates, phase)
+
+    def chunk(state: TrainState, meters: Meters, rows: jax.Array) -> tuple[TrainState, Meters]:
+        return offline_chunk(program, state, meters, rows, updates, phase)
+
     flop = product_flop(chunk, *arguments, delay=delay) / updates
     carry = arguments[:2]
 
     def call():
         nonlocal carry
-        carry = chunk(*carry, program.offline_rows)
+        carry = chunk(carry[0], carry[1], program.offline_rows)
         return carry[0].step
 
     seeds = program.config.seeds

@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -136,10 +135,8 @@ def run_or_continue(
     found = read_config(folder)
     asked = dataclasses.replace(config, env=found.env)
     require(found == asked, str(folder), "holds a run of other settings", "name another --out")
-    summary = folder / "summary.json"
-    if summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "done":
-        return load_run(folder)
-    return train(resume=folder, offline_from=offline_from, progress=progress)
+    run = load_run(folder)
+    return run if run.summary.get("status") == "done" else train(resume=folder, progress=progress)
 
 
 def pre_training_hash(config: TrainConfig) -> str:

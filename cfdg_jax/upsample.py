@@ -229,7 +229,8 @@ def _work(job: Job) -> Work:
 
 def _fitted(job: Job, work: Work, offline: Array, progress: Progress, interrupts: Interrupts) -> Any:
     """The fitted generator: read back, continued, or made; kept every minute."""
-    kept, init = Kept(job.generator / job.identity), jax.jit(job.augmenter.init)
+    kept = Kept(job.generator / job.identity, job.identity, progress.warn)
+    init = jax.jit(job.augmenter.init)
     begin = lambda: (jnp.zeros((), jnp.int32), init(purpose_key(job.key, "init"), offline, _online(job, offline)))
     done, generator = begun = kept.load(jax.eval_shape(begin)) or begin()
     try:

@@ -28,8 +28,17 @@ from cfdg_jax.training.progress import Progress, Stopwatch
 from cfdg_jax.types import Spec
 
 
-def build_program(config: TrainConfig, spec: Spec, transforms: Transforms, rows: np.ndarray) -> Program:
+def build_program(
+    config: TrainConfig, spec: Spec, transforms: Transforms, rows: np.ndarray, acts_only: bool = False
+) -> Program:
     """Makes the methods of `config` and puts the offline rows `[N, D]` (N may be 0) on the device, once.
+
+    Args:
+      config: The run's, environment and dynamics resolved.
+      spec: The task.
+      transforms: Fitted.
+      rows: Offline rows.
+      acts_only: Of a program that will never learn: its rows may be missing.
 
     Raises:
       UserError: for a method that needs offline rows where there are none.
@@ -39,13 +48,15 @@ def build_program(config: TrainConfig, spec: Spec, transforms: Transforms, rows:
     methods = resolved(config)
     stratifier = make_stratifier(methods["stratify"], spec)
     require(
-        not stratifier.stages or rows.shape[0] > 0,
+        acts_only or not stratifier.stages or rows.shape[0] > 0,
         "stratify",
         "is trained on offline data before the online phase, but there is no dataset",
         "name one with --dataset, or use --stratify none",
     )
     augmenter = make_augmenter(methods["augment"], spec, with_terminal=spec.terminates)
-    if augmenter.shares:  # traced now, so that data it cannot learn from are refused before the run and not within it
+    if (
+        augmenter.shares and not acts_only
+    ):  # traced now, so that data it cannot learn from are refused before the run and not within it
         empty = jax.eval_shape(lambda: ring.empty(online.capacity, rows.shape[1]))
         jax.eval_shape(augmenter.init, jax.random.key(0), jax.ShapeDtypeStruct(rows.shape, rows.dtype), empty)
     return Program(
@@ -68,8 +79,16 @@ def discount_of(agent: Any) -> float:
     return agent.discount if "discount" in fields else 0.99
 
 
-def load_program(config: TrainConfig, progress: Progress, clock: Stopwatch) -> Program:
+def load_program(
+    config: TrainConfig, progress: Progress, clock: Stopwatch, transforms: Transforms | None = None
+) -> Program:
     """Loads the data and builds the program; its config has environment and dynamics resolved.
+
+    Args:
+      config: The run's.
+      progress: Shows how the data come.
+      clock: Counts the time.
+      transforms: Those that the run was begun with; None fits them on the data.
 
     Raises:
       UserError: for data that cannot be read or do not fit the environment.
@@ -79,15 +98,16 @@ def load_program(config: TrainConfig, progress: Progress, clock: Stopwatch) -> P
             config = _with_env(config, config.env.task, "gymnasium")
             spec = spec_of(config.env.task, config.env.dynamics)
             rows = np.zeros((0, spec.layout.width), np.float32)
-            return build_program(config, spec, fitted_transforms(config, None, spec.obs_dim), rows)
+            fitted = fitted_transforms(config, None, spec.obs_dim) if transforms is None else transforms
+            return build_program(config, spec, fitted, rows)
         dataset = load_dataset(config.dataset, progress=progress.shown)
         task = config.env.task or dataset.task
         require(bool(task), "env.task", f"{config.dataset} names no environment", "set it, such as --env.task hopper")
         config = _with_env(config, task, dataset.dynamics)
         spec = spec_of(config.env.task, config.env.dynamics)
         check_fits(dataset, spec, config.env.task)
-        transforms = fitted_transforms(config, dataset, spec.obs_dim)
-        return build_program(config, spec, transforms, offline_rows(config, dataset, transforms))
+        fitted = fitted_transforms(config, dataset, spec.obs_dim) if transforms is None else transforms
+        return build_program(config, spec, fitted, offline_rows(config, dataset, fitted))
 
 
 def offline_rows(config: TrainConfig, dataset: Dataset, transforms: Transforms) -> np.ndarray:

@@ -16,13 +16,16 @@ import numpy as np
 
 from cfdg_jax.config import REGISTRIES, TrainConfig, choice
 from cfdg_jax.diffusion.likelihood import log_density_of_rows
-from cfdg_jax.errors import require
+from cfdg_jax.errors import UserError, require
 from cfdg_jax.fields import config_hash, from_yaml, non_default
+from cfdg_jax.training import store
 from cfdg_jax.training.act import evaluate_act
-from cfdg_jax.training.build import load_program
-from cfdg_jax.training.checkpoint import Checkpointer, Saved
+from cfdg_jax.training.build import build_program, load_program
+from cfdg_jax.training.checkpoint import Checkpointer, Saved, Whole, template
 from cfdg_jax.training.evaluate import run_episodes
 from cfdg_jax.training.logging import device_name, versions, write_summary
+from cfdg_jax.training.origin import read_origin, require_same_data
+from cfdg_jax.training.prepare import init
 from cfdg_jax.training.program import Program, keys_of
 from cfdg_jax.training.progress import Progress, Stopwatch
 from cfdg_jax.training.session import Session
@@ -47,13 +50,13 @@ class Run:
     summary: dict[str, Any]
 
     def policy(self) -> Callable[[np.ndarray], np.ndarray]:
-        """The trained evaluation policies: raw ``obs [S, ..., O] -> action [S, ..., A]``."""
-        program, saved = self.restore()
-        phase, keys = saved.record.phase, keys_of(program)
+        """The trained evaluation policies: raw ``obs [S, ..., O] -> action [S, ..., A]``. Needs no dataset."""
+        program, found = self._acting()
+        agent, keys = _agent(program, found), keys_of(program)
 
         def act(obs: np.ndarray) -> np.ndarray:
             observed = jnp.asarray(obs, jnp.float32)
-            return np.asarray(evaluate_act(program, saved.state.agent, observed, keys, jnp.asarray(0), phase))
+            return np.asarray(evaluate_act(program, agent, observed, keys, jnp.asarray(0), found.record.phase))
 
         return act
 
@@ -74,30 +77,51 @@ class Run:
         Raises:
           UserError: if the run has no fitted generator, no such source or seed, or diffrax is not installed.
         """
-        program, saved = self.restore()
+        program, found = self._acting()
         model, shares = program.augmenter.model, program.augmenter.shares
-        fitted = model is not None and bool(saved.state.synthetic)
+        shapes = template(program, found.record).generator
+        fitted = model is not None and bool(jax.tree.leaves(shapes))
         require(fitted, str(self.folder), "has no fitted generator", "use a run with --augment after its first refresh")
         known = ", ".join(f"{Source(kind).name} ({int(kind)})" for kind in shares)
         require(source in shares, "source", f"is {int(source)}", f"valid for this run: {known}")
         require(0 <= seed < self.config.seeds, "seed", f"is {seed}", f"must lie between 0 and {self.config.seeds - 1}")
         assert model is not None
-        of_seed = model(jax.tree.map(lambda leaf: leaf[seed], saved.state.generator), int(source))
+        generator = store.fill(shapes, store.under(found.arrays, "train/generator"), found.place)
+        of_seed = model(jax.tree.map(lambda leaf: leaf[seed], generator), int(source))
         columns = of_seed.columns(jnp.asarray(rows))
         return np.asarray(log_density_of_rows(of_seed.denoise, of_seed.normaliser, columns, **options))
 
     def restore(self, number: int | None = None) -> tuple[Program, Saved]:
-        """The run's program and its newest checkpoint, or checkpoint `number` if it was kept."""
-        program = load_program(self.config, Progress(False), Stopwatch())
-        checkpointer = Checkpointer(self.folder, self.config.checkpoint.keep)
-        try:
-            return program, checkpointer.restore(program, number)
-        finally:
-            checkpointer.close()
+        """The run's program and its newest whole checkpoint, or checkpoint `number` if it was kept.
+
+        Raises:
+          UserError: if no checkpoint is whole, or the dataset has changed since the run began.
+        """
+        origin = read_origin(self.folder)
+        program = load_program(self.config, Progress(False), Stopwatch(), origin.transforms)
+        require_same_data(origin, program, self.folder)
+        checkpointer = self._checkpointer()
+        return program, checkpointer.restored(program, checkpointer.whole(self.config, Progress(False).warn, number))
+
+    def _acting(self) -> tuple[Program, Whole]:
+        """A program without offline rows, which acts and does not learn, and the newest whole checkpoint."""
+        origin = read_origin(self.folder)
+        none = np.zeros((0, origin.spec.layout.width), np.float32)
+        program = build_program(self.config, origin.spec, origin.transforms, none, acts_only=True)
+        return program, self._checkpointer().whole(self.config, Progress(False).warn)
+
+    def _checkpointer(self) -> Checkpointer:
+        return Checkpointer(self.folder, self.config.checkpoint.keep)
+
+
+def _agent(program: Program, found: Whole) -> Any:
+    """The agent's state in a checkpoint."""
+    shapes = jax.eval_shape(lambda: init(program, found.record.phase).agent)
+    return store.fill(shapes, store.under(found.arrays, "train/agent"), found.place)
 
 
 def evaluate(run: Run | str | os.PathLike, episodes: int | None = None) -> dict[str, np.ndarray | None]:
-    """Evaluates the newest checkpoint of a run on fresh environments.
+    """Evaluates the newest whole checkpoint of a run on fresh environments. Needs no dataset.
 
     Args:
       run: A run or its folder.
@@ -107,9 +131,9 @@ def evaluate(run: Run | str | os.PathLike, episodes: int | None = None) -> dict[
       ``return``, ``normalized_score`` (None without a reference), ``success`` and ``length``, each `[S, E]`.
     """
     run = run if isinstance(run, Run) else load_run(run)
-    program, saved = run.restore()
-    record = saved.record
-    return run_episodes(program, saved.state.agent, record.phase, record.step, Progress(False), episodes)
+    program, found = run._acting()
+    agent, record = _agent(program, found), found.record
+    return run_episodes(program, agent, record.phase, record.step, Progress(False), episodes)
 
 
 def summarise(session: Session, status: str) -> None:
@@ -164,8 +188,16 @@ def read_config(folder: pathlib.Path) -> TrainConfig:
     """
     path = folder / "config.yaml"
     require(path.is_file(), str(folder), "is no run folder (no config.yaml)", "name a folder that a run wrote")
-    text = path.read_text(encoding="utf-8")
-    config = from_yaml(text, str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = from_yaml(text, str(path))
+    except UnicodeDecodeError:
+        raise UserError(str(path), "is not UTF-8 text", "restore the file as the run wrote it") from None
+    except UserError:
+        written = read_summary(folder).get("versions", {}).get("cfdg-jax", "an unknown version")
+        if written != versions()["cfdg-jax"]:
+            store.refuse_version(folder, written)
+        raise
     recorded = text.split("\n", 1)[0].removeprefix("hash:").strip().strip("'\"")
     require(
         recorded == config_hash(config),
@@ -184,6 +216,13 @@ def load_run(folder: str | os.PathLike) -> Run:
     """
     path = pathlib.Path(folder)
     config = read_config(path)
-    summary_file = path / "summary.json"
-    summary = json.loads(summary_file.read_text(encoding="utf-8")) if summary_file.is_file() else {}
-    return Run(path, config, summary)
+    return Run(path, config, read_summary(path))
+
+
+def read_summary(folder: pathlib.Path) -> dict[str, Any]:
+    """``summary.json``; empty where it is missing or damaged."""
+    try:
+        summary = json.loads((folder / "summary.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}

@@ -10,26 +10,47 @@ summary.json, samples.npz
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 
+import jax
 import numpy as np
 
 from cfdg_jax.config import TrainConfig, choice, remarks
 from cfdg_jax.errors import require
-from cfdg_jax.fields import config_hash, to_yaml
+from cfdg_jax.fields import config_hash, from_dict, from_yaml, to_dict, to_yaml
+from cfdg_jax.training import store
 from cfdg_jax.training.build import load_program
-from cfdg_jax.training.checkpoint import Checkpointer, check_offline_agent, load_offline_agent, save_offline_agent
-from cfdg_jax.training.logging import FILES, truncate_logs, write_atomic
+from cfdg_jax.training.checkpoint import (
+    Checkpointer,
+    agent_place,
+    check_offline_agent,
+    load_offline_agent,
+    save_offline_agent,
+)
+from cfdg_jax.training.lock import only_process
+from cfdg_jax.training.logging import truncate_logs, write_atomic
 from cfdg_jax.training.memory import memory_plan
 from cfdg_jax.training.offline import prepare_stratifier, pretrain
 from cfdg_jax.training.online import improve
+from cfdg_jax.training.origin import (
+    Origin,
+    Source,
+    cores,
+    origin_of,
+    read_origin,
+    require_same_data,
+    write_origin,
+)
 from cfdg_jax.training.prepare import go_online, init
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress, Stopwatch
 from cfdg_jax.training.results import Run, load_run, read_config, save_samples, summarise
 from cfdg_jax.training.session import Session
+from cfdg_jax.training.untouched import begin_anew, claimed, refuse_used
 
 
 def train(
@@ -45,94 +66,162 @@ def train(
     Args:
       config: The run; made by `cfdg_jax.make_config`. Not given when resuming.
       out: The run folder; must be absent or empty. Default: ``runs/<dataset>-<label>-<hash>``.
-      resume: A run folder to continue from its newest complete checkpoint, bit for bit on CPU.
+      resume: A run folder to continue from its newest whole checkpoint, bit for bit on CPU with as many cores.
       offline_from: A run folder whose finished pre-training this run starts from, instead of its own.
       progress: Whether to show bars and one line per evaluation on stderr.
 
     Raises:
-      UserError: for bad configs, data or folders, before anything is written.
+      UserError: for bad configs, data or folders, before anything is written; or if another process runs in the folder.
       Interrupted: after a checkpoint, if SIGINT or SIGTERM arrived.
+      OSError: naming the file, if something cannot be written; what was complete is kept.
     """
-    bars, clock, interrupts = Progress(progress), Stopwatch(), Interrupts()
-    if resume is not None:
-        folder = pathlib.Path(resume)
-        config = read_config(folder)
-    else:
-        require(config is not None, "config", "is missing", "give a TrainConfig or a folder to resume")
-        assert config is not None
-        folder = pathlib.Path(out) if out else default_folder(config)
-        _refuse_used(folder)
+    on = "is set, and single precision is all this package is tested in"
+    require(not jax.config.values["jax_enable_x64"], "JAX_ENABLE_X64", on, "unset it")
+    bars, interrupts = Progress(progress), Interrupts()
+    source = pathlib.Path(offline_from) if offline_from is not None else None
     with interrupts.watching():
-        program = load_program(config, bars, clock)
-        config = program.config
-        memory_plan(program, bars)
-        for remark in remarks(config):
-            bars.warn(f"warning: {remark}")
-        if config.dataset and config.offline.steps == 0:
-            bars.say(f"no pre-training; batches mix {config.dataset} with online rows ({choice(config, 'mix')})")
-        if offline_from is not None:
-            check_offline_agent(pathlib.Path(offline_from), config)
-        if resume is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(folder / "config.yaml", to_yaml(config))
-        checkpointer = Checkpointer(folder, config.checkpoint.keep)
-        try:
-            session = _session(program, folder, checkpointer, bars, interrupts, resume is not None, clock)
-            _run_phases(session, pathlib.Path(offline_from) if offline_from else None)
-        finally:
-            checkpointer.close()
+        if resume is not None:
+            folder = pathlib.Path(resume)
+            config = read_config(folder)
+            with only_process(folder):
+                _run_phases(_continued(folder, config, source, bars, interrupts))
+        else:
+            require(config is not None, "config", "is missing", "give a TrainConfig or a folder to resume")
+            assert config is not None
+            config = from_dict(to_dict(config))  # NumPy's numbers become Python's
+            folder = pathlib.Path(out) if out else default_folder(config)
+            refuse_used(folder)
+            with claimed(folder):
+                _run_phases(_new(folder, config, source, bars, interrupts))
     return load_run(folder)
 
 
-def _session(
-    program: Program,
-    folder: pathlib.Path,
-    checkpointer: Checkpointer,
-    bars: Progress,
-    interrupts: Interrupts,
-    resume: bool,
-    clock: Stopwatch,
+def _new(
+    folder: pathlib.Path, config: TrainConfig, source: pathlib.Path | None, bars: Progress, interrupts: Interrupts
 ) -> Session:
-    if resume and checkpointer.numbers():
-        saved = checkpointer.restore(program)
-        truncate_logs(folder, saved.record.offsets)
-        bars.say(f"resuming {folder}: {saved.record.phase} step {saved.record.step}")
-        return Session(program, folder, saved.state, checkpointer, bars, interrupts, saved)
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)  # a run killed before its first checkpoint begins again
-    state = init(program, "offline")
-    session = Session(program, folder, state, checkpointer, bars, interrupts)
+    """A session at its beginning; the folder holds config and origin from here on."""
+    clock = Stopwatch()
+    program = load_program(config, bars, clock)
+    config = program.config
+    memory_plan(program, bars)
+    for remark in remarks(config):
+        bars.warn(f"warning: {remark}")
+    if config.dataset and config.offline.steps == 0:
+        bars.say(f"no pre-training; batches mix {config.dataset} with online rows ({choice(config, 'mix')})")
+    origin = origin_of(program, _source(source, config))
+    write_origin(folder, origin)
+    write_atomic(folder / "config.yaml", to_yaml(config))
+    return _begin(folder, program, origin, bars, interrupts, clock)
+
+
+def _begin(
+    folder: pathlib.Path, program: Program, origin: Origin, bars: Progress, interrupts: Interrupts, clock: Stopwatch
+) -> Session:
+    checkpointer = Checkpointer(folder, program.config.checkpoint.keep)
+    session = Session(program, folder, origin, init(program, "offline"), checkpointer, bars, interrupts)
     session.clock = Stopwatch(clock.totals)
     return session
 
 
-def _run_phases(session: Session, offline_from: pathlib.Path | None) -> None:
-    program, config = session.program, session.program.config
+def _source(folder: pathlib.Path | None, config: TrainConfig) -> Source | None:
+    """What is recorded of another run's pre-training.
+
+    Raises:
+      UserError: if a run of `config` cannot start from it.
+    """
+    if folder is None:
+        return None
+    check_offline_agent(folder, config)
+    of_source = from_yaml((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
+    return Source(str(folder.resolve()), config_hash(of_source), _seal(folder))
+
+
+def _seal(folder: pathlib.Path) -> str:
     try:
-        summarise(session, "running")
+        return store.read_about(agent_place(folder))[1]
+    except store.Damaged as damage:
+        require(False, str(agent_place(folder)), f"is damaged ({damage})", "restore it, or pre-train again")
+        raise
+
+
+def _continued(
+    folder: pathlib.Path, config: TrainConfig, source: pathlib.Path | None, bars: Progress, interrupts: Interrupts
+) -> Session:
+    """The session of the newest whole checkpoint; nothing is changed before all that it needs is found whole."""
+    clock, origin = Stopwatch(), read_origin(folder)
+    if source is not None:
+        same = origin.offline_from is not None and _seal(source) == origin.offline_from.agent
+        require(same, "--from-offline", "cannot change on --resume", "leave it out: the run knows what it started from")
+    program = load_program(config, bars, clock, origin.transforms)
+    require_same_data(origin, program, folder)
+    memory_plan(program, bars)
+    if origin.cores != cores():
+        what = f"this run began on {origin.cores} cores and goes on with {cores()}"
+        bars.warn(f"warning: {what}; its numbers will differ by rounding from those of an unbroken run")
+    checkpointer = Checkpointer(folder, config.checkpoint.keep)
+    if not checkpointer.numbers():
+        begin_anew(folder, config, origin)
+        return _begin(folder, program, origin, bars, interrupts, clock)
+    found = checkpointer.whole(config, bars.warn)
+    saved = checkpointer.restored(program, found)
+    truncate_logs(folder, saved.record.logs)
+    checkpointer.set_aside(found.passed)
+    bars.say(f"resuming {folder}: {saved.record.phase} step {saved.record.step}")
+    return Session(program, folder, origin, saved.state, checkpointer, bars, interrupts, saved)
+
+
+def _run_phases(session: Session) -> None:
+    with _summarised(session):
         if session.phase == "offline":
-            if offline_from is not None:
-                session.state = session.state._replace(agent=load_offline_agent(offline_from, program))
-                _copy_offline_lines(offline_from, session)
-            elif config.offline.steps > 0:
-                pretrain(session)
-            save_offline_agent(session.folder, session.state)
-            if config.online.steps > 0:
-                session.start_phase("stratify", session.state)
+            _offline(session)
         if session.phase == "stratify":
             prepare_stratifier(session)
-            scratch = config.offline.steps == 0 and offline_from is None
-            state = init(program, "online") if scratch else go_online(program, session.state)
-            session.start_phase("online", state._replace(stratifier=session.state.stratifier))
+            _hand_over(session)
         if session.phase == "online":
             improve(session)
         save_samples(session)
+
+
+@contextlib.contextmanager
+def _summarised(session: Session) -> Iterator[None]:
+    """Says in ``summary.json`` how the run stands, however the block ends."""
+    try:
+        summarise(session, "running")
+        yield
         summarise(session, "done")
     except Interrupted:
         summarise(session, "interrupted")
         raise
+    except Exception:
+        with contextlib.suppress(OSError):
+            summarise(session, "failed")
+        raise
     finally:
         session.logger.close()
+
+
+def _offline(session: Session) -> None:
+    """Pre-training, the run's own or another's."""
+    program, config, source = session.program, session.program.config, session.origin.offline_from
+    if source is not None:
+        folder = pathlib.Path(source.folder)
+        session.state = session.state._replace(agent=load_offline_agent(folder, program, source.agent))
+        _copy_offline_lines(folder, session)
+    elif config.offline.steps > 0:
+        pretrain(session)
+    save_offline_agent(session.folder, session.state.agent, config)
+    if config.online.steps > 0:
+        session.start_phase("stratify", session.state)
+        if program.stratifier.stages:
+            session.checkpoint()
+
+
+def _hand_over(session: Session) -> None:
+    """From the offline agent to the online one; an agent that was never pre-trained begins as an online one."""
+    program, state = session.program, session.state
+    scratch = program.config.offline.steps == 0 and session.origin.offline_from is None
+    online = init(program, "online") if scratch else go_online(program, state)
+    session.start_phase("online", online._replace(stratifier=state.stratifier))
 
 
 def _copy_offline_lines(source: pathlib.Path, session: Session) -> None:
@@ -147,12 +236,9 @@ def _copy_offline_lines(source: pathlib.Path, session: Session) -> None:
 
 
 def default_folder(config: TrainConfig) -> pathlib.Path:
-    """``runs/<dataset>-<label>-<hash>`` in the working directory."""
-    name = f"{config.dataset or config.env.task}-{config.name}-{config_hash(config)}"
-    return pathlib.Path("runs") / "".join(c if c.isalnum() or c in "-." else "_" for c in name)
-
-
-def _refuse_used(folder: pathlib.Path) -> None:
-    require(not folder.exists() or folder.is_dir(), str(folder), "is a file", "name a folder with --out")
-    used = folder.is_dir() and any(folder.iterdir())
-    require(not used, str(folder), "is not empty", f"continue it with --resume {folder} or name another --out")
+    """``runs/<dataset>-<label>-<hash>`` in the working directory; visible, and short enough for any file system."""
+    name = f"{config.dataset or config.env.task}-{config.name}"
+    visible = "".join(c if c.isalnum() or c in "-." else "_" for c in name).lstrip("._-")
+    while len(visible.encode()) > 150:  # the end of a path says more than its beginning
+        visible = visible[1:]
+    return pathlib.Path("runs") / f"{visible.lstrip('._-')}-{config_hash(config)}"

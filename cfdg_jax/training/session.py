@@ -22,6 +22,7 @@ from cfdg_jax.training.evaluate import run_episodes
 from cfdg_jax.training.learn import no_meters
 from cfdg_jax.training.logging import RunLogger
 from cfdg_jax.training.meters import Episodes, per_group, restored, saved
+from cfdg_jax.training.origin import Origin
 from cfdg_jax.training.prepare import finite
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress, Stopwatch
@@ -38,6 +39,7 @@ class Session:
         self,
         program: Program,
         folder: pathlib.Path,
+        origin: Origin,
         state: TrainState,
         checkpointer: Checkpointer,
         progress: Progress,
@@ -45,7 +47,7 @@ class Session:
         begun: Saved | None = None,
     ):
         record = begun.record if begun else Record()
-        self.program, self.folder, self.state = program, folder, state
+        self.program, self.folder, self.origin, self.state = program, folder, origin, state
         self.checkpointer, self.progress, self.interrupts = checkpointer, progress, interrupts
         self.phase: Phase = record.phase
         self.step = record.step
@@ -159,7 +161,8 @@ class Session:
         """Refreshes the synthetic rings and writes one line of metrics."""
         start = time.perf_counter()
         with self.clock("refresh"), self.checkpoint_if_interrupted():
-            kept = Kept(self.folder / "checkpoints" / f"refresh-{self.step}")
+            place = self.folder / "checkpoints" / f"refresh-{self.step}"
+            kept = Kept(place, f"{config_hash(self.program.config)} {self.step}", self.progress.warn)
             self.state, metrics = refresh(self.program, self.state, self.step, self.progress, self.interrupts, kept)
             if self.program.config.refresh.check:
                 metrics |= check_rows(self.program, self.state)
@@ -198,10 +201,11 @@ class Session:
             done=self.done,
             failed=self.failed,
             last_return=self.last_return,
-            offsets=self.logger.offsets(),
+            logs=self.logger.marks(),
             elapsed=self.logger.elapsed,
             clock=self.clock.totals,
             config_hash=config_hash(self.program.config),
+            offline_rows=self.program.offline_rows.shape[0],
         )
 
 
