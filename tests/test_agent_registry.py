@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from cfdg_jax.agents.registry import AGENTS, make_agent
+from cfdg_jax.config import get_path
 from cfdg_jax.errors import UserError
 from cfdg_jax.methods import Agent
 from cfdg_jax.types import Spec
@@ -33,12 +34,15 @@ def test_a_foreign_config_is_refused():
 PUBLISHED = {
     # reference 3.1; implicit_q_learning
     "iql": {"expectile": 0.7, "temperature": 3.0, "advantage_limit": 100.0, "discount": 0.99, "tau": 0.005,
-            "hidden": (256, 256), "critics": 2, "learning_rate": 3e-4, "anneal": "offline", "log_std_min": -5.0,
-            "log_std_max": 2.0, "order": "jax", "q_loss": "sum", "advantage": "target"},
+            "hidden": (256, 256), "critics": 2, "learning_rate": 3e-4, "anneal": "offline",
+            "log_std_range": (-5.0, 2.0), "order": "jax", "q_loss": "sum", "advantage": "target"},
     # reference 3.2; PEX's README and code
     "pex": {"expectile": 0.9, "temperature": 10.0, "inverse_temperature": 10.0, "epsilon": 0.1, "evaluation": "argmax",
-            "reset_optimiser_online": True, "copy_to_target": False, "discount": 0.99, "tau": 0.005,
+            "iql.reset_optimiser_online": True, "iql.copy_to_target": False, "discount": 0.99, "tau": 0.005,
             "learning_rate": 3e-4, "hidden": (256, 256)},
+    # rlkit's AWAC on locomotion
+    "awac": {"advantage_scale": 2.0, "discount": 0.99, "tau": 0.005, "hidden": (256,) * 4, "critic_hidden": (256, 256),
+             "learning_rate": 3e-4, "weights": "softmax", "seen": "before", "log_std_range": (-6.0, 0.0)},
     # reference 3.4; CORL on locomotion
     "cql": {"actions": 10, "importance_weights": True, "softmax_temperature": 1.0, "penalty_weight": 10.0,
             "lagrange_gap": None, "penalty_min": None, "calibrate": "never", "backup": "sample",
@@ -75,5 +79,8 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_config_s_defaults_are_the_published_values(name):
+    """In the fields of its config, or in the switches of its variant."""
     config = AGENTS[name].config()
-    assert {field: getattr(config, field) for field in PUBLISHED[name]} == PUBLISHED[name]
+    own = getattr(config, "variant", "") and AGENTS[name].variants[config.variant].switches
+    of = lambda path: get_path(config if hasattr(config, path) else own, path)
+    assert {path: of(path) for path in PUBLISHED[name]} == PUBLISHED[name]
