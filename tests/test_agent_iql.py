@@ -497,6 +497,17 @@ def test_value_is_the_smaller_target_critic():
     np.testing.assert_array_equal(agent.value(state, obs, action), both.min(axis=0))
 
 
+def test_the_regression_weight_has_its_limit_and_its_critics():
+    def metrics_of(switches=PYTORCH, **changes):
+        _, agent, state = made(dataclasses.replace(SMALL, **changes), switches=switches)
+        return jax.jit(agent.update)(state, random_batches(0), jax.random.key(1), jnp.int32(0))[1]
+
+    free, limited = metrics_of(), metrics_of(advantage_limit=0.01)
+    assert free["weight"] > 0.01 and limited["weight"] <= 0.01 * (1 + 1e-6) and limited["weight_limited"] > 0.5
+    assert VARIANTS["jax_corl"].switches.advantage == "online"
+    assert metrics_of(PYTORCH._replace(advantage="online"))["advantage"] != free["advantage"], "targets are others"
+
+
 def test_variants_start_and_are_shaped_as_their_releases():
     """The gain of the output layers, who is normalised, and the bounds of the policy's spread."""
     first = {name: iql(made_as(name, hidden=(16, 16)), SPEC, "offline").init(jax.random.key(0)) for name in VARIANTS}

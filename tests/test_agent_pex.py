@@ -317,6 +317,19 @@ def test_bad_values_are_refused_by_name(field, value, message):
         PEXConfig(**{field: value})
 
 
+def test_the_regression_weight_has_its_limit_and_its_critics():
+    batches = jax.tree.map(lambda *x: jnp.stack(x), *(random_batch(np.random.default_rng(k)) for k in range(3)))
+
+    def metrics_of(switches=Switches(), **changes):
+        agent = pex(PEXConfig(hidden=(16, 16), **changes), SPEC, "online", switches=switches)
+        return jax.jit(agent.update)(agent.init(jax.random.key(0)), batches, jax.random.key(1), jnp.int32(0))[1]
+
+    free, limited = metrics_of(), metrics_of(advantage_limit=0.01)
+    assert free["weight"] > 0.01 and limited["weight"] <= 0.01 * (1 + 1e-6) and limited["weight_limited"] > 0.5
+    online = Switches(iql=Switches().iql._replace(advantage="online"))
+    assert metrics_of(online)["advantage"] != free["advantage"], "critics have left their targets"
+
+
 def test_what_only_iql_can_do_is_no_choice():
     """PEX proposes samples of Gaussians, and its critics bootstrap with V."""
     with pytest.raises(UserError, match=r"agent\.policy: is no config field"):
