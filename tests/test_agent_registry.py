@@ -34,12 +34,15 @@ def test_a_foreign_config_is_refused():
 PUBLISHED = {
     # implicit_q_learning
     "iql": {"expectile": 0.7, "temperature": 3.0, "advantage_limit": 100.0, "discount": 0.99, "tau": 0.005,
-            "hidden": (256, 256), "critics": 2, "learning_rate": 3e-4, "anneal": "offline", "log_std_min": -5.0,
-            "log_std_max": 2.0, "order": "jax", "q_loss": "sum", "advantage": "target"},
+            "hidden": (256, 256), "critics": 2, "learning_rate": 3e-4, "anneal": "offline",
+            "log_std_range": (-5.0, 2.0), "order": "jax", "q_loss": "sum", "advantage": "target"},
     # PEX's README and code
     "pex": {"expectile": 0.9, "temperature": 10.0, "inverse_temperature": 10.0, "epsilon": 0.1, "evaluation": "argmax",
-            "reset_optimiser_online": True, "copy_to_target": False, "discount": 0.99, "tau": 0.005,
+            "iql.reset_optimiser_online": True, "iql.copy_to_target": False, "discount": 0.99, "tau": 0.005,
             "learning_rate": 3e-4, "hidden": (256, 256)},
+    # rlkit's AWAC on locomotion
+    "awac": {"advantage_scale": 2.0, "discount": 0.99, "tau": 0.005, "hidden": (256,) * 4, "critic_hidden": (256, 256),
+             "learning_rate": 3e-4, "weights": "softmax", "seen": "before", "log_std_range": (-6.0, 0.0)},
     # CORL on locomotion
     "cql": {"actions": 10, "importance_weights": True, "softmax_temperature": 1.0, "penalty_weight": 10.0,
             "lagrange_gap": None, "penalty_min": None, "calibrate": "never", "backup": "sample",
