@@ -43,14 +43,14 @@ CORL = {
     "backup": "sample",
 }
 """CORL's values by default."""
-WIDE = {"critic_hidden": (512, 512, 512), "lagrange_gap": None}
+WIDE = {"critic_hidden": (512, 512, 512), "backup": "max", "penalty_weight": 5.0, "lagrange_gap": None}
 """The authors' values on kitchen and Adroit."""
 VARIANTS: dict[str, Variant] = {
     "authors": Variant(switches=Switches()),
     "kitchen": Variant({**WIDE, "hidden": (512, 512, 512)}, Switches(importance_weights=False)),
     "adroit": Variant({**WIDE, "hidden": (512, 512), "penalty_weight": 1.0}, Switches()),
     "corl": Variant(CORL, Switches(online_bound="zero")),
-    "corl_antmaze": Variant({**CORL, **ANTMAZE}, Switches(online_bound="zero", penalty_range=(-200.0, None))),
+    "corl_antmaze": Variant({**CORL, **ANTMAZE}, Switches(online_bound="zero")),
     "edis": Variant(
         {**CORL, "policy_learning_rate": 1e-4, "lagrange_gap": 10.0, "entropy_backup": True},
         Switches(online_bound="zero"),

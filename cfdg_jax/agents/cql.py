@@ -59,11 +59,11 @@ class CQLConfig:
     learning_rate: float = 3e-4  # Adam, critics and Lagrange multiplier
     policy_learning_rate: float = 3e-5  # Adam, policy and temperature
     init_temperature: float = 1.0  # alpha at the start
-    target_entropy_scale: float = 1.0  # the target entropy is -scale * A
     entropy_backup: bool = False  # -alpha log pi in the target
     actions: int = 10  # n, of each of the three kinds
     penalty_weight: float = 10.0  # of the regulariser
     online_penalty_share: float = 1.0  # of that weight in the online phase
+    penalty_min: float | None = None  # clips R per row from below
     lagrange_gap: float | None = None  # of Lagrange's form; none: fixed weight
     calibrate: Literal["never", "offline", "always"] = "never"  # phases with the bound by returns
     backup: Literal["sample", "max", "max_each"] = "sample"  # a' one sample, or the best of n; max_each: each critic's
@@ -94,13 +94,14 @@ class Switches(NamedTuple):
     policy_q: Literal["min", "mean"] = "min"  # over the critics in the policy's loss
     policy_delay: int = 1  # critic updates per policy and temperature update
     learn_temperature: bool = True  # alpha follows the policy's entropy
+    target_entropy_scale: float = 1.0  # the target entropy is -scale * A
     log_std_range: tuple[float, float] = (-20.0, 2.0)  # of the policy
     log_std_affine: bool = True  # log_std = m raw + o, m and o trained from 1 and -1
     density_epsilon: float = 0.0  # in log(1 - a^2 + epsilon); 0: exact
     init: Init = "orthogonal"  # initial weights
     importance_weights: bool = True  # False: no densities, the data's action among the a_k
     softmax_temperature: float = 1.0  # T
-    penalty_range: tuple[float | None, float | None] = (None, None)  # clips R per row
+    penalty_max: float | None = None  # clips R per row from above
     online_bound: Literal["return", "zero"] = "return"  # the calibration's, of rows that are not the dataset's
     init_log_multiplier: float = 1.0  # log alpha' at the start
     reset_optimiser_online: bool = False  # the hand-over starts Adam afresh
@@ -112,38 +113,36 @@ ANTMAZE = {
     "policy_learning_rate": 1e-4,
     "backup": "max",
     "penalty_weight": 5.0,
+    "penalty_min": -200.0,
     "lagrange_gap": 0.8,
 }
 """CORL's values on AntMaze."""
+THREE = {"critic_hidden": (256, 256, 256), "penalty_min": None}
 VARIANTS: dict[str, Variant] = {
     "authors": Variant(switches=Switches()),
-    "corl_antmaze": Variant(ANTMAZE, Switches(penalty_range=(-200.0, None))),
+    "corl_antmaze": Variant(ANTMAZE, Switches()),
     "unweighted": Variant(switches=Switches(importance_weights=False)),
     "rlkit": Variant(
-        {"backup": "max_each", "policy_learning_rate": 1e-4, "penalty_weight": 1.0, "lagrange_gap": 5.0},
+        {**THREE, "policy_learning_rate": 1e-4, "backup": "max_each", "penalty_weight": 1.0, "lagrange_gap": 5.0},
         Switches(order="alpha_only", log_std_affine=False, density_epsilon=1e-6, init="rlkit", init_log_multiplier=0.0),
     ),
     "unifloral": Variant(
-        {"critics": 10, "actions": 1, "entropy_backup": True},
+        {**THREE, "critics": 10, "actions": 1, "entropy_backup": True, "backup": "sample", "lagrange_gap": None},
         Switches(order="actor_first", log_std_range=(-5.0, 2.0), log_std_affine=False, importance_weights=False),
     ),
 }
 """Releases by name (docs/algorithms.md#cql).
 
 ``authors``: the authors' update with CORL's values for locomotion.
-``corl_antmaze``: CORL on AntMaze, in Lagrange's form with R clipped from below.
+``corl_antmaze``: CORL on AntMaze, in Lagrange's form, with R clipped from below.
 ``unweighted``: CORL without importance weights.
 ``rlkit``: the authors' own code with its best-of-n target (`max_q_backup`).
-``unifloral``: y and the regulariser's actions see the new policy; its targets move before the critics, which is not
-reproduced.
+``unifloral``: policy and temperature move first; its targets move before the critics, which is not reproduced.
 """
 
 
 class CQLState(NamedTuple):
-    """Parameters, target critics and optimiser states of one seed; critics lead with Q, the rest are scalars.
-
-    Lagrange's multiplier stays where it is while the weight is fixed.
-    """
+    """What one seed learns and its moments; critics lead with Q. A fixed weight leaves the multiplier where it is."""
 
     critic: Params
     target: Params
@@ -201,7 +200,7 @@ def parts(
         policy=tanh_gaussian_policy(spec, config.hidden, s.log_std_range, s.init, affine),
         optimiser=adam(policy_rate(config.policy_learning_rate, config.anneal, phase, phase_updates)),
         delay=s.policy_delay,
-        target_entropy=-config.target_entropy_scale * spec.act_dim,
+        target_entropy=-s.target_entropy_scale * spec.act_dim,
         order=s.order,
         policy_q=s.policy_q,
         temperature_loss="log_alpha",
@@ -215,7 +214,7 @@ def parts(
         bound=s.online_bound,
         importance_weights=s.importance_weights,
         temperature=s.softmax_temperature,
-        limits=s.penalty_range,
+        limits=(config.penalty_min, s.penalty_max),
     )
     critic = critics(spec, config.critic_hidden, config.critics, config.layer_norm, s.init)
     return Parts(config, s, actor, critic, adam(config.learning_rate), penalty)
@@ -329,7 +328,8 @@ def _values(preset: Preset, task: Task) -> Values:
     """CORL's values (docs/algorithms.md#cql)."""
     values: dict[str, Any] = {}
     if task.family == "antmaze":
-        values |= {"transform.reward": "scale_bias", "transform.failure_reward": 0.0, "agent.variant": "corl_antmaze"}
+        values |= {"transform.reward": "scale_bias", "transform.failure_reward": 0.0}
+        values |= {f"agent.{field}": value for field, value in ANTMAZE.items()}
     elif task.family != "toy":
         values |= {"transform.observation": "standardise"}
     return values | penalty_values(preset, task)

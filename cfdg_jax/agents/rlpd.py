@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from cfdg_jax.agents.base import sizes
 from cfdg_jax.agents.sac import SACConfig, Switches, sac
@@ -37,9 +36,11 @@ class RLPDConfig(SACConfig):
 
 
 AUTHORS = Switches(policy_q="mean", q_loss="mean", log_std_range=(-20.0, 2.0), init="xavier")
+ANTMAZE = {"hidden": (256, 256, 256), "subset": 1.0, "entropy_backup": False}
+"""The released code's values on AntMaze."""
 VARIANTS: dict[str, Variant] = {
     "authors": Variant(switches=AUTHORS),
-    "antmaze": Variant({"hidden": (256, 256, 256), "subset": 1.0, "entropy_backup": False}, AUTHORS),
+    "antmaze": Variant(ANTMAZE, AUTHORS),
     "sac_learner": Variant({"critics": 2, "subset": 0.0, "layer_norm": False}, AUTHORS),
 }
 """Releases by name (docs/algorithms.md#rlpd).
@@ -52,10 +53,10 @@ VARIANTS: dict[str, Variant] = {
 
 def _values(preset: Preset, task: Task) -> Values:
     antmaze = task.family == "antmaze"
-    values: dict[str, Any] = {"online.utd": 20, "online.steps": 300_000 if antmaze else 250_000}
-    if preset != "paper":
-        values = {"online.utd": 4, "agent.critics": 4} | dict(sizes(preset, task))
-    return values | ({"agent.variant": "antmaze"} if antmaze else {})
+    values = {f"agent.{field}": value for field, value in ANTMAZE.items()} if antmaze else {}
+    if preset == "paper":
+        return values | {"online.utd": 20, "online.steps": 300_000 if antmaze else 250_000}
+    return values | {"online.utd": 4, "agent.critics": 4} | dict(sizes(preset, task))
 
 
 ENTRY = Entry(
