@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cfdg_jax.training.remarks import remarks
 from train_helpers import assert_same_run, final_leaves, hopper_config, lines, seed_alone, toy_config
 
 import cfdg_jax
@@ -21,7 +22,6 @@ from cfdg_jax.training import online, refresh
 from cfdg_jax.training import run as run_module
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Progress
-from cfdg_jax.training.remarks import remarks
 from cfdg_jax.training.session import Stopwatch
 from cfdg_jax.types import Source
 
