@@ -33,6 +33,8 @@ from cfdg_jax.types import Array, Buffer, Key, Metrics, Params, RowLayout
 OUTLIER = 10.0  # |z| beyond which a generated row is screened out (reference 4.2)
 ACTION_LIMIT = 1.0 - 1e-5  # keeps atanh finite for squashed policies (IQL dataset_utils.py)
 RowSolver = Literal["heun", "dpm++2m", "dpm++2m-sde", "dpm++3m"]
+Rows = Literal["online", "offline", "pooled"]
+"""Real rows that a generator learns; pooled: half of each batch offline, half online."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,11 @@ class DenoiserConfig:
         for name in ("terminal_threshold", "ema_decay"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"augment.{name}", f"is {value}", "must lie between 0 and 1")
+
+    @property
+    def fitted_to(self) -> Rows:
+        """The rows that the generator learns."""
+        return "pooled"
 
     @property
     def sampler(self) -> Solver:

@@ -7,7 +7,6 @@ repeat:     a batch of them;  denoising loss;  generate: D(x), clip actions, thr
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from cfdg_jax.augment.base import check_use, reduced_values
 from cfdg_jax.augment.rows import (
     DenoiserConfig,
     RowModel,
+    Rows,
     RowTraining,
     draw_offline,
     draw_online,
@@ -33,14 +33,12 @@ from cfdg_jax.errors import require
 from cfdg_jax.methods import Augmenter, Entry, Preset, Task, Values
 from cfdg_jax.types import Array, Buffer, Key, Metrics, Params, RowLayout, Source, Spec
 
-Data = Literal["online", "offline", "pooled"]
-
 
 @dataclasses.dataclass(frozen=True)
 class SynthERConfig(DenoiserConfig):
     """SynthER's generator; the shared fields say where offline upsampling chose otherwise."""
 
-    data: Data = "online"  # rows it learns (online: CFDG's comparison); pooled: 1:1
+    data: Rows = "online"  # rows it learns (online: CFDG's comparison); pooled: 1:1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +48,10 @@ class SynthERConfig(DenoiserConfig):
             f"is {self.batch}",
             "must be even where data is pooled: half offline, half online",
         )
+
+    @property
+    def fitted_to(self) -> Rows:
+        return self.data
 
 
 def synther(config: SynthERConfig, spec: Spec, with_terminal: bool) -> Augmenter:
@@ -83,7 +85,7 @@ def synther(config: SynthERConfig, spec: Spec, with_terminal: bool) -> Augmenter
 
 
 def unlabelled_training(
-    config: DenoiserConfig, data: Data, network: Network, layout: RowLayout, with_terminal: bool
+    config: DenoiserConfig, data: Rows, network: Network, layout: RowLayout, with_terminal: bool
 ) -> RowTraining:
     """Training on batches of the rows that `data` names."""
     columns = layout.generative_width(with_terminal)
