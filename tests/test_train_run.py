@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cfdg_jax.training.remarks import remarks
 from train_helpers import assert_same_run, final_leaves, hopper_config, lines, seed_alone, toy_config
 
 import cfdg_jax
