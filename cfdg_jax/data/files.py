@@ -126,6 +126,12 @@ def record_sha256(path: pathlib.Path, digest: str | None = None) -> None:
         temporary.write_text(f"{digest or sha256_of(path)}  {path.name}\n")
 
 
+def forget_sha256(path: pathlib.Path) -> None:
+    """Removes ``<path>.sha256``, before other contents take the file's place."""
+    with told(_sidecar(path), "cannot be removed"):
+        _sidecar(path).unlink(missing_ok=True)
+
+
 def verified_sha256(path: pathlib.Path) -> str:
     """The file's sha256; `UserError` if a recorded one differs or cannot be read."""
     digest, sidecar = sha256_of(path), _sidecar(path)

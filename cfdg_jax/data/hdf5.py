@@ -143,9 +143,9 @@ def _version(path: pathlib.Path) -> tuple[int, int]:
 def _array(path: pathlib.Path, file: h5py.File, name: str) -> np.ndarray:
     with _reading(path, name):
         link = file.get(name, getlink=True)
-    elsewhere = isinstance(link, h5py.ExternalLink | h5py.SoftLink)
-    target = getattr(link, "filename", "") or getattr(link, "path", "")
-    with _reading(path, f"{name}, a link to {target}" if elsewhere else name):
+        if isinstance(link, h5py.ExternalLink | h5py.SoftLink) and file.get(name) is None:
+            target = link.filename if isinstance(link, h5py.ExternalLink) else link.path
+            raise UserError(f"{path}: {name}", f"is a link to {target}, which cannot be read", "copy that along")
         item = file[name]
         if not isinstance(item, h5py.Dataset):
             return np.empty(0)

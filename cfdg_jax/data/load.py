@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -57,7 +58,7 @@ def load_dataset(
         path = pathlib.Path(rest)
     arrays, metadata = read_hdf5(path)
     task, logged_with = _environment(path, metadata)
-    return from_arrays(
+    dataset = from_arrays(
         arrays,
         str(path) if kind == "file" else str(name),
         task=task,
@@ -67,6 +68,9 @@ def load_dataset(
         metadata=metadata,
         clip_actions=clip_actions,
     )
+    if "doubt" in metadata:
+        dataset = dataclasses.replace(dataset, warnings=(*dataset.warnings, str(metadata["doubt"])))
+    return dataset
 
 
 def split_name(name: str | os.PathLike[str]) -> tuple[Origin, str]:
