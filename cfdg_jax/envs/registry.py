@@ -3,7 +3,7 @@
 ========================================= ================================================================
 ``hopper halfcheetah walker2d ant``       Gymnasium's ``-v4`` robots (`cfdg_jax.envs.locomotion`)
 ``toy-sparse toy-dense``                  a point mass that must go around a wall (`cfdg_jax.envs.toy`)
-``gym:ID``                                any Gymnasium id with Box actions (`cfdg_jax.envs.gym_bridge`)
+``gym:ID`` ``gym:ID?name=value``          any Gymnasium id with Box actions (`cfdg_jax.envs.gym_bridge`)
 ========================================= ================================================================
 """
 
