@@ -81,9 +81,7 @@ def synther(config: SynthERConfig, spec: Spec, with_terminal: bool) -> Augmenter
 
     source = Source.SYNTHETIC_OFFLINE if config.data == "offline" else Source.SYNTHETIC_ONLINE
     shares = {int(source): 1.0}
-    return Augmenter(
-        training.init, training.fit, generate, shares, config.steps, config.warm_start, model, learns=config.data
-    )
+    return Augmenter(training.init, training.fit, generate, shares, config.steps, config.warm_start, model)
 
 
 def _values(preset: Preset, task: Task) -> Values:
