@@ -18,8 +18,9 @@ import numpy as np
 from cfdg_jax.augment.quality import quality_report
 from cfdg_jax.augment.registry import make_augmenter
 from cfdg_jax.core import ring
-from cfdg_jax.data.dataset import load_dataset
-from cfdg_jax.data.transforms import identity_transforms, pack
+from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.pack import pack
+from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.onestep import one_step
 from cfdg_jax.fields import override
 from cfdg_jax.presets import make_config

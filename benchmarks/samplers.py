@@ -22,8 +22,9 @@ from jax.scipy.special import logsumexp
 from cfdg_jax.augment.quality import energy_distance, quality_report
 from cfdg_jax.augment.registry import make_augmenter
 from cfdg_jax.core import ring
-from cfdg_jax.data.dataset import load_dataset
-from cfdg_jax.data.transforms import identity_transforms, pack
+from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.pack import pack
+from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.diffusion.samplers import Solver, sample
 from cfdg_jax.envs.onestep import one_step
 from cfdg_jax.fields import override

@@ -57,7 +57,6 @@ class Augmenter(NamedTuple):
       warm_start: Whether a refresh continues with the state of the one before instead of a fresh `init`; `fit` then
         follows the changed rows by itself.
       model: ``(state, source) -> augment.rows.RowModel``, what `generate` samples from; None for no augmentation.
-      learns: Which real rows it is fitted to: ``offline`` or ``online`` ones alone, or ``pooled``, both.
     """
 
     init: Callable[[Key, Array, Buffer], Any]
@@ -67,7 +66,6 @@ class Augmenter(NamedTuple):
     fit_steps: int
     warm_start: bool = False
     model: Callable[[Any, int], Any] | None = None
-    learns: Literal["offline", "online", "pooled"] = "pooled"
 
 
 class Mix(NamedTuple):

@@ -4,8 +4,8 @@
     fields: {seeds: 3, agent.hidden: [128, 128]}   # for all runs; any choice or dotted field
     over: {dataset: [local:hopper-medium-v0]}      # every combination of these ...
     runs:                                          # ... with every one of these
-      - {agent: iql}
-      - {agent: iql, augment: cfdg, label: IQL + CFDG}
+      - {agent: NAME}
+      - {agent: NAME, augment: NAME, label: with generated rows}
 
 A field that a run's choices do not have, such as ``augment.steps`` without a generator, may stand under ``fields``: it
 is used where it exists. Runs with the same pre-training make it once. What is finished is kept: the same command
@@ -48,15 +48,27 @@ def read_sweep(path: str | os.PathLike) -> list[TrainConfig]:
     require(path.is_file(), str(path), "does not exist", "name a yaml file")
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(str(path), f"is not valid yaml ({error})", "see cfdg_jax/sweep.py for the layout") from None
-    require(isinstance(plain, dict), str(path), "is no mapping", f"give it the keys {', '.join(KEYS)}")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(str(path), f"is not valid yaml in UTF-8 ({error})", "see docs/use.md for the layout") from None
+    return expand(plain, str(path))
+
+
+def expand(plain: Any, path: str) -> list[TrainConfig]:
+    """The configs of a sweep as plain values; `path` names it in errors.
+
+    Raises:
+      UserError: if it is no such mapping, or a name, field or value in it is wrong.
+    """
+    require(isinstance(plain, dict), path, "is no mapping", f"give it the keys {', '.join(KEYS)}")
     for key in plain:
         require(key in KEYS, f"{path}: {key}", "is unknown", nearest(str(key), KEYS))
     preset, fields, over = plain.get("preset", "reduced"), plain.get("fields") or {}, plain.get("over") or {}
     runs = plain.get("runs") or [{}]
     for name, value, kind in (("fields", fields, dict), ("over", over, dict), ("runs", runs, list)):
         require(isinstance(value, kind), f"{path}: {name}", f"is {value!r}", f"must be a {kind.__name__}")
+    for number, run in enumerate(runs, 1):
+        found = f"is {run!r}"
+        require(isinstance(run, dict), f"{path}: run {number}", found, "must hold fields, such as {agent: NAME}")
     for name, values in over.items():
         require(isinstance(values, list) and bool(values), f"{path}: over.{name}", f"is {values!r}", "must be a list")
     combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]

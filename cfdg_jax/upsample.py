@@ -31,8 +31,10 @@ from cfdg_jax.augment.registry import AUGMENTERS, make_augmenter
 from cfdg_jax.config import TrainConfig, choice, entry_of
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_key, seed_keys
-from cfdg_jax.data.dataset import Dataset, load_dataset
-from cfdg_jax.data.transforms import identity_transforms, pack
+from cfdg_jax.data.dataset import Dataset
+from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.pack import pack
+from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.onestep import one_step
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.fields import config_hash
@@ -121,7 +123,7 @@ def prepare(
     augmenter = make_augmenter(config.augment, spec, with_terminal=spec.terminates)
     least = 2 * len(augmenter.shares) if checked else len(augmenter.shares)
     require(rows >= least, "rows", f"is {rows}", f"must be at least {least} here{', or leave out --check' * checked}")
-    used = data[-1:] if augmenter.learns == "online" else data
+    used = data[-1:] if config.augment.fitted_to == "online" else data
     packed = [_pack(each) for each in data]
     return Job(
         config=config,
@@ -141,19 +143,17 @@ def prepare(
 
 def _require_generator(config: TrainConfig, online: str | None) -> None:
     """Refuses a config without a generator, and one that is fitted to other datasets than those given."""
-    name, anything = choice(config, "augment"), Spec(1, 1, horizon=1)
-    augmenter = make_augmenter(config.augment, anything, with_terminal=False)
-    require(
-        bool(augmenter.shares), "augment", f"is {name}", f"name a generator, such as --augment {default_generator()}"
-    )
+    name, fitted_to = choice(config, "augment"), config.augment.fitted_to
+    known = f"name a generator, such as --augment {default_generator()}"
+    require(fitted_to is not None, "augment", f"is {name}", known)
     if online is not None:
         found = f"is {online}, but {name} is fitted to offline rows alone"
-        require(augmenter.learns != "offline", "online", found, "leave --online out")
+        require(fitted_to != "offline", "online", found, "leave --online out")
         return
     alone = entry_of(config.augment, "augment").one_dataset or {}
     fields = "".join(f", or use --{field} {value}" for field, value in alone.items())
     found = f"is missing: {name} is fitted to offline and online rows"
-    require(augmenter.learns == "offline", "online", found, f"name the second with --online{fields}")
+    require(fitted_to == "offline", "online", found, f"name the second with --online{fields}")
 
 
 def _pack(data: Dataset) -> np.ndarray:

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cfdg_jax.data.mix import Counts, MixConfig, Pool, draw, online_priority, row_counts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfdg_jax.core import ring
-from cfdg_jax.data.mix import Counts, MixConfig, Pool, draw, online_priority, row_counts
 from cfdg_jax.errors import UserError
 from cfdg_jax.presets import make_config
 from cfdg_jax.types import Source

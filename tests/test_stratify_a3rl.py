@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cfdg_jax.stratify.a3rl import A3RLConfig, a3rl, importance_weights, log_priority, ratio_loss
+from cfdg_jax.training.remarks import remarks
 from train_helpers import toy_config
 
 from cfdg_jax.agents import crossq
@@ -16,9 +18,7 @@ from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.errors import UserError
 from cfdg_jax.methods import Agent, Stratifier
 from cfdg_jax.presets import make_config
-from cfdg_jax.stratify.a3rl import A3RLConfig, a3rl, importance_weights, log_priority, ratio_loss
 from cfdg_jax.training.build import build_program
-from cfdg_jax.training.remarks import remarks
 from cfdg_jax.types import Batch, Source, Spec
 
 SPEC = Spec(obs_dim=1, act_dim=1, horizon=10)

@@ -106,14 +106,9 @@ def close_episodes(program: Program, state: TrainState, done: Array, lengths: Ar
 
     `returns` are the raw sums of rewards, which the stratifier may ask for.
     """
-    rule, config = program.config.transform, program.config
-    failure = rule.failure_reward
-    failure = None if failure is None else apply_reward(program.transforms.online_reward, failure)
-    window = min(program.spec.horizon, config.online.capacity)
-    online = close_rows(
-        state.online, program.spec.layout, done, lengths, window, program.discount, failure, rule.truncation,
-        rule.failure_rule,
-    )  # fmt: skip
+    rule = program.returns.transformed(program.transforms.online_reward)
+    window = min(program.spec.horizon, program.config.online.capacity)
+    online = close_rows(rule, state.online, program.spec.layout, done, lengths, window)
     take_note = program.stratifier.judge
     if take_note is not None:
 

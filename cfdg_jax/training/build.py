@@ -14,8 +14,11 @@ from cfdg_jax.augment.registry import make_augmenter
 from cfdg_jax.config import TrainConfig, resolved
 from cfdg_jax.core import ring
 from cfdg_jax.data.check import check_fits
-from cfdg_jax.data.dataset import Dataset, load_dataset
-from cfdg_jax.data.transforms import Transforms, fit_transforms, pack
+from cfdg_jax.data.dataset import Dataset
+from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.pack import pack
+from cfdg_jax.data.returns import ReturnRule
+from cfdg_jax.data.transforms import Transforms, fit_transforms
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.errors import require
 from cfdg_jax.mix.registry import make_mix
@@ -61,7 +64,7 @@ def build_program(
         spec=spec,
         transforms=jax.tree.map(jnp.asarray, transforms),
         offline_rows=jnp.asarray(rows),
-        discount=discount_of(methods["agent"]),
+        returns=return_rule(config),
         offline_agent=make_agent(methods["agent"], spec, "offline", max(updates["offline"], 1)),
         online_agent=make_agent(methods["agent"], spec, "online", max(updates["online"], 1)),
         augmenter=augmenter,
@@ -109,8 +112,13 @@ def load_program(
 
 def offline_rows(config: TrainConfig, dataset: Dataset, transforms: Transforms) -> np.ndarray:
     """The dataset as packed rows `[N, D]`, returns-to-go included."""
+    return pack(dataset, transforms, return_rule(config))
+
+
+def return_rule(config: TrainConfig) -> ReturnRule:
+    """The rule of the run's returns-to-go, offline and online; its failure reward is raw."""
     rule, discount = config.transform, discount_of(resolved(config)["agent"])
-    return pack(dataset, transforms, discount, rule.failure_reward, rule.truncation, rule.failure_rule)
+    return ReturnRule(discount, rule.failure_reward, rule.failure_rule, rule.truncation)
 
 
 def fitted_transforms(config: TrainConfig, dataset: Dataset | None, obs_dim: int) -> Transforms:

@@ -23,6 +23,7 @@ import numpy as np
 
 from cfdg_jax.config import TrainConfig
 from cfdg_jax.core.seeds import over_seeds, purpose_key, seed_keys
+from cfdg_jax.data.returns import ReturnRule
 from cfdg_jax.data.transforms import Transforms
 from cfdg_jax.methods import Agent, Augmenter, Mix, Stratifier
 from cfdg_jax.types import Array, Key, Spec
@@ -40,7 +41,7 @@ class Program:
       spec: The task.
       transforms: Fitted on the offline data, applied online too.
       offline_rows: `[N, D]` packed rows on the device; N may be 0.
-      discount: Of the returns-to-go of online episodes.
+      returns: The rule of returns-to-go, its failure reward raw.
       offline_agent: The agent of the offline phase.
       online_agent: The same agent of the online phase; schedules may differ.
       augmenter: The generator of synthetic rows.
@@ -53,7 +54,7 @@ class Program:
     spec: Spec
     transforms: Transforms
     offline_rows: Array
-    discount: float
+    returns: ReturnRule
     offline_agent: Agent
     online_agent: Agent
     augmenter: Augmenter
