@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import gymnasium
 import jax
@@ -21,8 +22,8 @@ import cfdg_jax
 from cfdg_jax import cli
 from cfdg_jax.config import OnlineConfig, get_path
 from cfdg_jax.errors import UserError
-from cfdg_jax.fields import to_dict
-from cfdg_jax.training import checkpoint, generate, refresh
+from cfdg_jax.fields import from_dict, to_dict
+from cfdg_jax.training import checkpoint, generate, logging, refresh
 from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.training.run import default_folder
 from cfdg_jax.types import Source
@@ -255,3 +256,40 @@ def test_a_signal_while_starting_ends_quietly(number, codes, after, tmp_path):
     _, told = process.communicate(timeout=120)
     assert process.returncode in codes and "Traceback" not in told, told
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+# -- small damaged files, full disks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("agent", {"learning_rate": 1e-3}), r"agent\.name: is missing; valid: iql"),
+        (("mix", {"name": 3}), r"mix\.name: is 3"),
+        (("agent", 5), "agent: is no config field"),
+        (("seeds", [1, 2]), r"seeds: is '\[1, 2\]'; must be a whole number"),
+    ],
+)
+def test_a_config_of_another_form_is_one_line(change, told):
+    with pytest.raises(UserError, match=told):
+        from_dict(to_dict(toy_config()) | dict([change]))
+
+
+def test_one_width_may_stand_without_brackets():
+    plain = to_dict(toy_config())
+    plain["agent"]["hidden"] = 8
+    assert from_dict(plain).agent.hidden == (8,)
+
+
+def test_a_disk_that_is_full_for_a_log_or_a_summary_names_the_file(tmp_path, monkeypatch):
+    logger = logging.RunLogger(tmp_path, toy_config())
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    logger._files["metrics.jsonl"] = types.SimpleNamespace(write=lambda data: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        logger.metrics("offline", 1, {"loss": 1.0})
+    (tmp_path / "summary.json").write_text("{}")
+    monkeypatch.setattr(logging.os, "fsync", lambda handle: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match=r"summary\.json"):
+        logging.write_summary(tmp_path, {"status": "done"})
+    assert (tmp_path / "summary.json").read_text() == "{}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluations.jsonl", "metrics.jsonl", "summary.json"]

@@ -24,6 +24,7 @@ from cfdg_jax.config import TrainConfig
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.fields import to_dict
 from cfdg_jax.training.record import LogMark
+from cfdg_jax.training.store import errors_name
 
 FILES = ("metrics.jsonl", "evaluations.jsonl")
 
@@ -63,8 +64,9 @@ class RunLogger:
             k: plain(v) for k, v in values.items()
         }
         data = (json.dumps(line, allow_nan=False) + "\n").encode()
-        self._files[name].write(data)
-        self._files[name].flush()
+        with errors_name(self.folder / name):
+            self._files[name].write(data)
+            self._files[name].flush()
         self._digests[name].update(data)
         if self._sink is not None:
             self._sink.write(phase, step, values)
@@ -144,18 +146,19 @@ def write_summary(folder: pathlib.Path, values: Mapping[str, Any]) -> None:
     write_atomic(folder / "summary.json", json.dumps({k: plain(v) for k, v in values.items()}, indent=2) + "\n")
 
 
-def write_atomic(path: pathlib.Path, text: str) -> None:
-    """Writes a small text file so that no reader ever sees half of it."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8") as file:
+def write_atomic(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a small file so that no reader ever sees half of it; an `OSError` names it."""
+    data = content.encode() if isinstance(content, str) else content
+    with errors_name(path), tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}", delete=False) as file:
         try:
-            file.write(text)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)
             raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
 
 
 def versions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -23,7 +24,7 @@ from cfdg_jax.training.act import evaluate_act
 from cfdg_jax.training.build import build_program, load_program
 from cfdg_jax.training.checkpoint import Checkpointer, Saved, Whole, template
 from cfdg_jax.training.evaluate import run_episodes
-from cfdg_jax.training.logging import device_name, versions, write_summary
+from cfdg_jax.training.logging import device_name, versions, write_atomic, write_summary
 from cfdg_jax.training.origin import read_origin, require_same_data
 from cfdg_jax.training.prepare import init
 from cfdg_jax.training.program import Program, keys_of
@@ -177,7 +178,9 @@ def save_samples(session: Session) -> None:
         samples[Source(source).name.lower()] = thin(buffer.rows[0], int(buffer.size))
     dims = {"obs_dim": np.asarray(layout.obs_dim), "act_dim": np.asarray(layout.act_dim)}
     arrays: dict[str, Any] = samples | dims
-    np.savez_compressed(session.folder / "samples.npz", **arrays)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    write_atomic(session.folder / "samples.npz", packed.getvalue())
 
 
 def read_config(folder: pathlib.Path) -> TrainConfig:
