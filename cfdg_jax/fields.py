@@ -95,8 +95,7 @@ def coerce(annotation: Any, value: Any, path: str) -> Any:
             value = inner.split(",") if inner else ()
         if not isinstance(value, list | tuple):
             raise UserError(path, f"is {value!r}", "must be a list, such as 64,64")
-        items = value if isinstance(value, tuple | list) else [value]
-        return tuple(coerce(args[0], item.strip() if isinstance(item, str) else item, path) for item in items)
+        return tuple(coerce(args[0], item.strip() if isinstance(item, str) else item, path) for item in value)
     if annotation is str:
         return str(value)
     return _number(annotation, value, path)

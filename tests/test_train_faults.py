@@ -275,12 +275,6 @@ def test_a_config_of_another_form_is_one_line(change, told):
         from_dict(to_dict(toy_config()) | dict([change]))
 
 
-def test_one_width_may_stand_without_brackets():
-    plain = to_dict(toy_config())
-    plain["agent"]["hidden"] = 8
-    assert from_dict(plain).agent.hidden == (8,)
-
-
 def test_a_disk_that_is_full_for_a_log_or_a_summary_names_the_file(tmp_path, monkeypatch):
     logger = logging.RunLogger(tmp_path, toy_config())
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
