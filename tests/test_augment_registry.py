@@ -6,6 +6,7 @@ import pytest
 
 from cfdg_jax.augment.none import NoneConfig, none
 from cfdg_jax.augment.registry import AUGMENTERS, make_augmenter
+from cfdg_jax.errors import UserError
 from cfdg_jax.methods import Augmenter
 from cfdg_jax.types import Source, Spec
 
@@ -14,7 +15,7 @@ SPEC = Spec(obs_dim=3, act_dim=2, horizon=100)
 
 @pytest.mark.parametrize("name", list(AUGMENTERS))
 def test_every_entry_makes_an_augmenter_from_its_default_config(name):
-    config_class, _ = AUGMENTERS[name]
+    config_class = AUGMENTERS[name].config
     assert dataclasses.is_dataclass(config_class) and config_class.__dataclass_params__.frozen
     augmenter = make_augmenter(config_class(), SPEC, with_terminal=True)
     assert isinstance(augmenter, Augmenter)
@@ -24,7 +25,7 @@ def test_every_entry_makes_an_augmenter_from_its_default_config(name):
 
 
 def test_unregistered_config():
-    with pytest.raises(TypeError, match="str is not the config of a registered augmenter"):
+    with pytest.raises(UserError, match="str: is not the config of a registered method"):
         make_augmenter("cfdg", SPEC, with_terminal=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from cfdg_jax.agents import apl_cql, calql, cql, crossq, iql, pex, redq, rlpd, sac, td3bc
+from cfdg_jax.agents import apl_cql, awac, calql, cql, crossq, iql, pex, redq, rlpd, sac, td3bc
 from cfdg_jax.errors import nearest, require
 from cfdg_jax.methods import Agent, Entry, registered
 from cfdg_jax.types import Spec
@@ -12,6 +12,7 @@ from cfdg_jax.types import Spec
 AGENTS: dict[str, Entry] = {
     "iql": iql.ENTRY,
     "pex": pex.ENTRY,
+    "awac": awac.ENTRY,
     "cql": cql.ENTRY,
     "calql": calql.ENTRY,
     "td3bc": td3bc.TD3BC,
