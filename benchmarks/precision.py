@@ -18,8 +18,9 @@ import numpy as np
 from cfdg_jax.augment.quality import quality_report
 from cfdg_jax.augment.registry import make_augmenter
 from cfdg_jax.core import ring
-from cfdg_jax.data.dataset import load_dataset
-from cfdg_jax.data.transforms import identity_transforms, pack
+from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.pack import pack
+from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.onestep import one_step
 from cfdg_jax.fields import override
 from cfdg_jax.presets import make_config
@@ -47,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
 
     values = {"dataset": options.dataset, "augment": "synther", "augment.data": "offline"}
-    config = make_config(values | {"augment.steps": options.steps}, "reduced")
+    config = make_config(preset="reduced", **values, **{"augment.steps": options.steps})
     data = load_dataset(config.dataset)
     offline = jnp.asarray(pack(data, identity_transforms(data.obs_dim)))
     spec = Spec(data.obs_dim, data.act_dim, horizon=1_000, terminates=bool(data.terminals.any()))

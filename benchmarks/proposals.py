@@ -25,7 +25,7 @@ from cfdg_jax.report.tables import Table, to_markdown
 from cfdg_jax.stratify import stratdiff
 from cfdg_jax.stratify.marks import follow_freed_share, lowest, masked_mean
 from cfdg_jax.training.logging import device_name
-from cfdg_jax.training.run import load_run
+from cfdg_jax.training.results import load_run
 from cfdg_jax.types import Batch, Source
 
 REFERENCE = dict[str, Any](sampler_steps=60, sampler_start=None)
@@ -73,10 +73,10 @@ class Proposals:
         p = stratdiff.parts(dataclasses.replace(self.config, **option.changes), spec)
         std = self.program.offline_rows[:, layout.action].std(axis=0) if option.standardise else 1.0
 
-        own, common = self.program.split_stratifier(self.state.stratifier)
+        shared, own = self.state.stratifier
 
         def of_seed(own, agent, online):
-            state = own._replace(**common)
+            state = stratdiff.whole(shared, own)
             rows = jnp.concatenate([self.offline, online])
             obs, action = rows[:, layout.obs], rows[:, layout.action]
             scale = state.guidance if option.scale is None else option.scale

@@ -22,8 +22,9 @@ from jax.scipy.special import logsumexp
 from cfdg_jax.augment.quality import energy_distance, quality_report
 from cfdg_jax.augment.registry import make_augmenter
 from cfdg_jax.core import ring
-from cfdg_jax.data.dataset import load_dataset
-from cfdg_jax.data.transforms import identity_transforms, pack
+from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.pack import pack
+from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.diffusion.samplers import Solver, sample
 from cfdg_jax.envs.onestep import one_step
 from cfdg_jax.fields import override
@@ -87,7 +88,7 @@ def main() -> None:
         "augment.data": "offline",
         "augment.steps": options.steps,
     }
-    config = make_config(values | {"augment.precision": options.precision}, "reduced")
+    config = make_config(preset="reduced", **values, **{"augment.precision": options.precision})
     data = load_dataset(config.dataset)
     rows = pack(data, identity_transforms(data.obs_dim))
     spec = Spec(data.obs_dim, data.act_dim, horizon=1_000, terminates=bool(data.terminals.any()))

@@ -11,19 +11,18 @@ to medium stand for the experience that medium-replay holds. Weights are stored 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import pathlib
 
 import jax
 import numpy as np
 
-from cfdg_jax.config import EnvConfig, OfflineConfig, TrainConfig, named_choice
+from cfdg_jax.config import TrainConfig
 from cfdg_jax.data.collect import save_policies
 from cfdg_jax.data.reference_scores import normalized_score
-from cfdg_jax.fields import override
-from cfdg_jax.presets import apply_preset
-from cfdg_jax.training.run import Run, load_run, train
+from cfdg_jax.presets import make_config
+from cfdg_jax.training.results import Run, load_run
+from cfdg_jax.training.run import train
 
 SNAPSHOTS = 8
 """Snapshots of medium-replay, the untrained and the medium policy included."""
@@ -31,16 +30,13 @@ SNAPSHOTS = 8
 
 def behaviour_config(task: str, agent: str, steps: int, seed: int) -> TrainConfig:
     """Learning from scratch under D4RL's dynamics, one seed, networks of 2 x 128."""
-    config = TrainConfig(
-        dataset="", agent=named_choice("agent", agent), env=EnvConfig(task=task), offline=OfflineConfig(steps=0)
-    )
-    config = apply_preset(config, "reduced", task)
     values: dict[str, object] = {"agent.critic_hidden": (128, 128)} if agent == "crossq" else {}
     values |= {
-        "env.dynamics": "d4rl", "seeds": 1, "first_seed": seed, "online.steps": steps, "online.capacity": steps,
-        "checkpoint.keep": 1_000, "evaluate.episodes": 10, "evaluate.online_every": 1_000, "agent.hidden": (128, 128),
+        "env.task": task, "env.dynamics": "d4rl", "seeds": 1, "first_seed": seed, "online.steps": steps,
+        "online.capacity": steps, "checkpoint.keep": 1_000, "evaluate.episodes": 10, "evaluate.online_every": 1_000,
+        "agent.hidden": (128, 128), "label": f"{agent} {task}",
     }  # fmt: skip
-    return dataclasses.replace(override(config, values), label=f"{agent} {task}")
+    return make_config("", agent, preset="reduced", **values)  # type: ignore[arg-type]
 
 
 def returns_by_checkpoint(run: Run) -> dict[int, float]:

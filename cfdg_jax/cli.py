@@ -90,7 +90,7 @@ def _parser() -> Parser:
         command.set_defaults(run=run, takes_fields=takes_fields, prog=f"cfdg-jax {name}")
         return command
 
-    demo = add("demo", _demo, "Pre-train IQL, improve it with and without CFDG, write a report.", takes_fields=True)
+    demo = add("demo", _demo, "Pre-train, improve with and without generated rows, write a report.", takes_fields=True)
     demo.add_argument("--out", help="folder for the runs and the report (default runs/demo)")
     demo.add_argument("--preset", default="reduced", help="reduced (minutes) or smoke (seconds)")
     train = add(
@@ -103,9 +103,8 @@ def _parser() -> Parser:
     sweep.add_argument("--quiet", action="store_true", help="no progress bars")
     sample = add("sample", _sample, "Fit a generator to a dataset and write rows in D4RL's layout.", takes_fields=True)
     sample.add_argument("--dataset", required=True, help="offline rows")
-    second = "a second dataset whose rows count as online ones: for cfdg, edis, and synther with --augment.data online"
-    sample.add_argument("--online", help=f"{second} (its default here) or pooled")
-    sample.add_argument("--augment", default="synther", help="generator (default synther)")
+    sample.add_argument("--online", help="a second dataset whose rows count as online ones, for generators of both")
+    sample.add_argument("--augment", help="generator (default: the first that can be fitted to one dataset alone)")
     sample.add_argument("--rows", required=True, help="rows to generate")
     sample.add_argument("--out", required=True, metavar="FILE.hdf5")
     sample.add_argument("--preset", default="paper", help="paper, reduced or smoke: where values start from")
@@ -146,6 +145,7 @@ def _train_arguments(train: argparse.ArgumentParser) -> None:
 def _data_arguments(data: argparse.ArgumentParser) -> None:
     data.add_argument("action", choices=("list", "info", "check", "build", "convert"))
     data.add_argument("names", nargs="*", metavar="NAME_OR_PATH", help="convert takes SRC DST")
+    data.add_argument("--clip-actions", action="store_true", help="convert: clip actions to [-1, 1], not refuse them")
 
 
 def _version() -> str:
@@ -184,7 +184,7 @@ def _setup(deterministic: bool = False) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     _setup(arguments.deterministic)
-    from cfdg_jax.config import to_yaml
+    from cfdg_jax.fields import to_yaml
     from cfdg_jax.training.run import default_folder, train
 
     if arguments.resume:
@@ -232,17 +232,13 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _sample(arguments: argparse.Namespace) -> int:
     _setup()
-    from cfdg_jax.config import coerce
-    from cfdg_jax.presets import make_config
+    from cfdg_jax.fields import coerce
     from cfdg_jax.training.progress import Progress
-    from cfdg_jax.training.sample import check, prepare, sample
+    from cfdg_jax.upsample import check, default_generator, job_config, prepare, sample
 
-    values = {"dataset": arguments.dataset, "augment": arguments.augment} | arguments.fields
-    if arguments.augment == "synther" and arguments.online is None:
-        values = {"augment.data": "offline"} | values
-    progress = Progress(not arguments.quiet)
-    rows = coerce(int, arguments.rows, "rows")
-    config, out = make_config(preset=arguments.preset, **values), pathlib.Path(arguments.out)
+    progress, out = Progress(not arguments.quiet), pathlib.Path(arguments.out)
+    rows, generator = coerce(int, arguments.rows, "rows"), arguments.augment or default_generator()
+    config = job_config(arguments.dataset, generator, arguments.online, arguments.preset, arguments.fields)
     job = prepare(config, arguments.online, rows, out, progress, checked=arguments.check)
     print(f"written: {sample(job, progress)}  ({rows:,} transitions)")
     if arguments.check:
@@ -287,7 +283,9 @@ def _data(arguments: argparse.Namespace) -> int:
         f"takes {wanted} name{'s' * (wanted != 1)}, got {len(names)}",
         "see cfdg-jax data --help",
     )
-    print(getattr(commands, f"{arguments.action}_text")(*names))
+    clip = arguments.clip_actions
+    require(not clip or arguments.action == "convert", "--clip-actions", "is of convert alone", "leave it out")
+    print(getattr(commands, f"{arguments.action}_text")(*names, **({"clip_actions": True} if clip else {})))
     return 0
 
 

@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.augment.registry import AUGMENTERS
-from cfdg_jax.data.transforms import ObservationKind, RewardKind, Truncation
+from cfdg_jax.data.returns import Truncation
+from cfdg_jax.data.transforms import ObservationKind, RewardKind
 from cfdg_jax.errors import nearest, require
 from cfdg_jax.methods import Entry, registered
 from cfdg_jax.mix.registry import MIXES

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 20
+"""Valid names that a message lists in full beside the nearest ones."""
+
 
 class UserError(ValueError):
     """Wrong usage or bad input; the command line prints it on one line and exits with code 2.
@@ -27,7 +30,9 @@ def require(condition: bool, field: str, problem: str, remedy: str = "") -> None
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """``did you mean ...? valid: ...`` for an unknown name."""
+    """``did you mean ...? valid: ...`` for an unknown name; of many names only the near ones, where there are any."""
     names = list(names)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if close and len(names) > SHOWN:
+        return f"did you mean {' or '.join(close)}?"
     return (f"did you mean {' or '.join(close)}? " if close else "") + f"valid: {', '.join(names)}"

@@ -93,6 +93,8 @@ def coerce(annotation: Any, value: Any, path: str) -> Any:
         if isinstance(value, str):
             inner = value.strip("()[] ").removesuffix(",")
             value = inner.split(",") if inner else ()
+        if not isinstance(value, list | tuple):
+            raise UserError(path, f"is {value!r}", "must be a list, such as 64,64")
         return tuple(coerce(args[0], item.strip() if isinstance(item, str) else item, path) for item in value)
     if annotation is str:
         return str(value)

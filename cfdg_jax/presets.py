@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cfdg_jax.config import REGISTRIES, EnvConfig, OfflineConfig, TrainConfig, entry_of, named_choice
-from cfdg_jax.data.dataset import task_of_name
+from cfdg_jax.data.load import task_of_name
 from cfdg_jax.errors import nearest, require
 from cfdg_jax.fields import leaf_paths, override, variant_values
 from cfdg_jax.methods import Preset, Task, Values

@@ -4,8 +4,8 @@
     fields: {seeds: 3, agent.hidden: [128, 128]}   # for all runs; any choice or dotted field
     over: {dataset: [local:hopper-medium-v0]}      # every combination of these ...
     runs:                                          # ... with every one of these
-      - {agent: iql}
-      - {agent: iql, augment: cfdg, label: IQL + CFDG}
+      - {agent: NAME}
+      - {agent: NAME, augment: NAME, label: with generated rows}
 
 A field that a run's choices do not have, such as ``augment.steps`` without a generator, may stand under ``fields``: it
 is used where it exists. Runs with the same pre-training make it once. What is finished is kept: the same command
@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,8 @@ from cfdg_jax.fields import config_hash, leaf_paths, to_dict
 from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
 from cfdg_jax.training.progress import Progress
-from cfdg_jax.training.run import Run, load_run, read_config, train
+from cfdg_jax.training.results import Run, load_run, read_config
+from cfdg_jax.training.run import train
 
 KEYS = ("preset", "fields", "over", "runs")
 NOT_PRE_TRAINING = ("augment", "stratify", "online", "refresh", "label", "preset", "checkpoint", "log")
@@ -48,15 +48,27 @@ def read_sweep(path: str | os.PathLike) -> list[TrainConfig]:
     require(path.is_file(), str(path), "does not exist", "name a yaml file")
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(str(path), f"is not valid yaml ({error})", "see cfdg_jax/sweep.py for the layout") from None
-    require(isinstance(plain, dict), str(path), "is no mapping", f"give it the keys {', '.join(KEYS)}")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(str(path), f"is not valid yaml in UTF-8 ({error})", "see docs/use.md for the layout") from None
+    return expand(plain, str(path))
+
+
+def expand(plain: Any, path: str) -> list[TrainConfig]:
+    """The configs of a sweep as plain values; `path` names it in errors.
+
+    Raises:
+      UserError: if it is no such mapping, or a name, field or value in it is wrong.
+    """
+    require(isinstance(plain, dict), path, "is no mapping", f"give it the keys {', '.join(KEYS)}")
     for key in plain:
         require(key in KEYS, f"{path}: {key}", "is unknown", nearest(str(key), KEYS))
     preset, fields, over = plain.get("preset", "reduced"), plain.get("fields") or {}, plain.get("over") or {}
     runs = plain.get("runs") or [{}]
     for name, value, kind in (("fields", fields, dict), ("over", over, dict), ("runs", runs, list)):
         require(isinstance(value, kind), f"{path}: {name}", f"is {value!r}", f"must be a {kind.__name__}")
+    for number, run in enumerate(runs, 1):
+        found = f"is {run!r}"
+        require(isinstance(run, dict), f"{path}: run {number}", found, "must hold fields, such as {agent: NAME}")
     for name, values in over.items():
         require(isinstance(values, list) and bool(values), f"{path}: over.{name}", f"is {values!r}", "must be a list")
     combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
@@ -123,10 +135,8 @@ def run_or_continue(
     found = read_config(folder)
     asked = dataclasses.replace(config, env=found.env)
     require(found == asked, str(folder), "holds a run of other settings", "name another --out")
-    summary = folder / "summary.json"
-    if summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "done":
-        return load_run(folder)
-    return train(resume=folder, offline_from=offline_from, progress=progress)
+    run = load_run(folder)
+    return run if run.summary.get("status") == "done" else train(resume=folder, progress=progress)
 
 
 def pre_training_hash(config: TrainConfig) -> str:

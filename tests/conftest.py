@@ -1,13 +1,14 @@
-"""Fixtures of the whole suite: light compilation, compile cache, and the optional reference files.
+"""Fixtures of the whole suite: light compilation, compile cache, and the files of reference numbers.
 
-`golden_dir` and `data_dir` hold numbers of released implementations and small real recordings. They are not part of the
-project: tests that need them look in ``CFDG_REFERENCE_DIR`` or in ``../shared`` beside the repository, and skip, saying
-so, where neither exists.
+`golden_dir` is part of the project: the small variants of numbers that released implementations produced. The full-size
+ones (`golden_full_dir`) and small real recordings (`data_dir`) are not. Tests that need them look in
+``CFDG_REFERENCE_DIR`` or in a folder beside the repository, and skip, saying so, where neither exists.
 """
 
 import importlib.metadata
 import os
 import pathlib
+from collections.abc import Callable
 
 import pytest
 
@@ -34,8 +35,20 @@ def _reference(folder: str) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def golden_dir() -> pathlib.Path:
-    """Numbers of released implementations on fixed weights, batches and noise."""
+    """Numbers of released implementations on fixed weights, batches and noise: the small variants."""
+    return ROOT / "tests" / "golden"
+
+
+@pytest.fixture(scope="session")
+def golden_full_dir() -> pathlib.Path:
+    """The same with the published widths; optional."""
     return _reference("golden")
+
+
+@pytest.fixture
+def golden_of(golden_dir, request) -> Callable[[str], pathlib.Path]:
+    """The folder that holds a variant: ``golden_of("small_det")`` is here, ``golden_of("full")`` is optional."""
+    return lambda variant: golden_dir if variant.startswith("small") else request.getfixturevalue("golden_full_dir")
 
 
 @pytest.fixture(scope="session")

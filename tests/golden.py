@@ -1,14 +1,32 @@
 """Reading the golden files: parameters, the batch, and comparison with whole or summarised arrays."""
 
+import json
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.types import Batch
 
 
-def load(golden_dir, name):
-    """The arrays of one golden file."""
-    return np.load(golden_dir / name)
+class Arrays(dict):
+    """``{name: array}`` of a packed file, with the one attribute of `numpy.load`'s result that tests use."""
+
+    @property
+    def files(self):
+        return list(self)
+
+
+def load(folder, name):
+    """The arrays of one golden file, small and packed or full-size."""
+    stored = np.load(folder / name)
+    if "index" not in stored.files:
+        return stored
+    flat = {dtype: stored[dtype] for dtype in stored.files}
+    return Arrays(
+        (name, flat[dtype][start : start + math.prod(shape)].reshape(shape))
+        for name, dtype, shape, start in json.loads(flat.pop("index").tobytes())
+    )
 
 
 def params(z, prefix, dtype=np.float32):

@@ -1,16 +1,17 @@
 """Configs: round trips, a stable hash, refusals that name the field, presets for every choice."""
 
 import contextlib
-import dataclasses
 import pathlib
 import re
+import types
 
 import pytest
+from settings import setting, value_at
 
-from cfdg_jax.config import REGISTRIES, TrainConfig, choice, get_path, named_choice
+from cfdg_jax.config import REGISTRIES, TrainConfig, choice, named_choice, remarks, resolved
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import config_hash, from_dict, from_yaml, leaf_paths, override, to_dict, to_yaml
-from cfdg_jax.presets import PRESETS, apply_preset, make_config, task_family
+from cfdg_jax.presets import PRESETS, make_config, task_family
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CHOICES = [
@@ -21,15 +22,21 @@ CHOICES = [
 ]
 
 
-def chosen(names):
-    return dataclasses.replace(TrainConfig(), **{field: named_choice(field, name) for field, name in names.items()})
+DATASETS = {"hopper": "local:hopper-medium-v0", "toy-sparse": "local:toy-sparse-medium-replay-v0"}
+DATASETS |= {"antmaze-medium-play": "d4rl:antmaze-medium-play-v2", "antmaze-umaze": "d4rl:antmaze-umaze-v2"}
+DATASETS |= {"halfcheetah": "d4rl:halfcheetah-medium-v2"}
+
+
+def preset_of(preset, task, **names):
+    return make_config(DATASETS[task], preset=preset, **names)
 
 
 @pytest.mark.parametrize("names", CHOICES, ids=lambda names: "-".join(names.values()))
 @pytest.mark.parametrize("task", ["hopper", "toy-sparse", "antmaze-medium-play"])
 def test_every_preset_of_every_choice_survives_yaml(names, task):
     for preset in PRESETS:
-        config = apply_preset(chosen(names), preset, task)
+        config = preset_of(preset, task, **names)
+        assert config.preset == preset
         assert from_yaml(to_yaml(config)) == config
         assert from_dict(to_dict(config)) == config
         assert {field: choice(config, field) for field in names} == names
@@ -50,7 +57,7 @@ def test_strings_become_the_fields_types():
 
 @pytest.mark.parametrize("value", [[0, 3.0], [0.0, 3], "0,3", "(0, 3)", "[0.0, 3,]"])
 def test_a_list_keeps_its_zeros_from_every_source(value):
-    config = make_config({"dataset": "local:hopper-medium-v0", "stratify": "stratdiff", "seeds": 4}, "smoke")
+    config = make_config("local:hopper-medium-v0", stratify="stratdiff", seeds=4, preset="smoke")
     config = override(config, {"stratify.guidance_by_seed": value})
     assert config.stratify.guidance_by_seed == (0.0, 3.0)
     again = from_yaml(to_yaml(config))
@@ -68,7 +75,7 @@ def test_a_list_keeps_its_zeros_from_every_source(value):
         ({"seeds": "2.5"}, "seeds: is '2.5'; must be a whole number"),
         ({"online.utd": "many"}, "online.utd: is 'many'; must be a whole number"),
         ({"refresh.last": "perhaps"}, "refresh.last: is 'perhaps'; must be true or false"),
-        ({"mix.kind": "balancd"}, "mix.kind: is 'balancd'; did you mean balanced"),
+        ({"mix.split": "fixd"}, "mix.split: is 'fixd'; did you mean fixed"),
         ({"dataset": ""}, "offline.steps: is 1000000 but there is no dataset"),
     ],
 )
@@ -82,7 +89,7 @@ def test_unknown_choices_name_the_nearest():
     with pytest.raises(UserError, match="augment: 'cfgd' is unknown; did you mean cfdg"):
         named_choice("augment", "cfgd")
     with pytest.raises(UserError, match="preset: 'papr' is unknown; did you mean paper"):
-        apply_preset(TrainConfig(), "papr", "hopper")
+        make_config("local:hopper-medium-v0", preset="papr")
 
 
 def test_yaml_that_is_no_config_is_refused():
@@ -97,25 +104,34 @@ def test_leaf_paths_cover_the_nested_fields():
 
 
 def test_paper_preset_is_the_protocol_of_cfdg_table_1():
-    config = apply_preset(chosen({"agent": "iql", "augment": "cfdg"}), "paper", "hopper")
+    config = preset_of("paper", "hopper", agent="iql", augment="cfdg")
     assert (config.offline.steps, config.online.steps, config.refresh.every) == (1_000_000, 1_000_000, 100_000)
     assert (config.refresh.rows, config.seeds, config.online.utd, config.online.start_steps) == (1_000_000, 5, 1, 5_000)
     assert (config.agent.expectile, config.agent.temperature) == (0.9, 10.0)
-    assert (config.mix.kind, config.mix.batch_size, round(config.mix.synthetic_share, 3)) == ("balanced", 256, 0.333)
+    assert (choice(config, "mix"), config.mix.batch_size, round(config.mix.synthetic_share, 3)) == (
+        "balanced",
+        256,
+        0.333,
+    )
 
 
 def test_what_fades_online_fades_in_the_reduced_preset_alone():
     shares = {"td3bc": "online_bc_share", "cql": "online_penalty_share", "calql": "online_penalty_share"}
     for agent, name in shares.items():
-        of = lambda preset, agent=agent, name=name: getattr(
-            apply_preset(chosen({"agent": agent}), preset, "hopper").agent, name
-        )
+        of = lambda preset, agent=agent, name=name: getattr(preset_of(preset, "hopper", agent=agent).agent, name)
         assert of("paper") == 1.0 and of("reduced") == 0.1
 
 
+IQL_SWITCHES = ("order", "q_loss", "init", "policy_init", "copy_to_target", "reset_optimiser_online")
+
+
 def test_paper_iql_is_the_pex_repositorys_and_reduced_iql_its_authors():
-    of = lambda preset: apply_preset(chosen({"agent": "iql"}), preset, "hopper").agent
-    paper, reduced = of("paper"), of("reduced")
+    of = lambda preset: preset_of(preset, "hopper", agent="iql").agent
+    entry = REGISTRIES["agent"]["iql"]
+    paper, reduced = (
+        types.SimpleNamespace(**{name: setting(of(preset), entry, name) for name in IQL_SWITCHES})
+        for preset in ("paper", "reduced")
+    )
     assert (paper.order, paper.q_loss, paper.init, paper.policy_init) == ("torch", "mean", "pytorch", "xavier")
     assert paper.copy_to_target and paper.reset_optimiser_online
     assert (reduced.order, reduced.q_loss, reduced.init, reduced.policy_init) == ("jax", "sum", "orthogonal", None)
@@ -159,8 +175,8 @@ def test_paper_iql_is_the_pex_repositorys_and_reduced_iql_its_authors():
     ],
 )
 def test_presets_hold_what_the_documents_say(agent, task, preset, values):
-    config = apply_preset(chosen({"agent": agent}), preset, task)
-    assert {path: get_path(config, path) for path in values} == values
+    config = preset_of(preset, task, agent=agent)
+    assert {path: value_at(config, path) for path in values} == values
 
 
 @pytest.mark.parametrize(
@@ -174,31 +190,69 @@ def test_presets_hold_what_the_documents_say(agent, task, preset, values):
     ],
 )
 def test_presets_of_generators_and_stratifiers_hold_what_the_documents_say(choices, preset, values):
-    config = apply_preset(chosen(choices), preset, "hopper")
-    assert {path: get_path(config, path) for path in values} == values
+    config = preset_of(preset, "hopper", **choices)
+    assert {path: value_at(config, path) for path in values} == values
 
 
 @pytest.mark.parametrize("agent", ["redq", "rlpd"])
 def test_the_policy_of_redq_and_rlpd_moves_once_per_environment_step(agent):
-    base = {"dataset": "local:hopper-medium-v0", "agent": agent}
-    assert make_config(base | {"online.utd": 7}).agent.policy_delay == 7
-    assert make_config(base | {"online.utd": 7, "agent.policy_delay": 2}).agent.policy_delay == 2
+    delay = lambda **fields: resolved(make_config("local:hopper-medium-v0", agent, **fields))["agent"].policy_delay
+    assert delay(online__utd=7) == 7
+    assert delay(online__utd=7, agent__policy_delay=2) == 2
 
 
 def test_what_can_never_be_used_is_refused():
     with pytest.raises(UserError, match=r"transform\.scale: is 0"):
         override(TrainConfig(), {"transform.scale": 0.0})
-    with pytest.raises(UserError, match=r"mix\.offline_share: is 1, and stratify a3rl"):
-        override(chosen({"agent": "rlpd", "stratify": "a3rl"}), {"mix.offline_share": 1.0})
+    with pytest.raises(UserError, match=r"mix\.offline_share: is 1; must lie strictly between 0 and 1"):
+        make_config(agent="rlpd", mix="a3rl", mix__offline_share=1.0)
+    with pytest.raises(UserError, match=r"mix: chooses among offline and online rows, but there is no dataset"):
+        make_config("", env__task="hopper", agent="rlpd", mix="a3rl")
     with pytest.raises(UserError, match=r"mix\.gate: is 10000 with online.capacity 5000"):
-        override(TrainConfig(), {"mix.kind": "oorb", "online.capacity": 5_000})
+        make_config(mix="oorb", online__capacity=5_000)
     with pytest.raises(UserError, match=r"mix\.gate: is 10000 with online.capacity 1000000 and online.steps 9000"):
-        override(TrainConfig(), {"mix.kind": "oorb", "online.steps": 9_000})
+        make_config(mix="oorb", online__steps=9_000)
     with pytest.raises(UserError, match=r"online\.update_every: is 1000; exceeds online.steps 400"):
         override(TrainConfig(), {"online.steps": 400, "online.update_every": 1_000})
     with pytest.raises(UserError, match=r"stratify\.guidance_by_seed: has 2 values and there are 3 seeds"):
-        config = chosen({"agent": "iql", "stratify": "stratdiff"})
-        override(config, {"stratify.guidance_by_seed": (1.0, 2.0), "seeds": 3})
+        make_config(stratify="stratdiff", stratify__guidance_by_seed=(1.0, 2.0), seeds=3)
+
+
+def test_a_config_made_by_hand_claims_no_preset():
+    assert TrainConfig().preset == "" and make_config().preset == "paper"
+
+
+def test_what_goes_with_an_agent_is_chosen_unless_something_else_is_named():
+    chosen = lambda **names: {field: choice(make_config(**names), field) for field in ("mix", "stratify")}
+    assert chosen(agent="apl_cql") == {"mix": "oorb", "stratify": "by_source"}
+    assert chosen(agent="apl_cql", mix="balanced", stratify="none") == {"mix": "balanced", "stratify": "none"}
+    assert chosen(agent="td3bc", stratify="adaptive_bc") == {"mix": "uniform", "stratify": "adaptive_bc"}
+    assert chosen(agent="iql", stratify="adaptive_bc")["mix"] == "balanced"
+
+
+def test_a_variant_brings_its_fields_and_single_fields_are_stronger():
+    variant = lambda **fields: make_config(agent="iql", **fields).agent
+    assert (variant().variant, variant().expectile) == ("pex", 0.9), "preset paper"
+    assert (variant(agent__variant="authors").variant, variant(agent__variant="authors").expectile) == ("authors", 0.7)
+    assert variant(agent__variant="pex", agent__expectile=0.8).expectile == 0.8
+    reduced = variant(preset="reduced", agent__variant="pex")
+    assert (reduced.expectile, reduced.temperature, reduced.tau) == (0.9, 10.0, 0.02)
+    with pytest.raises(UserError, match=r"agent\.variant: 'pexx' is unknown; did you mean pex"):
+        variant(agent__variant="pexx")
+
+
+def test_remarks_say_what_changes_nothing():
+    said = lambda **fields: " ".join(remarks(make_config(**fields)))
+    assert "no update is made online" in said(online__start_steps=10_000, online__steps=10_000)
+    assert "marks change nothing" in said(agent="sac", stratify="by_source")
+    assert "no row is generated" in said(augment="cfdg", online__steps=50_000)
+    assert "generated rows are in no batch" in said(augment="cfdg", mix__synthetic_share=0.0)
+    assert "this mix changes nothing" in said(dataset="", env__task="hopper", agent="sac", mix="uniform")
+    assert "failure_rule changes nothing" in said(transform__failure_rule="last")
+    assert "offline policy is a random one" in said(agent="pex", offline__steps=0)
+    assert "is beyond its start" in said(mix="balanced_replay", mix__first_rows=500)
+    assert "set both to one value" in said(agent="td3bc", stratify="adaptive_bc", stratify__most=8.0)
+    assert said(agent="iql", augment="cfdg") == said(agent="apl_cql") == ""
 
 
 def test_families():
@@ -207,46 +261,20 @@ def test_families():
     ]  # fmt: skip
 
 
-def flags_of(text: str) -> dict[str, str]:
+def options_in(text: str) -> dict[str, str]:
     """``{path: value}`` of the options in a line, but for those of whole commands."""
     spans = [span for span in re.findall(r"`([^`]+)`", text) if not re.match(r"(cfdg-jax|python) ", span)]
     return dict(found for span in spans for found in re.findall(r"--([a-z_.]+) (\S+)", span))
 
 
-def test_every_option_of_the_differences_table_exists_and_takes_its_value():
+def test_every_option_of_the_differences_tables_exists_and_takes_its_value():
     rows = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8").splitlines()
-    options = [(path, value, row) for row in rows for path, value in flags_of(row).items()]
-    assert len(options) > 60
-    names = [{"agent": agent} for agent in REGISTRIES["agent"]] + [
-        {"augment": name} for name in ("cfdg", "synther", "edis")
-    ]
-    names += [{"stratify": "stratdiff"}]
+    options = [(path, value, row) for row in rows for path, value in options_in(row).items()]
+    assert len(options) > 40
+    names = [{field: name} for field, entries in REGISTRIES.items() for name in entries]
     for path, value, row in options:
         taken = []
         for name in names:
             with contextlib.suppress(UserError):
-                taken.append(make_config({"dataset": "local:hopper-medium-v0"} | name | {path: value}))
+                taken.append(make_config("local:hopper-medium-v0", **(name | {path: value})))
         assert taken, f"--{path} {value} of: {row[:80]}"
-
-
-@pytest.mark.parametrize(
-    ("family", "values"),
-    [
-        ("kitchen", {"agent.penalty_weight": 5.0, "mix.offline_share": 0.25, "agent.hidden": (512, 512, 512),
-                     "agent.importance_weights": False, "transform.reward": "raw",
-                     "transform.truncation": "last_reward"}),
-        ("Adroit", {"agent.penalty_weight": 1.0, "mix.offline_share": 0.5, "agent.hidden": (512, 512),
-                    "agent.importance_weights": True, "transform.reward": "scale_bias", "transform.scale": 10.0,
-                    "transform.bias": 5.0, "transform.failure_reward": -1.0}),
-    ],
-)  # fmt: skip
-def test_cal_ql_s_authors_values_of_kitchen_and_adroit_are_the_row_s_options(family, values):
-    """run_kitchen.sh and run_adroit.sh of their release."""
-    table = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
-    (row,) = (line for line in table.splitlines() if line.startswith("| Cal-QL: kitchen and Adroit"))
-    both, kitchen, adroit = re.split(r"; (?:kitchen|Adroit's binary rewards): ", row.split("both: ")[1])
-    flags = flags_of(both) | flags_of(kitchen if family == "kitchen" else adroit)
-    config = make_config({"dataset": "minari:D4RL/kitchen/mixed-v2", "agent": "calql"} | flags)
-    values |= {"agent.backup": "max", "agent.lagrange_gap": None, "transform.observation": "none"}
-    values |= {"agent.critic_hidden": (512, 512, 512)}
-    assert {path: get_path(config, path) for path in values} == values

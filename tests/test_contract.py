@@ -1,8 +1,8 @@
-"""What every registered agent, augmenter and stratifier promises, alone and together; new ones are covered at once.
+"""What every registered agent, augmenter, mixing rule and stratifier promises, alone and together.
 
-Every combination of the three is traced whole, with one agent of each factory; each of these agents is trained offline
-to online on the toy task with every augmenter and with every stratifier. ``pytest -m slow`` trains the other triples
-and resumes them.
+New ones are covered at once. Every combination of agent, augmenter and stratifier is traced whole, with one agent of
+each factory; each of these agents is trained offline to online on the toy task with every augmenter, every stratifier
+and every mixing rule. ``pytest -m slow`` trains the other triples and resumes them.
 """
 
 import dataclasses
@@ -13,15 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cfdg_jax.data.mix import row_counts
 from train_helpers import assert_same_run, lines, mean_difference, stopped_in, toy_config
 
 import cfdg_jax
 from cfdg_jax.agents.registry import AGENTS, make_agent
 from cfdg_jax.augment.registry import AUGMENTERS
+from cfdg_jax.config import choice
 from cfdg_jax.core.seeds import over_seeds, seed_keys
 from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.fields import override
+from cfdg_jax.mix.registry import MIXES
 from cfdg_jax.stratify.registry import STRATIFIERS
 from cfdg_jax.training.build import build_program
 from cfdg_jax.training.progress import Interrupted
@@ -133,31 +134,21 @@ def test_conserve_is_the_weight_of_the_offline_regulariser(name, phase):
     update = lambda conserve: updated_by(name, phase)(
         state, batch_of(conserve=jnp.full((K, B), conserve)), jax.random.key(1), jnp.asarray(0)
     )
-    assert differ(update(1.0)[0], update(0.0)[0]) == AGENTS[name].offline
+    assert differ(update(1.0)[0], update(0.0)[0]) == (AGENTS[name].without is not None)
 
 
-WITHOUT = {
-    "iql": ({"free_target": "min"}, {"free_target": "min", "expectile": 0.99}),
-    "pex": ({"free_target": "min"}, {"free_target": "min", "expectile": 0.99}),
-    "cql": ({}, {"penalty_weight": 0.0}),
-    "calql": ({"lagrange_gap": None}, {"lagrange_gap": None, "penalty_weight": 0.0}),
-    "td3bc": ({}, {"bc_weight": 0.0}),
-    "apl_cql": ({}, {"penalty_weight": 0.0}),
-    "apl_td3bc": ({}, {"bc_weight": 0.0}),
-}
-"""For each agent with a regulariser a config, and that config without the regulariser."""
-
-
-@pytest.mark.parametrize("name", [name for name, entry in AGENTS.items() if entry.offline])
+@pytest.mark.parametrize("name", [name for name, entry in AGENTS.items() if entry.without])
 def test_conserve_zero_is_the_agent_without_its_regulariser(name):
     results = []
-    for changes, conserve in zip(WITHOUT[name], (0.0, 1.0), strict=True):
+    for changes, conserve in zip(AGENTS[name].without, (0.0, 1.0), strict=True):
         agent = make_agent(dataclasses.replace(small(AGENTS[name].config()), **changes), SPEC, "offline", 100)
         batch = batch_of(conserve=jnp.full((K, B), conserve))
         state = agent.init(jax.random.key(0))
         results.append(jax.jit(agent.update)(state, batch, jax.random.key(1), jnp.asarray(0))[0])
     assert mean_difference(*results) < 1e-6
-    agent = make_agent(dataclasses.replace(small(AGENTS[name].config()), **WITHOUT[name][0]), SPEC, "offline", 100)
+    agent = make_agent(
+        dataclasses.replace(small(AGENTS[name].config()), **AGENTS[name].without[0]), SPEC, "offline", 100
+    )
     kept = jax.jit(agent.update)(agent.init(jax.random.key(0)), batch_of(), jax.random.key(1), jnp.asarray(0))[0]
     assert mean_difference(kept, results[0]) > 2e-6
 
@@ -175,21 +166,6 @@ def test_a_row_s_importance_weight_is_that_of_its_td_error(name, phase):
     assert mean_difference(update(batch_of()), update(paid)) > 1e-5
     even = batch_of(weight=jnp.ones((K, B)))
     assert mean_difference(update(batch_of()), update(even)) < 1e-6
-
-
-@pytest.mark.parametrize(("name", "phase"), UPDATES)
-def test_a_tiny_clip_norm_all_but_stops_the_parameters(name, phase):
-    """Adam forgets a gradient's scale but for its epsilon, under which these gradients are."""
-    config = small(AGENTS[name].config())
-    if not hasattr(config, "clip_norm"):
-        pytest.skip(f"{name} has no clip_norm")
-    moved = {}
-    for norm in (None, 1e-12):
-        agent = make_agent(dataclasses.replace(config, clip_norm=norm), SPEC, phase, 100)
-        state = agent.init(jax.random.key(0))
-        new, _ = jax.jit(agent.update)(state, batch_of(), jax.random.key(1), jnp.asarray(0))
-        moved[norm] = mean_difference(new, state)
-    assert 0.0 < moved[1e-12] < 0.1 * moved[None]
 
 
 @pytest.mark.parametrize(("name", "phase"), [("iql", "offline"), ("pex", "online")])
@@ -256,7 +232,7 @@ def test_every_combination_traces_as_one_program(agent, augment, stratify):
     rows = spec.layout.pack(np.zeros((16, 4)), np.zeros((16, 2)), 0, np.zeros((16, 4)), 0, 0, 0, xp=np)
     program = build_program(config, spec, identity_transforms(4), rows)
     state = jax.eval_shape(lambda: program.init("online"))
-    counts = row_counts(config.mix, program.augmenter.shares, 16)
+    counts = program.mix.counts(program.augmenter.shares, 16)
     ring = state.online
     state = state._replace(synthetic={source: ring for source, _ in counts.synthetic})
     packet = jnp.zeros((2, 3 * 4 + 2 + 2))
@@ -268,17 +244,17 @@ def test_every_combination_traces_as_one_program(agent, augment, stratify):
     assert set(meters.sums) == set(arguments[1].sums)
 
 
-GENERATORS, RULES = list(AUGMENTERS), list(STRATIFIERS)
+GENERATORS, RULES, DRAWS = list(AUGMENTERS), list(STRATIFIERS), list(MIXES)
 PAIRS = [
-    (agent, GENERATORS[j % len(GENERATORS)], RULES[(i + j) % len(RULES)])
+    (agent, GENERATORS[j % len(GENERATORS)], RULES[(i + j) % len(RULES)], DRAWS[(i + 2 * j) % len(DRAWS)])
     for i, agent in enumerate(ONE_OF_EACH)
-    for j in range(max(len(GENERATORS), len(RULES)))
+    for j in range(max(map(len, (GENERATORS, RULES, DRAWS))))
 ]
-"""Every agent with every augmenter and with every stratifier, in as few runs as that takes."""
+"""Every agent with every augmenter, every stratifier and every mixing rule, in as few runs as that takes."""
 
 
-def trains_offline_to_online(agent, augment, stratify, folder):
-    config = toy_config(augment, agent, stratify)
+def trains_offline_to_online(agent, augment, stratify, folder, mix=None):
+    config = toy_config(augment, agent, stratify, mix)
     config = override(config, {"offline.steps": 20 if config.offline.steps else 0, "online.steps": 80})
     run = cfdg_jax.train(config, folder, progress=False)
     assert run.summary["status"] == "done" and not run.summary["failed_seeds"]
@@ -292,13 +268,22 @@ def trains_offline_to_online(agent, augment, stratify, folder):
     return run
 
 
-@pytest.mark.parametrize(("agent", "augment", "stratify"), PAIRS)
-def test_pairs_train_offline_to_online(agent, augment, stratify, tmp_path):
-    trains_offline_to_online(agent, augment, stratify, tmp_path / "run")
+@pytest.mark.parametrize(("agent", "augment", "stratify", "mix"), PAIRS)
+def test_pairs_train_offline_to_online(agent, augment, stratify, mix, tmp_path):
+    trains_offline_to_online(agent, augment, stratify, tmp_path / "run", mix)
+
+
+OTHERS = [triple for triple in COMBINATIONS if triple not in {pair[:3] for pair in PAIRS}]
+
+
+def test_pairs_meet_every_choice():
+    for agent in ONE_OF_EACH:
+        for place, names in ((1, AUGMENTERS), (2, STRATIFIERS), (3, MIXES)):
+            assert {pair[place] for pair in PAIRS if pair[0] == agent} == set(names)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("agent", "augment", "stratify"), [triple for triple in COMBINATIONS if triple not in PAIRS])
+@pytest.mark.parametrize(("agent", "augment", "stratify"), OTHERS)
 def test_triples_train_offline_to_online_and_resume_bit_identically(agent, augment, stratify, tmp_path, monkeypatch):
     whole = trains_offline_to_online(agent, augment, stratify, tmp_path / "whole")
     with stopped_in("online", 50, monkeypatch) as asked, pytest.raises(Interrupted):
@@ -308,14 +293,16 @@ def test_triples_train_offline_to_online_and_resume_bit_identically(agent, augme
 
 
 @pytest.mark.parametrize("agent", [name for name in AGENTS if name not in ONE_OF_EACH])
-def test_the_other_agents_train_with_their_own_mix_and_stratifier(agent, tmp_path):
-    config = toy_config("cfdg", agent, AGENTS[agent].stratify)
+def test_the_other_agents_train_with_what_they_go_with(agent, tmp_path):
+    entry = AGENTS[agent]
+    wanted = entry.companions(entry.config)
+    config = toy_config("cfdg", agent, wanted.get("stratify"))
     blocks = {"online.update_every": 20} if config.online.update_every > 1 else {}
     config = override(config, {"offline.steps": 20 if config.offline.steps else 0, "online.steps": 80} | blocks)
-    assert (config.mix.kind == "oorb") == agent.startswith("apl")
+    assert {field: choice(config, field) for field in wanted} == wanted
     run = cfdg_jax.train(config, tmp_path / "run", progress=False)
     assert run.summary["status"] == "done" and not run.summary["failed_seeds"]
     logged = [line for line in lines(run.folder, "metrics.jsonl") if line["phase"] == "online"]
     assert np.isfinite(logged[-1]["critic_loss"]).all()
-    if agent.startswith("apl"):  # a block of batches of both origins: some are conservative and some are not
+    if wanted.get("stratify") == "by_source":  # a block of batches of both origins: some rows are conservative
         assert 0.0 < np.mean(logged[-1]["conserve"]) < 1.0

@@ -1,5 +1,6 @@
 """Adam against its formulas, schedules against the released ones, and averages."""
 
+import golden
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +40,7 @@ def annealed(anneal, phase="offline"):
 
 
 def test_cosine_schedule_equals_the_released_one_until_its_end_and_stays_at_zero(golden_dir):
-    released = np.load(golden_dir / "iql_corl.npz")["lr_schedule_T10"]
+    released = golden.load(golden_dir, "iql_corl.npz")["lr_schedule_T10"]
     with jax.enable_x64(True):
         ours = rates(annealed("offline"), 13)
     np.testing.assert_allclose(ours[:11], released[:11], rtol=1e-6, atol=1e-12)
@@ -47,7 +48,7 @@ def test_cosine_schedule_equals_the_released_one_until_its_end_and_stays_at_zero
 
 
 def test_the_released_schedule_rises_again_online(golden_dir):
-    released = np.load(golden_dir / "iql_corl.npz")["lr_schedule_T10"]
+    released = golden.load(golden_dir, "iql_corl.npz")["lr_schedule_T10"]
     assert len(released) > 12 and released[-1] > 0.0
     with jax.enable_x64(True):
         ours = rates(annealed("wave"), 10), rates(annealed("wave", "online"), 10)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cfdg_jax.data import d4rl, download, files
-from cfdg_jax.data.dataset import load_dataset
+from cfdg_jax.data.hdf5 import require_hdf5
+from cfdg_jax.data.load import load_dataset
 from cfdg_jax.errors import UserError
 
 NAME = "hopper-medium-v2"
@@ -169,9 +170,7 @@ def test_a_wrong_checksum_is_never_accepted(server, tmp_path):
     server.files["/x"] = payload()
     target = tmp_path / "x.hdf5"
     with pytest.raises(UserError, match=r"sha256 .* expected 000000000000"):
-        download.download(
-            target, [f"{server.url}/x"], what="x", check=d4rl.require_hdf5, sha256="0" * 64, progress=False
-        )
+        download.download(target, [f"{server.url}/x"], what="x", check=require_hdf5, sha256="0" * 64, progress=False)
     assert leftovers(target) == set()
 
 

@@ -1,14 +1,14 @@
-"""Transforms, returns-to-go and scores: reference checks 29, 42, 61 and 63, and brute force."""
+"""Transforms, packed rows and scores: closed forms (docs/algorithms.md#checks) and brute force."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cfdg_jax.data.dataset import from_arrays
+from cfdg_jax.data.pack import pack
 from cfdg_jax.data.reference_scores import normalized_score
+from cfdg_jax.data.returns import ReturnRule
 from cfdg_jax.data.transforms import (
     apply_observation,
     apply_reward,
@@ -16,8 +16,6 @@ from cfdg_jax.data.transforms import (
     identity_transforms,
     invert_observation,
     invert_reward,
-    mc_returns,
-    pack,
 )
 from cfdg_jax.errors import UserError
 from cfdg_jax.types import Source
@@ -96,7 +94,7 @@ def test_standardise_uses_the_floor():
 def test_pack_holds_transformed_rows():
     data = dataset([1.0, 2.0, 3.0], [0, 1, 1], [False, True, False])
     transforms = fit_transforms(data, "scale_bias", "standardise")
-    rows, layout = pack(data, transforms, discount=0.5), data.layout
+    rows, layout = pack(data, transforms, ReturnRule(discount=0.5)), data.layout
     assert rows.shape == (3, layout.width) and rows.dtype == np.float32
     batch = layout.unpack(jnp.asarray(rows))
     np.testing.assert_allclose(batch.reward, [5.0, 15.0, 25.0])
@@ -111,68 +109,12 @@ def test_pack_holds_transformed_rows():
 def test_adroit_s_rewards_and_failures():
     """Cal-QL's 10 r + 5 of rewards -1 and 0: a failure is worth -5 for ever."""
     data = dataset([-1.0, -1.0, -1.0, 0.0], [0, 1, 0, 1], [False, False, False, True])
-    rows = pack(data, fit_transforms(data, "scale_bias", linear=(10.0, 5.0)), 0.99, failure_reward=-1.0)
+    rows = pack(data, fit_transforms(data, "scale_bias", linear=(10.0, 5.0)), ReturnRule(0.99, -1.0))
     np.testing.assert_allclose(rows[:, data.layout.reward], [-5, -5, -5, 5])
     np.testing.assert_allclose(rows[:, data.layout.mc_return], [-500, -500, -0.05, 5.0], rtol=1e-5)
 
 
 def test_pack_translates_the_failure_reward():
     data = dataset([0.0, 0.0, 0.0, 1.0], [0, 1, 0, 1], [False, False, False, True])
-    rows = pack(data, fit_transforms(data, "scale_bias"), 0.99, failure_reward=0.0)
+    rows = pack(data, fit_transforms(data, "scale_bias"), ReturnRule(0.99, 0.0))
     np.testing.assert_allclose(rows[:, data.layout.mc_return], [-500, -500, -0.05, 5.0], rtol=1e-5)
-
-
-def test_returns_of_the_reference():
-    ends3, none3 = np.array([0, 0, 1], bool), np.zeros(3, bool)
-    win = mc_returns(np.array([-5.0, -5, 5]), ends3, ends3, 0.99, sparse_failure=-5.0)
-    np.testing.assert_allclose(win, [-5.0495, -0.05, 5.0], atol=1e-5)
-    assert (mc_returns(np.full(3, -5.0), ends3, none3, 0.99, sparse_failure=-5.0) == -500).all()
-    assert mc_returns(np.full(3, -5.0), ends3, none3, 0.99)[0] == pytest.approx(-14.8505, abs=1e-4)
-    long = np.arange(1000) == 999
-    assert mc_returns(np.full(1000, -1.0), long, long, 0.99, sparse_failure=-1.0)[0] == pytest.approx(-100)
-    assert mc_returns(np.full(1000, -1.0), long, long, 0.99)[0] == pytest.approx(-99.9957, abs=1e-4)
-
-
-def test_mean_reward_continues_truncated_trajectories_only():
-    rewards, ends = np.array([1.0, 3.0, 1.0, 3.0]), np.array([0, 1, 0, 1], bool)
-    terminals = np.array([0, 0, 0, 1], bool)
-    returns = mc_returns(rewards, ends, terminals, 0.5, truncation="mean_reward")
-    # The first trajectory is worth its mean reward 2 for ever after its end: 2 / (1 - 0.5) = 4, discounted once.
-    np.testing.assert_allclose(returns, [1 + 0.5 * 5.0, 3 + 0.5 * 4.0, 1 + 0.5 * 3.0, 3.0])
-    # Or its last reward 3 for ever: 3 / (1 - 0.5) = 6 from there on, its own row included (Cal-QL on kitchen).
-    returns = mc_returns(rewards, ends, terminals, 0.5, truncation="last_reward")
-    np.testing.assert_allclose(returns, [1 + 0.5 * 6.0, 6.0, 1 + 0.5 * 3.0, 3.0])
-
-
-def test_discount_one_needs_finite_sums():
-    ends = np.array([True])
-    assert mc_returns(np.ones(1), ends, ends, 1.0) == 1.0
-    for kwargs in ({"sparse_failure": 0.0}, {"truncation": "mean_reward"}):
-        with pytest.raises(UserError, match="discount"):
-            mc_returns(np.ones(1), ends, ends, 1.0, **kwargs)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    rows=st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 2.5]), st.booleans(), st.booleans()), min_size=1, max_size=40),
-    discount=st.sampled_from([0.0, 0.5, 0.99]),
-    failure=st.sampled_from([None, -1.0]),
-    truncation=st.sampled_from(["none", "mean_reward", "last_reward"]),
-    rule=st.sampled_from(["all", "last"]),
-)
-def test_returns_equal_brute_force(rows, discount, failure, truncation, rule):
-    rewards, ends, terminals = (np.array(x) for x in zip(*rows, strict=True))
-    terminals = terminals & ends
-    ends[-1] = True
-    expected, start = [], 0
-    for last in np.flatnonzero(ends):
-        part = rewards[start : last + 1]
-        onwards = {"none": 0.0, "mean_reward": part.mean(), "last_reward": part[-1]}[truncation]
-        tail = 0.0 if terminals[last] else onwards / (1 - discount)
-        for t in range(len(part)):
-            total = sum(discount**k * r for k, r in enumerate(part[t:])) + discount ** (len(part) - t) * tail
-            judged = part.max() if rule == "all" else part[-1]
-            expected.append(failure / (1 - discount) if failure is not None and judged <= failure else total)
-        start = last + 1
-    found = mc_returns(rewards, ends, terminals, discount, failure, truncation, rule)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Adaptive behaviour cloning: the controller of reference check 49, and that runs steer it by their episodes."""
+"""Adaptive behaviour cloning: the controller, and that runs steer it by their episodes."""
 
 import dataclasses
 

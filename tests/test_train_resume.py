@@ -79,7 +79,7 @@ def test_signals_write_a_checkpoint_and_exit_130(tmp_path, number):
     run = cfdg_jax.load_run(out)
     assert run.summary["status"] == "interrupted"
     _, saved = run.restore()
-    assert [saved.meta["phase"], saved.meta["step"]] == [run.summary["phase"], run.summary["step"]]
+    assert [saved.record.phase, saved.record.step] == [run.summary["phase"], run.summary["step"]]
 
 
 def test_interrupted_between_events_resumes_bit_identically(uninterrupted, tmp_path, monkeypatch):
@@ -123,8 +123,8 @@ def test_a_refresh_interrupted_after_any_dispatch_continues_bit_identically(
     (folder,) = (tmp_path / "run" / "checkpoints").glob("refresh-*")
     if lost:
         shutil.rmtree(folder)
-    begun, advance = [], refresh._advance
-    monkeypatch.setattr(refresh, "_advance", lambda *args: begun.append(int(args[3].fitted)) or advance(*args))
+    begun, advance = [], refresh.advance
+    monkeypatch.setattr(refresh, "advance", lambda *args: begun.append(int(args[3].fitted)) or advance(*args))
     assert_same_run(whole, cfdg_jax.train(resume=tmp_path / "run", progress=False))
     assert begun[0] == (0 if lost else made[-1])
     assert not folder.exists()
@@ -222,10 +222,9 @@ def test_interrupted_while_the_stratifier_learns_resumes_bit_identically(
 
 def test_a_shared_behaviour_model_is_the_same_for_all_seeds_and_the_energies_are_not(stratified):
     program, saved = stratified.restore()
-    state = saved.state.stratifier
-    alone = jax.eval_shape(lambda: program.stratifier.init(jax.random.key(0), 0))
+    shared, own = saved.state.stratifier
+    alone = jax.eval_shape(lambda: program.stratifier.init_shared(jax.random.key(0)))
     shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
-    for field in ("behavior", "supports"):  # held once, however many seeds there are
-        assert shapes(getattr(state, field)) == shapes(getattr(alone, field))
-    energies = [np.asarray(leaf) for leaf in jax.tree.leaves(state.energy) if leaf.dtype == np.float32]
+    assert shapes(shared) == shapes(alone), "held once, however many seeds there are"
+    energies = [np.asarray(leaf) for leaf in jax.tree.leaves(own.energy) if leaf.dtype == np.float32]
     assert not all(np.array_equal(leaf[0], leaf[1]) for leaf in energies)

@@ -96,5 +96,6 @@ ENTRY = Entry(
     about="one unconditional diffusion model of transitions (Lu et al. 2023)",
     values=_values,
     check=check_use,
+    one_dataset={"augment.data": "offline"},
     variants=VARIANTS,
 )

@@ -1,7 +1,7 @@
 """The two action distributions, as NamedTuples of arrays; randomness is passed in as standard normal noise.
 
-`Normal` is unsquashed and its samples are clipped where they are executed (IQL, PEX); `TanhNormal` is squashed and
-exact in its density (SAC, CQL). The two are never interchangeable in a checkpoint.
+`Normal` is unsquashed; its samples are clipped where they are executed. `TanhNormal` is squashed and has an exact
+density. A checkpoint of one does not fit the other. Formulas and who uses which: docs/algorithms.md#networks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Terms of actor-critic losses, per row: shapes `[B]` (or `[Q, B]` for critics), reduced by the caller.
 
-Nothing here averages over the batch except `weighted_mean`, so that any row can carry its own weight.
+Only `weighted_mean` averages over the batch, so any row can carry its own weight.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def masked_mean(x: Array, mask: Array) -> Array:
 
 
 def expectile(error: Array, level: Array | float) -> Array:
-    """Asymmetric square ``|level - 1{error < 0}| error^2`` (IQL, Eq. 5); its minimiser is the `level` expectile."""
+    """Asymmetric square ``|level - 1{error < 0}| error^2`` (docs/algorithms.md#iql); its minimiser is the expectile."""
     return jnp.where(error > 0, level, 1.0 - level) * jnp.square(error)
 
 
 def awr_weight(advantage: Array, temperature: float, limit: float = 100.0) -> tuple[Array, Array]:
     """``min(exp(temperature * advantage), limit)`` without overflow, and whether the limit binds (both `[B]`).
 
-    IQL's inverse temperature beta multiplies the advantage (IQL, Eq. 7). No gradient flows through the weight.
+    `temperature` is the inverse temperature beta (docs/algorithms.md#iql). No gradient flows through the weight.
     """
     log_weight = temperature * jax.lax.stop_gradient(advantage)
     log_limit = math.log(limit)
@@ -40,7 +40,10 @@ def awr_weight(advantage: Array, temperature: float, limit: float = 100.0) -> tu
 
 
 def td_target(reward: Array, terminal: Array, next_value: Array, discount: float) -> Array:
-    """``reward + discount * (1 - terminal) * next_value`` without gradient; a time limit is no terminal."""
+    """``reward + discount * (1 - terminal) * next_value`` without gradient.
+
+    A time limit is no terminal (docs/algorithms.md#data).
+    """
     return jax.lax.stop_gradient(reward + discount * (1.0 - terminal) * next_value)
 
 
@@ -51,7 +54,7 @@ def td_loss(q: Array, target: Array, over_critics: Literal["sum", "mean"] = "sum
 
 
 def temperature_loss(log_alpha: Array, log_prob: Array, target_entropy: float) -> Array:
-    """``-alpha (log_prob + target_entropy)`` `[B]`, which raises alpha while the entropy is under its target (SAC)."""
+    """``-alpha (log_prob + target_entropy)`` `[B]`: alpha rises while entropy is too low (docs/algorithms.md#sac)."""
     return -jnp.exp(log_alpha) * jax.lax.stop_gradient(log_prob + target_entropy)
 
 

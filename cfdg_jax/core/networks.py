@@ -4,7 +4,7 @@ Agents never see a module. A `Network` is ``init(key) -> params`` and ``apply(pa
 is a plain dictionary, ``{"l0": {"kernel": [in, out], "bias": [out]}, "l1": ..., "log_std": [A]}``, layers in forward
 order and ``ln<i>`` beside ``l<i>`` where layers are normalised; `apply` ignores entries it does not know. Critics are
 one batched set of parameters with a leading axis Q: measured on CPU, a batched product is as fast as Q separate ones,
-and Q is then a plain number.
+and Q is then a plain number. The families of policies: docs/algorithms.md#networks.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from cfdg_jax.core.distributions import Normal, TanhNormal
 from cfdg_jax.types import Key, Params, Spec
 
 Init = Literal["orthogonal", "orthogonal_all", "pytorch", "xavier", "rlkit"]
-"""How weights start.
+"""How weights start (docs/algorithms.md#initialisation).
 
 ``orthogonal``: gain sqrt(2) in hidden layers, 1e-2 in the output, zero biases (Cal-QL; the default of this package).
 ``orthogonal_all``: gain sqrt(2) in all layers, the output too (implicit_q_learning).
 ``pytorch``: uniform within 1/sqrt(fan in), biases too (``nn.Linear``; CORL, PEX critics).
 ``xavier``: Glorot uniform, zero biases (RLPD, PEX policy).
-``rlkit``: hidden layers uniform within 1/sqrt(fan out), what rlkit's "fan in" is on PyTorch's weights, biases 0.1; the
-output uniform within 3e-3, a squashed Gaussian's within 1e-3, biases too (APL).
+``rlkit``: hidden layers uniform within 1/sqrt(fan out) with biases of 0.1; the output uniform within 3e-3, a squashed
+Gaussian's within 1e-3, biases too (APL). rlkit calls it "fan in", but reads the other axis of PyTorch's weights.
 """
 
 
@@ -46,9 +46,9 @@ class Network(NamedTuple):
 def orthogonal(scale: float):
     """A kernel initialiser: `scale` times a matrix drawn evenly from those with orthonormal rows or columns.
 
-    Gram and Schmidt's process on a Gaussian matrix, the second time over to float32 accuracy. ``jnp.linalg.qr`` gives
-    the same distribution, but on CPU it calls a LAPACK whose threads fight XLA's: seconds for one network, minutes for
-    the networks of many seeds.
+    It is Gram and Schmidt's process on a Gaussian matrix, done twice for float32 accuracy. ``jnp.linalg.qr`` gives the
+    same distribution. On CPU, however, it calls a LAPACK whose threads fight XLA's: seconds for one network, minutes
+    for the networks of many seeds.
     """
 
     def init(key: Key, shape: tuple[int, int], dtype=jnp.float32):
@@ -145,9 +145,9 @@ def critics(
 def critics_in_place(before: Params, after: Params, obs, action):
     """Values `[Q, ...]` of the critics `before`; slopes by the weights of `after`, at the activations of `before`.
 
-    What a backward pass gives in PyTorch when an optimiser overwrites a ReLU network between its forward and its
-    backward pass: products use the weights as they are, activations are those that were kept. APL's release steps its
-    policy so (PyTorch from 1.5 on refuses to). Parameters are those of `critics` without layer normalisation.
+    PyTorch gives this gradient when an optimiser overwrites a ReLU network between its forward and its backward pass:
+    products use the new weights, activations are the kept ones. APL's release steps its policy this way, which PyTorch
+    refuses from 1.5 on (docs/algorithms.md#sac). Parameters are those of `critics` without layer normalisation.
     """
 
     def layer(before: Params, after: Params, x):

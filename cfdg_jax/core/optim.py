@@ -79,8 +79,8 @@ def policy_rate(
 def at_every(delay: int, step: Array | int, move: Callable[[S], tuple[S, Metrics]], state: S) -> tuple[S, Metrics]:
     """``move(state)`` at every `delay`-th update of a phase, the state as it is at the others.
 
-    `step` `[]` counts the updates before this one and has no seed axis, so that the branch is a real one. The metrics
-    are those of the group ``moves``, 0 where it is not taken, so that means are over the updates that made it.
+    `step` `[]` counts the updates before this one. It has no seed axis, so the branch is a real one. The metrics belong
+    to the group ``moves`` and are 0 where no move is made, so their means are over the moves.
     """
     if delay == 1:
         return move(state)

@@ -19,14 +19,16 @@ import pathlib
 import zlib
 from typing import Literal
 
+import jax
 import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from cfdg_jax.data.collect import Policy, collect, load_policies
-from cfdg_jax.data.d4rl import write_hdf5
-from cfdg_jax.data.files import PathLike, cache_dir, locked, record_sha256
-from cfdg_jax.envs.registry import make_env
+from cfdg_jax.data.files import PathLike, cache_dir, exists, locked, record_sha256, require_room
+from cfdg_jax.data.hdf5 import write_hdf5
+from cfdg_jax.envs.registry import make_env, spec_of
+from cfdg_jax.envs.toy import behaviour
 from cfdg_jax.errors import UserError, require
 
 ASSETS = pathlib.Path(__file__).parents[1] / "assets"
@@ -96,38 +98,44 @@ def build(
     parts, digest = _behaviour(recipe)
     key = hashlib.sha256(repr((_RECIPE, ENVIRONMENTS, name, rows, seed, dynamics, digest)).encode()).hexdigest()[:10]
     path = cache_dir(data_dir) / "local" / f"{name}-{rows}-{key}.hdf5"
-    if path.exists():  # before the lock, which a read-only folder would refuse
+    if exists(path):  # before the lock, which a read-only folder would refuse
         return path
     with locked(path):
         if path.exists():
             return path
         shares = np.diff(np.linspace(0, rows, len(parts) + 1).round().astype(int)).tolist()
         require(min(shares) >= 1, "rows", f"is {rows}", f"must be at least {len(parts)}, one for each policy")
+        spec = spec_of(recipe.task, dynamics)
+        require_room(path, rows * (4 * (2 * spec.obs_dim + spec.act_dim + 1) + 2))
+        entropy = (seed, zlib.crc32(name.encode()))
         with tqdm(total=rows, desc=f"building local:{name}", unit="row", disable=not progress, leave=False) as bar:
             made = [
-                _roll_out(
-                    recipe.task, policy, share, (seed, zlib.crc32(name.encode()), i), dynamics, threads, bar.update
-                )
+                _roll_out(recipe.task, policy, share, (*entropy, i), dynamics, threads, bar.update)
                 for i, (policy, share) in enumerate(zip(parts.values(), shares, strict=True))
             ]
         arrays = {field: np.concatenate([part[field] for part in made]) for field in made[0]}
-        metadata: dict[str, str | int | float] = {
-            "task": recipe.task,
-            "dynamics": dynamics,
-            "name": f"local:{name}",
-            "seed": seed,
-            "policies": ", ".join(f"{label} ({share} rows)" for label, share in zip(parts, shares, strict=True)),
-            "recipe": "rolled out anew from each policy in turn, not a training log",
-        }
-        write_hdf5(path, arrays, metadata)
+        policies = ", ".join(f"{label} ({share} rows)" for label, share in zip(parts, shares, strict=True))
+        write_hdf5(path, arrays, _metadata(recipe.task, dynamics, name, seed, policies))
         record_sha256(path)
     return path
+
+
+def _metadata(task: str, dynamics: str, name: str, seed: int, policies: str) -> dict[str, str | int | float]:
+    """What the file says about itself."""
+    return {
+        "task": task,
+        "dynamics": dynamics,
+        "name": f"local:{name}",
+        "seed": seed,
+        "policies": policies,
+        "recipe": "rolled out anew from each policy in turn, not a training log",
+    }
 
 
 def _roll_out(
     task: str, policy: Policy, rows: int, entropy, dynamics: str, threads: int, report
 ) -> dict[str, np.ndarray]:
-    """One policy's rows. BLAS gets one thread: a second one wins nothing at this size and fights the simulator's."""
+    """One policy's rows. BLAS gets one thread: a second one gains nothing at this size and slows the simulator."""
     env_seeds, policy_seed = np.random.SeedSequence(entropy).spawn(2)
     count = max(1, min(ENVIRONMENTS, rows // 100))
     env = make_env(task, env_seeds.generate_state(count).tolist(), dynamics, threads)
@@ -168,10 +176,6 @@ TOY_NOISE = {
 
 
 def _toy_behaviour(quality: str) -> tuple[dict[str, Policy], str]:
-    import jax
-
-    from cfdg_jax.envs.toy import behaviour
-
     def controller(noise: float) -> Policy:
         @jax.jit
         def act(obs, key):

@@ -1,7 +1,7 @@
 """One reward transform and one observation transform, fitted on the offline data and applied online too.
 
-Both are pytrees, so they travel into jitted programs as arguments. Evaluation returns stay raw, and a generator is
-trained on transformed rows, so generated rows need no second transform (reference section 1.3).
+Both are pytrees and enter jitted programs as arguments. Evaluation returns stay raw. A generator is trained on
+transformed rows, and the rows it generates are not transformed again (docs/algorithms.md, reward transforms).
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cfdg_jax.data.arrays import ACTION_LIMIT
-from cfdg_jax.data.dataset import Dataset, episode_starts
+from cfdg_jax.data.dataset import Dataset
 from cfdg_jax.errors import require
-from cfdg_jax.types import Array, Source
+from cfdg_jax.types import Array
 
 RewardKind = Literal["raw", "return_range", "minus_one", "scale_bias"]
 ObservationKind = Literal["none", "standardise"]
-Truncation = Literal["none", "mean_reward", "last_reward"]
-"""What a trajectory without a terminal is worth after its last row, see `mc_returns`."""
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +84,8 @@ def fit_transforms(
     Args:
       dataset: The offline data; None for a run without.
       reward: ``raw``; ``return_range``, 1000 / (max - min) of whole-trajectory returns (IQL locomotion); ``minus_one``,
-        r - 1 (IQL, PEX, RLPD on AntMaze); ``scale_bias``, as in `linear`. Reference section 1.3.
-      observation: ``none`` or ``standardise``, (s - mean) / (std + 1e-3) (TD3+BC). Reference section 1.4.
+        r - 1 (IQL, PEX, RLPD on AntMaze); ``scale_bias``, as in `linear`.
+      observation: ``none`` or ``standardise``, (s - mean) / (std + 1e-3) (TD3+BC).
       linear: Scale and bias of ``scale_bias``: 10 and -5 on AntMaze (CQL, Cal-QL), 10 and 5 on Adroit, whose rewards
         are -1 and 0 (Cal-QL).
       online_reward: ``same``, or ``raw`` for online rows (implicit_q_learning on locomotion).
@@ -142,92 +139,3 @@ def fit_observation(dataset: Dataset | None, kind: ObservationKind) -> Observati
     mean = dataset.observations.mean(axis=0, dtype=np.float64)
     std = dataset.observations.std(axis=0, dtype=np.float64)
     return ObservationTransform(mean.astype(np.float32), (std + 1e-3).astype(np.float32))
-
-
-def pack(
-    dataset: Dataset,
-    transforms: Transforms,
-    discount: float = 0.99,
-    failure_reward: float | None = None,
-    truncation: Truncation = "none",
-    failure_rule: Literal["all", "last"] = "all",
-) -> np.ndarray:
-    """The dataset as packed rows `[N, D]` float32: transformed, with returns-to-go, marked as offline.
-
-    Of loose rows the returns-to-go are unknown, -inf.
-
-    Args:
-      dataset: The offline data.
-      transforms: Applied to rewards and observations.
-      discount: Of the returns-to-go, which are of transformed rewards.
-      failure_reward: Raw reward of a step without success in a sparse task (AntMaze: 0), see `mc_returns`.
-      truncation: See `mc_returns`.
-      failure_rule: See `mc_returns`.
-    """
-    reward = apply_reward(transforms.reward, dataset.rewards)
-    sparse = None if failure_reward is None else float(apply_reward(transforms.reward, np.float32(failure_reward)))
-    unknown = np.full(len(dataset), -np.inf, np.float32)
-    to_go = lambda: mc_returns(reward, dataset.ends, dataset.terminals, discount, sparse, truncation, failure_rule)
-    return dataset.layout.pack(
-        apply_observation(transforms.observation, dataset.observations),
-        np.clip(dataset.actions, -ACTION_LIMIT, ACTION_LIMIT),
-        reward,
-        apply_observation(transforms.observation, dataset.next_observations),
-        dataset.terminals,
-        unknown if dataset.loose else to_go(),
-        float(Source.OFFLINE),
-        xp=np,
-    )
-
-
-def mc_returns(
-    rewards: np.ndarray,
-    ends: np.ndarray,
-    terminals: np.ndarray,
-    discount: float,
-    sparse_failure: float | None = None,
-    truncation: Truncation = "none",
-    failure_rule: Literal["all", "last"] = "all",
-) -> np.ndarray:
-    """Discounted returns-to-go within trajectories (Cal-QL; reference section 3.5).
-
-    Args:
-      rewards: `[N]`, in the space the critic lives in.
-      ends: `[N]` bool, last rows of trajectories; the last row of all ends one anyway.
-      terminals: `[N]` bool, true terminals.
-      discount: In [0, 1); in [0, 1] without the next two.
-      sparse_failure: Reward of a step without success. A trajectory that fails gets
-        ``sparse_failure / (1 - discount)`` in every row (JaxCQL replay_buffer.py).
-      failure_rule: Which of its rewards must not rise above `sparse_failure`: ``all`` (JaxCQL), or the ``last`` (CORL).
-      truncation: What a trajectory without a terminal is worth after its last row: ``none``, nothing (as published);
-        ``mean_reward``, its mean reward for ever; ``last_reward``, its last (Cal-QL on kitchen).
-
-    Returns:
-      `[N]` float32.
-    """
-    valid = typing.get_args(Truncation)
-    require(truncation in valid, "truncation", f"'{truncation}' is unknown", f"valid: {', '.join(valid)}")
-    needs_below_one = sparse_failure is not None or truncation != "none"
-    require(
-        0 <= discount < 1 or (discount == 1 and not needs_below_one),
-        "agent.discount",
-        f"is {discount}",
-        "must lie in [0, 1), or be 1 with transform.failure_reward none and transform.truncation none",
-    )
-    starts = episode_starts(ends)
-    lengths = np.diff(np.append(starts, len(rewards)))
-    last = starts + lengths - 1
-    returns = np.asarray(rewards, np.float64).copy()
-    if truncation != "none":
-        onwards = np.add.reduceat(returns, starts) / lengths if truncation == "mean_reward" else returns[last]
-        returns[last] += np.where(terminals[last], 0.0, discount * onwards / (1 - discount))
-    longest_first = np.argsort(-lengths, kind="stable")
-    still_running = np.searchsorted(-lengths[longest_first], -np.arange(lengths.max()), side="left")
-    for back in range(1, int(lengths.max())):  # all trajectories at once, from their last rows backwards
-        row = last[longest_first[: still_running[back]]] - back
-        returns[row] += discount * returns[row + 1]
-    if sparse_failure is not None:
-        judged = np.maximum.reduceat(rewards, starts) if failure_rule == "all" else np.asarray(rewards)[last]
-        failed = judged.astype(np.float64) <= sparse_failure + 1e-6
-        returns = np.where(np.repeat(failed, lengths), sparse_failure / (1 - discount), returns)
-    return returns.astype(np.float32)

@@ -3,7 +3,8 @@
     x_t = alpha_t a + sigma_t z,  t in [1e-3, 1];   loss  sum_A (eps(x_t, t, s) - z)^2
 
 The change of variables ``y = x_t / alpha_t``, ``sigma = sigma_t / alpha_t`` turns it into EDM's form: a denoiser
-``D(y; sigma) = y - sigma eps``. So the samplers and the guidance of transitions serve actions as they are.
+``D(y; sigma) = y - sigma eps``. So actions use the same samplers and the same guidance as transitions
+(docs/algorithms.md#behaviour).
 """
 
 from __future__ import annotations
@@ -70,12 +71,13 @@ def diffuse(clean: Array, t: Array, noise: Array) -> Array:
 def solver(steps: int, start: float | None = None) -> Solver:
     """DPM-Solver++(2M) down to t = 1e-3, then to the clean action; `steps` evaluations evenly in log sigma.
 
-    QGPO's steps are even in t. On a standard normal 15 of those end at a standard deviation of 1.19, of these at 1.02.
+    QGPO's steps are even in t. On a standard normal 15 of QGPO's steps end at a standard deviation of 1.19, 15 of these
+    at 1.02.
 
     Args:
       steps: Evaluations.
       start: First noise level, where actions are taken for pure noise; None for that of t = 1, which is 152. A lower
-        one leaves less to cross in each step, and pulls the mean of N(m, std^2) towards 0 by a share ``std / start``.
+        one makes each step shorter, and pulls the mean of N(m, std^2) towards 0 by a share ``std / start``.
     """
     return Solver(
         steps, "dpm++2m", sigma_min=noise_level(T_MIN), sigma_max=noise_level(1.0) if start is None else start

@@ -3,6 +3,8 @@
 A *denoiser* ``D(x; sigma)`` estimates the clean sample behind ``x = y + sigma n``. It wraps a raw network F:
 
     D = c_skip x + c_out F(c_in x, c_noise);  score = (D - x) / sigma^2;  dx/dsigma = (x - D) / sigma
+
+Coefficients, constants and their sources: docs/algorithms.md#edm.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ For K support actions a^k of mu(. | s), all diffused to one time t per state::
     L = - sum_k softmax_k(beta Q(s, a^k)) log softmax_k f(a^k_t, s, t)                             (Eq. 12)
     minimised by f = log E_{mu(a | a_t, s)} exp(beta Q(s, a)) + const(s, t)
 
-so that the score of mu plus grad f samples ``mu(a | s) exp(beta Q(s, a))`` exactly. L is never below the entropy of the
-labels.
+Then the score of mu plus grad f samples ``mu(a | s) exp(beta Q(s, a))`` exactly. L is never below the entropy of the
+labels (docs/algorithms.md#energy).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def labels(q: Array, beta: float | Array, standardise: bool = False) -> Array:
     Args:
       q: `[B, K]` values of the support actions.
       beta: Inverse temperature.
-      standardise: Divide Q by the mean over states of its standard deviation over supports, which makes beta, and the
-        guidance scale with it, independent of the scale of rewards.
+      standardise: Divide Q by the mean over states of its standard deviation over supports. Beta and the guidance scale
+        then mean the same whatever the scale of rewards.
     """
     scale = q.std(axis=-1).mean() + 1e-8 if standardise else 1.0
     return jax.lax.stop_gradient(jax.nn.softmax(beta * q / scale, axis=-1))

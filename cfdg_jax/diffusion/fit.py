@@ -2,8 +2,8 @@
 
     repeat:  gradient of the loss -> clip to norm 1 -> AdamW on a cosine -> every 10th step: average the weights
 
-The state of a generator is one NamedTuple of arrays; the learning-rate schedule lives in its optimiser state, so
-training may be cut into calls of any length.
+The state of a generator is one NamedTuple of arrays. The learning-rate schedule lives in its optimiser state, so
+training may be cut into calls of any length. Constants and their sources: docs/algorithms.md#edm.
 """
 
 from __future__ import annotations

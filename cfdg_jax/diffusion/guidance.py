@@ -3,8 +3,8 @@
     D = (1 + w) D(x; sigma, label) - w D(x; sigma, null)      Ho & Salimans 2022, arXiv 2207.12598
     D = D(x; sigma) + s sigma^2 grad_x f(x; sigma)            score + s grad f (Lu et al. 2023, arXiv 2304.12824)
 
-The first combination holds for the raw network, for epsilon and for the score alike, as the terms in x cancel.
-Convention of CFDG's Eq. 7: w = 0 is plain conditional sampling; a "scale" of other codebases is 1 + w.
+The first combination holds for the raw network, for epsilon and for the score alike, because the terms in x cancel.
+w = 0 is plain conditional sampling; a "scale" of other codebases is 1 + w (docs/algorithms.md#guidance).
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def inpainted(denoise: Denoise, known: Array, columns: Array) -> Denoise:
     """The denoiser of rows of which some columns are known, by pseudo-inverse guidance (Song et al. 2023, PiGDM).
 
     D + sigma^2 grad log N(known; D, sigma^2 / (1 + sigma^2)) for standardised columns: one pullback through D beside
-    its evaluation. Writing the known columns over x at every level, as inpainting is usually done, looks at them
-    through the noise: on a Gaussian of correlation .8 the others then move 44 % of the way to their conditional mean
-    with 24 steps of ``dpm++3m``, with this 95 %.
+    its evaluation. Inpainting usually writes the known columns over x at every level, so it sees them through noise. On
+    a Gaussian of correlation 0.8 the other columns then move 44 % of the way to their conditional mean with 24 steps of
+    ``dpm++3m``; with this they move 95 %.
 
     Args:
       denoise: The denoiser of whole rows.

@@ -2,7 +2,8 @@
 
     dx/dsigma = v = (x - D) / sigma;   log p(x_0) = log N(x_max; 0, sigma_max^2) + integral of div v from x_0 up
 
-Integrated in log sigma, where the flow is smooth, by diffrax's adaptive fifth-order Tsit5.
+It is integrated in log sigma, where the flow is smooth, by diffrax's adaptive fifth-order Tsit5
+(docs/algorithms.md#samplers).
 """
 
 from __future__ import annotations
@@ -29,9 +30,7 @@ def log_density(
     tolerance: float = 1e-5,
     max_steps: int = 4_096,
 ) -> Array:
-    """``log p(x; sigma_min)`` `[n]` in nats, of the density the deterministic samplers draw from.
-
-    All rows take the same steps, as small as the hardest needs.
+    """``log p(x; sigma_min)`` `[n]` in nats of the deterministic samplers' density; the hardest row sets all steps.
 
     Args:
       denoise: ``(x [n, d], sigma []) -> D [n, d]``, each row of its own x alone.

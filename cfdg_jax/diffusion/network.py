@@ -3,8 +3,8 @@
     h = W_in [x | condition] + time_mlp(c_noise) + label_mlp(label)
     h = W_up h;  repeat blocks: h = h + W relu(norm(h));  F = W_out relu(norm(h))
 
-Noise level and label broadcast against the rows: where all rows share them, as in sampling, their embeddings are
-computed once and not once per row.
+Noise level and label broadcast against the rows. Where all rows share them, as in sampling, their embeddings are
+computed once and not once per row. Sizes and sources: docs/algorithms.md#edm.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from cfdg_jax.types import Array, Key, Params
 
 Precision = Literal["default", "float32", "tensorfloat32", "bfloat16"]
 """How matrix products are computed; weights, sums and everything else stay float32. ``default`` is the backend's own:
-float32 on CPU, TF32 on NVIDIA GPUs. ``tensorfloat32`` and ``bfloat16`` round the factors to 10 and 7 bits of mantissa,
-on every backend, so that their effect on quality can be measured anywhere; only accelerators are faster for it."""
+float32 on CPU, TF32 on NVIDIA GPUs. ``tensorfloat32`` and ``bfloat16`` round the factors to 10 and 7 bits of mantissa
+on every backend: their effect on quality can be measured anywhere, but only accelerators become faster."""
 
 LabelEmbed = Literal["mlp", "onehot_concat"]
 """``mlp``: an embedding row through a two-layer MLP, added to the time embedding. ``onehot_concat``: joined to x."""
@@ -147,7 +147,7 @@ def dense_unet(
     time_scale: float = 30.0,
     precision: Precision = "default",
 ) -> Network:
-    """QGPO's score network (CEP-energy-guided-diffusion model.py, ScoreNet) without its division by sigma_t.
+    """QGPO's score network (docs/algorithms.md#behaviour; model.py, ScoreNet) without its division by sigma_t.
 
     Blocks of `widths` lead down, blocks of the same widths lead up again, each joined with its counterpart::
 
@@ -158,8 +158,8 @@ def dense_unet(
       event_dim: ``d``, columns of a sample.
       condition_dim: Columns of the condition vector.
       widths: Units of the blocks on the way down.
-      time_scale: Standard deviation of the frequencies of t (QGPO 30). A few thousand steps learn with 4 what they do
-        not with 30, where neighbouring times look unrelated.
+      time_scale: Standard deviation of the frequencies of t (QGPO 30). At 30 neighbouring times look unrelated, and a
+        few thousand steps are not enough; at 4 they are.
       precision: See `Precision`.
     """
     return _conditional(_DenseUNet(event_dim, widths, time_scale, precision), event_dim, condition_dim)
@@ -175,7 +175,7 @@ def energy_mlp(
 ) -> Network:
     """QGPO's energy network (model.py, GuidanceQt): SiLU layers over ``[x | time features | condition]``.
 
-    Its `apply` returns a number per row, `[...]`. Arguments as for `dense_unet`.
+    See docs/algorithms.md#energy. Its `apply` returns a number per row, `[...]`. Arguments as for `dense_unet`.
     """
     return _conditional(_EnergyMLP(hidden, time_scale, precision), event_dim, condition_dim)
 

@@ -10,6 +10,7 @@
 The multistep methods integrate exactly what is linear in x, so they need neither a second evaluation nor small steps.
 On Gaussians 3M with 24 evaluations is closer than stochastic Heun with 255. Guidance wraps the denoise function
 (`guidance`); a `Push` is for the one release that adds it elsewhere.
+Constants and their sources: docs/algorithms.md#samplers.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def _multistep(denoise: Denoise, solver: Solver, sigmas: np.ndarray, x: Array, n
 def multistep_coefficients(sigmas: np.ndarray, kind: str, eta: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """``x <- kept x + weights . (D_i, D_{i-1}, ...) + added n`` at every step, float64.
 
-    The first steps use as many values of D as there are, the last one, to sigma = 0, returns D.
+    The first steps use as many values of D as there are. The last one, to sigma = 0, returns D.
 
     Args:
       sigmas: `[N + 1]` falling noise levels ending in 0.

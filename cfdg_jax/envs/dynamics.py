@@ -8,9 +8,9 @@ D4RL's ``-v2`` locomotion sets were recorded with mujoco-py, that is MuJoCo 2.1.
 * MuJoCo 4.0.0 integrates rotations to fourth order in its RK4; before, a rotation was advanced by the weighted mean of
   the stages' velocities, which is second order (measured on a free box; 3.17.0 still is).
 
-The first changes all four robots, the second Hopper and Ant, the third Ant, the only one with a free joint. All undone,
-one-step replay of mujoco-py recordings agrees to float32 rounding; left in, the first step is off by 1e-2 or more
-(`tests/test_envs_dynamics.py`).
+The first changes all four robots, the second Hopper and Ant, the third Ant, the only one with a free joint. With all
+of them undone, one-step replay of mujoco-py recordings agrees to float32 rounding. With them left in, the first step is
+off by 1e-2 or more (`tests/test_envs_dynamics.py`, docs/environments.md).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def check_dynamics(dynamics: str) -> None:
 
 @contextlib.contextmanager
 def quiet_models() -> Iterator[None]:
-    """Hushes what building Gymnasium's ``-v4`` models prints: their age, and deprecated compiler attributes in the XML.
+    """Silences the warnings that building Gymnasium's ``-v4`` models prints: their age, old attributes in the XML.
 
-    MuJoCo would otherwise also leave a ``MUJOCO_LOG.TXT`` in the working directory. Errors are not affected.
+    Without it MuJoCo also leaves a ``MUJOCO_LOG.TXT`` in the working directory. Errors are not affected.
     """
     previous = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
@@ -70,8 +70,8 @@ def restore_margins(model: mujoco.MjModel) -> None:
 def restore_capsule_inertia(model: mujoco.MjModel, xml_path: str) -> None:
     """Gives bodies the masses and inertias they had before MuJoCo 2.1.2, in place.
 
-    The model file is compiled again with each capsule massless and a colliding-with-nothing cylinder of the old
-    formula's size in its place, so densities and ``settotalmass`` are the compiler's business.
+    The model file is compiled again. Each capsule becomes massless, and a cylinder of the old formula's size, which
+    collides with nothing, takes its place. So MuJoCo's compiler applies densities and ``settotalmass`` itself.
 
     Args:
       model: The compiled model to change.

@@ -1,4 +1,4 @@
-"""A `PureEnv` stepped from the host, so that loops written for simulators run it too."""
+"""A `PureEnv` stepped from the host, for loops that are written for simulators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One step of the simulator from an observation and an action, to check rows that nobody logged."""
+"""One step of the simulator from an observation and an action, to check generated rows."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 ========================================= ================================================================
 ``hopper halfcheetah walker2d ant``       Gymnasium's ``-v4`` robots (`cfdg_jax.envs.locomotion`)
 ``toy-sparse toy-dense``                  a point mass that must go around a wall (`cfdg_jax.envs.toy`)
-``gym:ID``                                any Gymnasium id with Box actions (`cfdg_jax.envs.gym_bridge`)
+``gym:ID`` ``gym:ID?name=value``          any Gymnasium id with Box actions (`cfdg_jax.envs.gym_bridge`)
 ========================================= ================================================================
 """
 
@@ -27,7 +27,8 @@ REFERENCE_RETURNS: dict[str, tuple[float, float]] = {
     "ant": (-325.6, 3879.7),
     "antmaze": (0.0, 1.0),
 }
-"""D4RL's (minimum, maximum) return by environment family, from a random and an expert policy (``d4rl/infos.py``)."""
+"""D4RL's (minimum, maximum) return by environment family, of a random and an expert policy; see
+docs/algorithms.md#scores."""
 
 
 _TOYS = {"toy-sparse": make_toy("sparse"), "toy-dense": make_toy("dense")}

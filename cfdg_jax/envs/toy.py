@@ -108,7 +108,7 @@ def behaviour(obs: Array, key: Key, noise: float | Array) -> Array:
     """
     position, velocity = obs[:2], obs[2:]
     width, top = WALL_HALF_WIDTH + _CLEARANCE, WALL_TOP + _CLEARANCE
-    # Corners are aimed at from a little above, so that the mass does pass the height which makes the far one next.
+    # Aim a little above a corner: the mass must pass the height at which the far corner comes next.
     corner = jnp.stack([jnp.where(position[1] >= top, width, -width), jnp.asarray(top + 0.05)])
     target = jnp.where(_sees_goal(position, width, top), jnp.asarray(GOAL), corner)
     towards = target - position

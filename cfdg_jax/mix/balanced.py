@@ -38,6 +38,4 @@ def balanced(config: BalancedConfig, spec: Spec) -> Mix:
     return Mix(counts=counts, draw=draw)
 
 
-ENTRY = Entry(
-    BalancedConfig, balanced, about="a fixed offline share, half by default (Ball et al. 2023; CFDG section 5)"
-)
+ENTRY = Entry(BalancedConfig, balanced, about="a fixed offline share, half by default (Ball et al. 2023)")

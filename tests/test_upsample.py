@@ -8,9 +8,10 @@ import pytest
 from train_helpers import interrupted_at
 
 from cfdg_jax import cli
+from cfdg_jax import upsample as module
 from cfdg_jax.data import transforms
-from cfdg_jax.data.dataset import load_dataset
-from cfdg_jax.training import sample as module
+from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.pack import pack
 from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.types import Source
 
@@ -65,8 +66,8 @@ def test_generated_rows_are_scaled_as_the_data_and_their_returns_are_unknown(tmp
     scale = transforms.fit_reward(real, "return_range").scale
     assert scale > 0 and transforms.fit_reward(generated, "return_range").scale == pytest.approx(scale)
     fitted = transforms.fit_transforms(generated, "return_range")
-    assert np.isneginf(generated.layout.unpack(transforms.pack(generated, fitted)).mc_return).all()
-    assert np.isfinite(real.layout.unpack(transforms.pack(real, fitted)).mc_return).all()
+    assert np.isneginf(generated.layout.unpack(pack(generated, fitted)).mc_return).all()
+    assert np.isfinite(real.layout.unpack(pack(real, fitted)).mc_return).all()
 
 
 def test_cfdg_writes_both_kinds(tmp_path):

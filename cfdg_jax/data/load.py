@@ -1,0 +1,120 @@
+"""`load_dataset`: finds a dataset by its name and reads it.
+
+========================== ============================================================
+``d4rl:hopper-medium-v2``  D4RL's own file, downloaded once
+``minari:lab/mine-v0``     through the minari package
+``local:hopper-medium-v0`` built on first use from behaviour policies in this package
+``some/file.hdf5``         any file in D4RL's layout
+========================== ============================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cfdg_jax.data import d4rl, local, minari
+from cfdg_jax.data.dataset import Dataset, Dynamics, Origin, from_arrays
+from cfdg_jax.data.files import PathLike, exists, verified_sha256
+from cfdg_jax.data.hdf5 import read_hdf5, read_metadata
+from cfdg_jax.errors import UserError, nearest, require
+
+
+def load_dataset(
+    name: str | os.PathLike[str],
+    *,
+    dynamics: Dynamics | None = None,
+    download: bool = True,
+    progress: bool = True,
+    data_dir: PathLike | None = None,
+    clip_actions: bool = False,
+) -> Dataset:
+    """Finds, fetches or builds, checks and reads a dataset.
+
+    Args:
+      name: ``d4rl:NAME``, ``minari:ID``, ``local:NAME`` or the path of a file in D4RL's layout.
+      dynamics: The simulator variant: what ``local:`` is built with, and what the others are said to have been
+        logged with. Default: ``d4rl`` for ``d4rl:`` and the robots of ``local:``, otherwise what the file says, or
+        ``gymnasium``.
+      download: Whether the network may be used; ``CFDG_OFFLINE=1`` forbids it as well.
+      progress: Whether to show bars.
+      data_dir: The data folder, by default ``CFDG_DATA_DIR`` or ``~/.cache/cfdg_jax``.
+      clip_actions: Whether actions outside [-1, 1] are clipped to it, not refused.
+
+    Raises:
+      UserError: for unknown names, with the nearest valid ones, files that cannot be had, and bad data.
+    """
+    kind, rest = split_name(name)
+    if kind == "d4rl":
+        path = d4rl.fetch(rest, data_dir=data_dir, allowed=download, progress=progress)
+    elif kind == "local":
+        path = local.build(rest, dynamics=dynamics, data_dir=data_dir, progress=progress)
+    elif kind == "minari":
+        path = minari.convert(rest, data_dir=data_dir, allowed=download)
+    else:
+        path = pathlib.Path(rest)
+    arrays, metadata = read_hdf5(path)
+    task, logged_with = _environment(path, metadata)
+    dataset = from_arrays(
+        arrays,
+        str(path) if kind == "file" else str(name),
+        task=task,
+        dynamics=logged_with if kind == "local" or dynamics is None else dynamics,
+        origin=kind,
+        sha256=verified_sha256(path),
+        metadata=metadata,
+        clip_actions=clip_actions,
+    )
+    if "doubt" in metadata:
+        dataset = dataclasses.replace(dataset, warnings=(*dataset.warnings, str(metadata["doubt"])))
+    return dataset
+
+
+def split_name(name: str | os.PathLike[str]) -> tuple[Origin, str]:
+    """Kind and remainder of a dataset name; `UserError` for unknown ones, with the nearest valid names."""
+    text = os.fspath(name)
+    kind, colon, rest = text.partition(":")
+    if colon and kind in ("d4rl", "local"):
+        known: Iterable[str] = d4rl.DATASETS if kind == "d4rl" else local.DATASETS
+        require(rest in known, text, "is unknown", nearest(text, [f"{kind}:{name}" for name in known]))
+        return kind, rest  # type: ignore[return-value]
+    if colon and kind == "minari":
+        return "minari", rest
+    if exists(pathlib.Path(text)) or text.endswith((".hdf5", ".h5")) or os.sep in text:
+        return "file", text
+    raise UserError(text or "dataset", "names no dataset and no file", nearest(text, dataset_names()))
+
+
+def dataset_names() -> list[str]:
+    """All names that resolve without a file of the user's: ``d4rl:`` and ``local:``."""
+    return [f"d4rl:{name}" for name in d4rl.DATASETS] + [f"local:{name}" for name in local.DATASETS]
+
+
+def task_of_name(name: str) -> str:
+    """The environment id a dataset name implies without fetching or building anything; empty where it does not say."""
+    if name == "":
+        return ""
+    kind, rest = split_name(name)
+    if kind == "d4rl":
+        return d4rl.DATASETS[rest].task
+    if kind == "local":
+        return local.DATASETS[rest].task
+    if kind == "minari" or not exists(pathlib.Path(rest)):
+        return ""
+    return _environment(pathlib.Path(rest), read_metadata(rest))[0]
+
+
+def _environment(path: pathlib.Path, metadata: Mapping[str, Any]) -> tuple[str, Dynamics]:
+    """Environment id and dynamics of a file: from its own words, or because D4RL published a file of that name."""
+    if "task" in metadata:
+        return str(metadata["task"]), metadata.get("dynamics", "gymnasium")
+    for remote in d4rl.DATASETS.values():
+        if remote.file == path.name:
+            return remote.task, "d4rl"
+    robot, _, version = str(metadata.get("env", "")).rpartition("-v")
+    if robot.lower() in ("hopper", "halfcheetah", "walker2d", "ant") and version in ("2", "3", "4"):
+        return robot.lower(), "gymnasium" if version == "4" else "d4rl"  # up to -v3 they ran on mujoco-py
+    return "", "gymnasium"

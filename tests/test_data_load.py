@@ -1,0 +1,41 @@
+"""Names of datasets: what they resolve to, what they imply, the nearest ones."""
+
+import pytest
+from raw_rows import raw
+
+from cfdg_jax.data import d4rl
+from cfdg_jax.data.hdf5 import write_hdf5
+from cfdg_jax.data.load import load_dataset, task_of_name
+from cfdg_jax.errors import UserError
+
+
+def test_names_and_addresses():
+    assert len(d4rl.DATASETS) == 4 * 6 + 6
+    assert d4rl.DATASETS["hopper-medium-replay-v2"].path == "gym_mujoco_v2/hopper_medium_replay-v2.hdf5"
+    play = d4rl.DATASETS["antmaze-large-play-v2"]
+    assert play.file == "Ant_maze_hardest-maze_noisy_multistart_True_multigoal_False_sparse_fixed.hdf5"
+    assert task_of_name("d4rl:antmaze-medium-diverse-v2") == "antmaze-medium"
+    assert task_of_name("local:toy-sparse-medium-v0") == "toy-sparse" and task_of_name("") == ""
+    assert task_of_name("some/absent.hdf5") == "" and task_of_name("minari:a/b-v0") == ""
+
+
+@pytest.mark.parametrize(
+    "name,remedy",
+    [
+        ("d4rl:hoper-medium-v2", "did you mean d4rl:hopper-medium-v2"),
+        ("hopper-medium-v2", "did you mean d4rl:hopper-medium-v2"),
+        ("local:hopper-medum-v0", "did you mean local:hopper-medium-v0"),
+        ("local:zzz", "valid: local:hopper-random-v0"),
+    ],
+)
+def test_unknown_names_get_the_nearest(name, remedy):
+    with pytest.raises(UserError, match=remedy):
+        load_dataset(name)
+
+
+def test_a_d4rl_file_is_known_by_its_name(tmp_path):
+    path = tmp_path / "walker2d_medium-v2.hdf5"
+    write_hdf5(path, raw())
+    data = load_dataset(path)
+    assert (data.task, data.dynamics) == ("walker2d", "d4rl") == (task_of_name(str(path)), "d4rl")
+    assert load_dataset(path, dynamics="gymnasium").dynamics == "gymnasium"
