@@ -6,18 +6,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import errno
 import os
 import pathlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import types
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.training.progress import Interrupted
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PATH_ERRORS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+"""What is wrong with a path that a user named."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,13 +60,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        place = f" while writing {error.filename}" if error.filename else ""
-        print(
-            f"error: disk full{place} ({error.strerror}); free some space, what was complete is kept", file=sys.stderr
-        )
+        return _os_error(error)
+
+
+def _os_error(error: OSError) -> int:
+    """One line for a file that cannot be read or written."""
+    reason, name = error.strerror or " ".join(str(error).split()), error.filename
+    if error.errno in DISK_ERRORS:
+        place = f" while writing {name}" if name else ""
+        print(f"error: disk full{place} ({reason}); free some space, what was complete is kept", file=sys.stderr)
         return 1
+    print(f"error: {name}: {reason}" if name else f"error: {reason}", file=sys.stderr)
+    return 2 if error.errno in PATH_ERRORS else 1
+
+
+@contextlib.contextmanager
+def _starting(deterministic: bool = False, compiles: bool = True) -> Iterator[None]:
+    """While a command imports what it needs, SIGINT and SIGTERM end the process at once: nothing is under way yet."""
+
+    def stop(number: int, frame: types.FrameType | None) -> None:
+        os.write(2, b"interrupted\n")
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():
+        previous = {}
+    else:
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        if compiles:
+            _setup(deterministic)
+        yield
+    finally:
+        for number, handler in previous.items():
+            as_python = number == signal.SIGINT and handler == signal.SIG_DFL  # see __main__
+            signal.signal(number, signal.default_int_handler if as_python else handler)
 
 
 def parse_fields(rest: Sequence[str]) -> dict[str, str]:
@@ -178,14 +213,15 @@ def _setup(deterministic: bool = False) -> None:
 
     from cfdg_jax.data.files import cache_dir
 
+    jax.config.update("jax_enable_x64", False)  # a shell may ask for it; single precision is all that is tested
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    _setup(arguments.deterministic)
-    from cfdg_jax.fields import to_yaml
-    from cfdg_jax.training.run import default_folder, train
+    with _starting(arguments.deterministic):
+        from cfdg_jax.fields import to_yaml
+        from cfdg_jax.training.run import default_folder, train
 
     if arguments.resume:
         given = [
@@ -223,18 +259,18 @@ def resolve(arguments: argparse.Namespace):
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    _setup()
-    from cfdg_jax.demo import demo
+    with _starting():
+        from cfdg_jax.demo import demo
 
     print(demo(pathlib.Path(arguments.out or "runs/demo"), arguments.preset, arguments.fields))
     return 0
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    _setup()
-    from cfdg_jax.fields import coerce
-    from cfdg_jax.training.progress import Progress
-    from cfdg_jax.upsample import check, default_generator, job_config, prepare, sample
+    with _starting():
+        from cfdg_jax.fields import coerce
+        from cfdg_jax.training.progress import Progress
+        from cfdg_jax.upsample import check, default_generator, job_config, prepare, sample
 
     progress, out = Progress(not arguments.quiet), pathlib.Path(arguments.out)
     rows, generator = coerce(int, arguments.rows, "rows"), arguments.augment or default_generator()
@@ -248,8 +284,8 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    _setup()
-    from cfdg_jax.sweep import read_sweep, sweep
+    with _starting():
+        from cfdg_jax.sweep import read_sweep, sweep
 
     path = pathlib.Path(arguments.file)
     out = pathlib.Path(arguments.out) if arguments.out else pathlib.Path("runs") / path.stem
@@ -258,22 +294,33 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from cfdg_jax.report.build import build_report
+    with _starting(compiles=False):
+        from cfdg_jax.report.build import build_report
 
-    print(build_report([pathlib.Path(run) for run in arguments.runs], arguments.out and pathlib.Path(arguments.out)))
+    try:
+        page = build_report(
+            [pathlib.Path(run) for run in arguments.runs], arguments.out and pathlib.Path(arguments.out)
+        )
+    except OSError as error:
+        if error.errno not in PATH_ERRORS:
+            raise
+        remedy = "name a folder that may be written with --out"
+        raise UserError(str(error.filename), f"cannot be written ({error.strerror})", remedy) from None
+    print(page)
     return 0
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    _setup()
-    from cfdg_jax.bench import bench
+    with _starting():
+        from cfdg_jax.bench import bench
 
     bench(arguments.what, arguments.out and pathlib.Path(arguments.out), quick=arguments.quick)
     return 0
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from cfdg_jax.data import commands
+    with _starting(compiles=False):
+        from cfdg_jax.data import commands
 
     wanted = {"list": 0, "info": 1, "check": 1, "build": 1, "convert": 2}[arguments.action]
     names = arguments.names

@@ -74,6 +74,15 @@ class OnlineConfig:
     random_steps: int = 0  # uniformly random actions for this many first steps (SAC, RLPD, REDQ: start_steps)
     capacity: int = 1_000_000  # online ring, rows per seed
 
+    @property
+    def updates(self) -> int:
+        """Gradient updates of the whole phase: `utd` a step from `start_steps` on, or as many at the end of a block."""
+        if self.update_every == 1:
+            return max(self.steps - self.start_steps, 0) * self.utd
+        first = max(-(-self.start_steps // self.update_every), 1)
+        blocks = self.steps // self.update_every - first + 1
+        return max(blocks, 0) * self.update_every * self.utd
+
 
 @dataclasses.dataclass(frozen=True)
 class RefreshConfig:

@@ -31,7 +31,7 @@ from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
 from cfdg_jax.training.progress import Progress
 from cfdg_jax.training.results import Run, load_run, read_config
-from cfdg_jax.training.run import train
+from cfdg_jax.training.run import folder_name, train
 
 KEYS = ("preset", "fields", "over", "runs")
 NOT_PRE_TRAINING = ("augment", "stratify", "online", "refresh", "label", "preset", "checkpoint", "log")
@@ -148,5 +148,4 @@ def pre_training_hash(config: TrainConfig) -> str:
 
 
 def _folder_name(config: TrainConfig) -> str:
-    name = f"{config.dataset or config.env.task}-{config.name}-{config_hash(config)[:6]}"
-    return "".join(c if c.isalnum() or c in "-." else "_" for c in name)
+    return folder_name(f"{config.dataset or config.env.task}-{config.name}", config_hash(config)[:6])

@@ -18,7 +18,7 @@ from train_helpers import assert_same_run, final_leaves, hopper_config, interrup
 import cfdg_jax
 from cfdg_jax import cli
 from cfdg_jax.errors import UserError
-from cfdg_jax.training import checkpoint, refresh
+from cfdg_jax.training import checkpoint, refresh, store
 from cfdg_jax.training.progress import Interrupted
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -135,9 +135,9 @@ def test_a_half_written_checkpoint_is_never_picked_up(uninterrupted, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(whole.folder, out)
     newest = max(int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdigit())
-    half = out / "checkpoints" / f"{newest + 1}.orbax-checkpoint-tmp"
+    half = out / "checkpoints" / f"{newest + 1}{store.PARTIAL}"
     shutil.copytree(out / "checkpoints" / str(newest), half)
-    (half / "train").rename(half / "elsewhere")
+    (half / store.ARRAYS).rename(half / "elsewhere")
     run = cfdg_jax.load_run(out)
     for a, b in zip(final_leaves(whole), final_leaves(run), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -176,7 +176,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_complete(uninterrupted, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(cli, "_setup", lambda *arguments: None)
         patch.setattr(cli, "resolve", lambda arguments: whole.config)
-        patch.setattr(checkpoint.shutil, "disk_usage", free)
+        patch.setattr(store.shutil, "disk_usage", free)
         assert cli.main(["train", "--quiet", "--out", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err.strip()
     assert error.count("\n") == 0 and error.startswith("error: disk full while writing"), error
@@ -184,7 +184,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_complete(uninterrupted, tmp_
 
 
 def test_a_write_that_fails_half_way_says_so(tmp_path):
-    """A file-size limit, met inside orbax, stands for a disk that fills up while a checkpoint is written."""
+    """A file-size limit stands for a disk that fills up while a checkpoint is written."""
     out = tmp_path / "full"
     code = (
         f"import sys, signal, resource; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"

@@ -106,8 +106,8 @@ def screen(z: Array) -> tuple[Array, Array]:
 
     Returns:
       `[n, d]` rows, all accepted ones in their places, and the number of rows replaced, float32. Where no row is
-      accepted there is nothing to draw on: every row is NaN then and the number is n, so that a finiteness check
-      stops the run.
+      accepted there is nothing to draw on: every row is NaN then and the number is n, by which a refresh knows to
+      keep the rows it had.
     """
     accepted = jnp.all(jnp.abs(z) <= OUTLIER, axis=-1)
     count = accepted.sum()

@@ -148,7 +148,7 @@ def a3rl(config: A3RLConfig, spec: Spec) -> Mix:
 def _resolve(config: Any) -> A3RLConfig:
     """The correction is complete at the end of the online phase."""
     online = config.online
-    updates = config.mix.correction_updates or max((online.steps - online.start_steps) * online.utd, 1)
+    updates = config.mix.correction_updates or max(online.updates, 1)
     return dataclasses.replace(config.mix, correction_updates=updates)
 
 

@@ -44,7 +44,7 @@ def build_program(
       UserError: for a method that needs offline rows where there are none.
     """
     online = config.online
-    updates = {"offline": config.offline.steps, "online": (online.steps - online.start_steps) * online.utd}
+    updates = {"offline": config.offline.steps, "online": online.updates}
     methods = resolved(config)
     stratifier = make_stratifier(methods["stratify"], spec)
     require(

@@ -15,11 +15,13 @@ from jax.typing import ArrayLike
 
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.envs.registry import make_env
+from cfdg_jax.errors import UserError, require
 from cfdg_jax.training.act import act, close_episodes, end_episodes, insert_learn_act, online_step
 from cfdg_jax.training.evaluate import task_of
 from cfdg_jax.training.meters import Meters
 from cfdg_jax.training.packet import Packet
 from cfdg_jax.training.program import Program, compiled, env_seed
+from cfdg_jax.training.progress import Progress
 from cfdg_jax.training.session import Session
 from cfdg_jax.types import Array, Counts, Env, PureEnv, TrainState
 
@@ -53,6 +55,21 @@ def make_driver(session: Session) -> Driver:
     return HostDriver(env, session)
 
 
+def warn_if_unsavable(program: Program, progress: Progress) -> None:
+    """Says before the run that its online phase cannot be resumed, where the simulator cannot be saved."""
+    if program.config.online.steps == 0:
+        return
+    task, dynamics = task_of(program)
+    env = make_env(task, [0], dynamics, 1)
+    try:
+        env.reset()
+        env.get_state()
+    except UserError as error:
+        progress.warn(f"warning: {error.problem}; an interrupted online phase of this run cannot be resumed")
+    finally:
+        env.close()
+
+
 class HostDriver:
     """Steps simulators on the host; only the S actions leave the device between steps."""
 
@@ -69,6 +86,10 @@ class HostDriver:
             self.obs, self.action = saved["obs"], saved["action"]
             self.returns, self.lengths, self.success = saved["returns"], saved["lengths"], saved["success"]
         else:
+            config = session.program.config.online
+            problem = "cannot be saved, so an online phase that has begun cannot be resumed"
+            remedy = f"start a new run from its pre-training: --from-offline {session.folder}"
+            require(session.step in (0, config.steps), "env.task", f"its simulator {problem}", remedy)
             self.obs = env.reset()
             random = session.program.config.online.random_steps > 0
             obs = jnp.asarray(self.obs, jnp.float32)
@@ -105,9 +126,13 @@ class HostDriver:
         return packet, done, lengths, returns
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """See `Driver.arrays`."""
+        """See `Driver.arrays`; nothing where the simulator cannot be saved."""
+        try:
+            simulator = self.env.get_state()
+        except UserError:  # told when the run began
+            return {}
         loop = {"obs": self.obs, "action": self.action, "returns": self.returns, "lengths": self.lengths}
-        loop |= {"success": self.success} | {f"env/{name}": value for name, value in self.env.get_state().items()}
+        loop |= {"success": self.success} | {f"env/{name}": value for name, value in simulator.items()}
         return {name: np.asarray(value) for name, value in loop.items()}
 
     def close(self) -> None:

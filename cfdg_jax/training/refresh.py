@@ -25,7 +25,7 @@ from cfdg_jax.training.checkpoint import Kept
 from cfdg_jax.training.generate import Work, fit_generator, fit_on, generate, make_on, rows_by_source, start_generator
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.types import Array, Key, Metrics, TrainState
+from cfdg_jax.types import Array, Key, Metrics, Source, TrainState
 
 
 def synthetic_rows(program: Program) -> dict[int, int]:
@@ -79,14 +79,44 @@ def refresh(
         kept.save(under_way, now=True)
         raise
     kept.clear()
-    synthetic = {source: ring.full(under_way.rows[str(source)]) for source in synthetic_rows(program)}
-    metrics = {name: np.asarray(value) for name, value in under_way.fit.items()}
+    finished, whole = keep_finite(program, state, keys, under_way)
+    synthetic = {source: ring.full(finished.rows[str(source)]) for source in synthetic_rows(program)}
+    metrics = {name: np.asarray(value) for name, value in finished.fit.items()}
     generated = np.full(program.config.seeds, sum(synthetic_rows(program).values()))
-    metrics |= {"rejected": np.asarray(under_way.rejected), "generated": generated}
+    metrics |= {"rejected": np.asarray(finished.rejected), "generated": generated, "finite": whole.astype(np.float32)}
+    return state._replace(generator=finished.generator, synthetic=synthetic), metrics
+
+
+def keep_finite(program: Program, state: TrainState, keys: Key, done: Refresh) -> tuple[Refresh, np.ndarray]:
+    """A finished refresh in which seeds whose new rows are not finite keep what they had; and which were, `[S]` bool.
+
+    Such a seed goes on with its old rows and its old generator. At a first refresh it has none, and real rows of the
+    same origin take their place.
+    """
     known = slice(0, program.spec.layout.mc_return)
-    finite = [jnp.isfinite(rows[..., known]).all(axis=(1, 2)) for rows in under_way.rows.values()]
-    metrics["finite"] = np.all(finite, axis=0).astype(np.float32)
-    return state._replace(generator=under_way.generator, synthetic=synthetic), metrics
+    finite = [jnp.isfinite(rows[..., known]).all(axis=(1, 2)) for rows in done.rows.values()]
+    whole = np.all(finite, axis=0)
+    if whole.all():
+        return done, whole
+    pick = lambda new, old: jnp.where(whole.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+    rows = {name: pick(new, _stand_in(program, state, int(name), new.shape[1])) for name, new in done.rows.items()}
+    old = state.generator
+    if not state.synthetic:
+        old = start_generator(program, state, purpose_keys(keys, "init"), program.offline_rows)
+    return done._replace(rows=rows, generator=jax.tree.map(pick, done.generator, old)), whole
+
+
+def _stand_in(program: Program, state: TrainState, source: int, count: int) -> Array:
+    """Rows `[S, count, D]` for seeds without new ones: the old, or else real ones, evenly spaced."""
+    if source in state.synthetic:
+        return state.synthetic[source].rows
+    layout, offline, online = program.spec.layout, program.offline_rows, state.online
+    spread = lambda size: np.linspace(0, size - 1, count).astype(int)
+    if source == Source.SYNTHETIC_OFFLINE and offline.shape[0]:
+        real = jnp.broadcast_to(offline[spread(offline.shape[0])], (online.rows.shape[0], count, layout.width))
+    else:
+        real = online.rows[:, spread(int(online.size))]
+    return real.at[..., layout.mc_return].set(-jnp.inf).at[..., layout.source].set(float(source))
 
 
 def begin(program: Program, state: TrainState, keys: Key) -> Refresh:

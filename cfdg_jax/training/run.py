@@ -31,6 +31,7 @@ from cfdg_jax.training.checkpoint import (
     load_offline_agent,
     save_offline_agent,
 )
+from cfdg_jax.training.drivers import warn_if_unsavable
 from cfdg_jax.training.lock import only_process
 from cfdg_jax.training.logging import truncate_logs, write_atomic
 from cfdg_jax.training.memory import memory_plan
@@ -108,6 +109,7 @@ def _new(
         bars.warn(f"warning: {remark}")
     if config.dataset and config.offline.steps == 0:
         bars.say(f"no pre-training; batches mix {config.dataset} with online rows ({choice(config, 'mix')})")
+    warn_if_unsavable(program, bars)
     origin = origin_of(program, _source(source, config))
     write_origin(folder, origin)
     write_atomic(folder / "config.yaml", to_yaml(config))
@@ -236,9 +238,14 @@ def _copy_offline_lines(source: pathlib.Path, session: Session) -> None:
 
 
 def default_folder(config: TrainConfig) -> pathlib.Path:
-    """``runs/<dataset>-<label>-<hash>`` in the working directory; visible, and short enough for any file system."""
+    """``runs/<dataset>-<label>-<hash>`` in the working directory."""
     name = f"{config.dataset or config.env.task}-{config.name}"
-    visible = "".join(c if c.isalnum() or c in "-." else "_" for c in name).lstrip("._-")
+    return pathlib.Path("runs") / folder_name(name, config_hash(config))
+
+
+def folder_name(name: str, end: str) -> str:
+    """``<name>-<end>`` as the name of a folder: visible, of plain characters, and short enough for any file system."""
+    visible = "".join(c if c.isalnum() or c in "-." else "_" for c in name)
     while len(visible.encode()) > 150:  # the end of a path says more than its beginning
         visible = visible[1:]
-    return pathlib.Path("runs") / f"{visible.lstrip('._-')}-{config_hash(config)}"
+    return f"{visible.lstrip('._-')}-{end}"

@@ -154,8 +154,16 @@ class Session:
         shown, what = (result["return"], "return") if score is None else (score, "score")
         assert shown is not None and result["return"] is not None
         per_seed = " ".join(f"{value:8.1f}" for value in shown.mean(axis=1))
-        self.progress.say(f"{self.phase:<8} step {self.step:>8}  {what} per seed {per_seed}   mean {shown.mean():.1f}")
+        mean = self._mean(shown.mean(axis=1))
+        self.progress.say(f"{self.phase:<8} step {self.step:>8}  {what} per seed {per_seed}   mean {mean}")
         self.last_return = tuple(result["return"].mean(axis=1).tolist())
+
+    def _mean(self, scores: np.ndarray) -> str:
+        """The mean of `scores` `[S]` over the seeds that are finite, which says so where some are not."""
+        first = self.program.config.first_seed
+        alive = np.array([str(first + index) not in self.failed for index in range(len(scores))])
+        said = "" if alive.all() else f" over {alive.sum()} of {len(scores)} seeds"
+        return f"{scores[alive].mean():.1f}{said}"
 
     def refresh(self) -> None:
         """Refreshes the synthetic rings and writes one line of metrics."""
@@ -169,7 +177,7 @@ class Session:
         for index in np.flatnonzero(metrics["finite"] == 0):
             seed = self.program.config.first_seed + int(index)
             what = f"seed {seed}: generated rows are not finite (refresh, step {self.step})"
-            self.progress.warn(f"{what}; lower augment.lr or the guidance")
+            self.progress.warn(f"warning: {what}; it keeps the rows it had; lower augment.lr or the guidance")
         seconds = {"refresh_seconds": time.perf_counter() - start}
         self.logger.metrics("refresh", self.step, metrics | seconds)
 

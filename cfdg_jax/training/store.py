@@ -95,7 +95,7 @@ def write(folder: pathlib.Path, tree: Any, about: Mapping[str, Any]) -> str:
             record = {"format": FORMAT, "version": metadata.version("cfdg-jax"), "arrays": contents, "about": about}
             seal = seal_of(record)
             _write_synced(partial / RECORD, json.dumps(record | {"seal": seal}, indent=1).encode())
-            _compare(partial / ARRAYS, _read_record(partial)["arrays"])
+            _read_back(partial)
             _sync(partial)
             _take_place(partial, folder)
     finally:
@@ -239,17 +239,16 @@ def _read_array(archive: zipfile.ZipFile, name: str, dtype: str, shape: list[int
     return array if array.dtype.name == dtype else array.view(jnp.dtype(dtype))  # NumPy reads bfloat16 as two bytes
 
 
-def _compare(path: pathlib.Path, contents: Mapping[str, list]) -> None:
-    """Reads the archive back from the disk, byte by byte, in little memory.
-
-    Raises:
-      OSError: if it is not what was written.
-    """
-    with zipfile.ZipFile(path) as archive:
-        _same_members(archive, contents)
-        bad = archive.testzip()
-    if bad is not None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+def _read_back(folder: pathlib.Path) -> None:
+    """Reads the folder from the disk, byte by byte, in little memory; `OSError` if it is not what was written."""
+    try:
+        with zipfile.ZipFile(folder / ARRAYS) as archive:
+            _same_members(archive, _read_record(folder)["arrays"])
+            bad = archive.testzip() is not None
+    except (Damaged, ValueError, zipfile.BadZipFile):
+        bad = True
+    if bad:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
 
 
 def fill(template: Any, arrays: Mapping[str, np.ndarray], place: pathlib.Path) -> Any:
