@@ -2,6 +2,7 @@
 
 ========================================= ================================================================
 ``hopper halfcheetah walker2d ant``       Gymnasium's ``-v4`` robots (`cfdg_jax.envs.locomotion`)
+``antmaze-umaze antmaze-medium -large``   D4RL's AntMaze (`cfdg_jax.envs.antmaze`)
 ``toy-sparse toy-dense``                  a point mass that must go around a wall (`cfdg_jax.envs.toy`)
 ``gym:ID``                                any Gymnasium id with Box actions (`cfdg_jax.envs.gym_bridge`)
 ========================================= ================================================================
@@ -12,6 +13,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from cfdg_jax.envs import antmaze
 from cfdg_jax.envs.dynamics import check_dynamics
 from cfdg_jax.envs.gym_bridge import GymVecEnv, gym_spec
 from cfdg_jax.envs.host import HostEnv
@@ -37,7 +39,7 @@ _GYM = "gym:"
 
 def task_names() -> list[str]:
     """Ids of the built-in environments; ``gym:ID`` is understood besides."""
-    return [*ROBOTS, *_TOYS]
+    return [*ROBOTS, *antmaze.TASKS, *_TOYS]
 
 
 def spec_of(task: str, dynamics: str = "gymnasium") -> Spec:
@@ -47,6 +49,8 @@ def spec_of(task: str, dynamics: str = "gymnasium") -> Spec:
         return _TOYS[task].spec
     if task.startswith(_GYM):
         return gym_spec(task.removeprefix(_GYM))
+    if task in antmaze.TASKS:
+        return antmaze.antmaze_spec(task, REFERENCE_RETURNS["antmaze"])
     return locomotion_spec(task, dynamics, REFERENCE_RETURNS[task])
 
 
@@ -67,6 +71,8 @@ def make_env(task: str, seeds: Sequence[int], dynamics: str = "gymnasium", threa
         return HostEnv(_TOYS[task], seeds)
     if task.startswith(_GYM):
         return GymVecEnv(task.removeprefix(_GYM), seeds)
+    if task in antmaze.TASKS:
+        return antmaze.AntMazeVecEnv(task, seeds, dynamics, threads, REFERENCE_RETURNS["antmaze"])
     return MujocoVecEnv(task, seeds, dynamics, threads, REFERENCE_RETURNS[task])
 
 
