@@ -1,4 +1,4 @@
-"""Many copies of one MuJoCo model, stepped in native threads, with their random generators: what environments share."""
+"""Many simulators of one task in MuJoCo, stepped in native threads, and their generators: what environments share."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ def cores() -> int:
 
 
 class Simulators:
-    """`num` simulators of `model`, each with its own generator and episode clock.
+    """`num` simulators, each with its own generator and episode clock.
 
     Attributes:
-      model: Shared by all; do not change it.
+      model: The first model.
+      models: One for each, all the same object unless given apart.
       datas: One `mujoco.MjData` for each.
       generators: One NumPy generator for each, seeded as Gymnasium seeds.
       elapsed: `[num]` int64, steps of the running episodes.
       qpos, qvel: Arrays that look into the simulators' memory; fetching them at every step costs more than reading.
 
     Args:
-      model: The compiled model.
+      model: The compiled model, shared by all and left as it is, or one of its own for each.
       advance: What runs it, as `mujoco.mj_step` does.
       frame_skip: Simulator steps per environment step.
       seeds: One non-negative seed for each.
@@ -42,12 +43,19 @@ class Simulators:
     """
 
     def __init__(
-        self, model: mujoco.MjModel, advance: Advance, frame_skip: int, seeds: Sequence[int], threads: int = 0
+        self,
+        model: mujoco.MjModel | Sequence[mujoco.MjModel],
+        advance: Advance,
+        frame_skip: int,
+        seeds: Sequence[int],
+        threads: int = 0,
     ):
         require(threads >= 0, "threads", f"is {threads}", "must be 0 (choose) or more")
         seeds = check_seeds(seeds)
-        self.model, self.num = model, len(seeds)
-        self.datas = [mujoco.MjData(model) for _ in seeds]
+        self.num = len(seeds)
+        self.models = [model] * self.num if isinstance(model, mujoco.MjModel) else list(model)
+        self.model = self.models[0]
+        self.datas = [mujoco.MjData(each) for each in self.models]
         self.generators = [make_generator(seed) for seed in seeds]
         self.elapsed = np.zeros(self.num, np.int64)
         self.qpos = [data.qpos for data in self.datas]
@@ -76,7 +84,7 @@ class Simulators:
         """Runs the simulators in `share`; MuJoCo releases the interpreter lock, so shares run side by side."""
         for i in share:
             self._ctrl[i][:] = control[i]
-            self._advance(self.model, self.datas[i], self._frame_skip)
+            self._advance(self.models[i], self.datas[i], self._frame_skip)
 
     def coordinates(self) -> tuple[np.ndarray, np.ndarray]:
         """Positions `[num, nq]` and velocities `[num, nv]`."""
@@ -85,9 +93,9 @@ class Simulators:
     def restart(self, i: int, qpos: np.ndarray, qvel: np.ndarray) -> None:
         """Puts simulator `i` at a state, everything else as new, its episode at the beginning."""
         data = self.datas[i]
-        mujoco.mj_resetData(self.model, data)
+        mujoco.mj_resetData(self.models[i], data)
         data.qpos[:], data.qvel[:] = qpos, qvel
-        mujoco.mj_forward(self.model, data)
+        mujoco.mj_forward(self.models[i], data)
         self.elapsed[i] = 0
 
     def get_state(self) -> dict[str, np.ndarray]:
