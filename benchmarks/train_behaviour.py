@@ -71,11 +71,21 @@ def evaluate(policy: GaussianPolicy, env, seed: int) -> np.ndarray:
 class Learner:
     """An agent, its ring of rows and its simulators."""
 
-    def __init__(self, task: str, agent: str, steps: int, seed: int, hidden: tuple[int, ...], copies: int, utd: float):
+    def __init__(
+        self,
+        task: str,
+        agent: str,
+        steps: int,
+        seed: int,
+        hidden: tuple[int, ...],
+        copies: int,
+        utd: float,
+        rate: float,
+    ):
         self.env = make_task(task, [1_000 * seed + i for i in range(copies)])
         self.test = make_task(task, [1_000_000 + 1_000 * seed + i for i in range(5)])
         config = named_choice("agent", agent)
-        wide = {"hidden": hidden, "critic_hidden": hidden}
+        wide = {"hidden": hidden, "critic_hidden": hidden} | ({"learning_rate": rate} if rate else {})
         config = dataclasses.replace(config, **{name: value for name, value in wide.items() if hasattr(config, name)})
         self.agent = make_agent(config, self.env.spec, "online", steps)
         self.updates, self.layout = round(utd * copies), self.env.spec.layout
@@ -146,13 +156,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--copies", type=int, default=8, help="simulators at once")
     parser.add_argument("--utd", type=float, default=0.5, help="updates per environment step")
+    parser.add_argument("--rate", type=float, default=0.0, help="learning rate, 0 for the agent's own; lower it late")
     parser.add_argument("--hidden", type=int, default=128, help="width of the two layers of actor and critics")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time, to be continued")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/behaviour"))
     args = parser.parse_args()
     folder = args.out / f"{args.task}-{args.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    learner = Learner(args.task, args.agent, args.steps, args.seed, (args.hidden,) * 2, args.copies, args.utd)
+    learner = Learner(
+        args.task, args.agent, args.steps, args.seed, (args.hidden,) * 2, args.copies, args.utd, args.rate
+    )
     state_file, curve_file = folder / "state.npz", folder / "curve.json"
     obs, step = learner.load(state_file) if state_file.exists() else (learner.env.reset(), 0)
     curve = json.loads(curve_file.read_text()) if curve_file.exists() else {}

@@ -26,6 +26,8 @@ FRAME_SKIP = 5
 DOOR_LOW, DOOR_HIGH = np.array([-0.3, 0.25, 0.252]), np.array([-0.2, 0.35, 0.35])
 """Where a reset puts the door's frame."""
 _OBSERVED = 39
+JOINTS = 27
+"""Leading columns of the observation: the hand's joints, all 0 at a reset."""
 OPEN = 1.35
 """Angle of the hinge from which the door counts as open."""
 _BONUSES = ((0.2, 2.0), (1.0, 8.0), (OPEN, 10.0))
