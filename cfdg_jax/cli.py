@@ -146,6 +146,7 @@ def _train_arguments(train: argparse.ArgumentParser) -> None:
 def _data_arguments(data: argparse.ArgumentParser) -> None:
     data.add_argument("action", choices=("list", "info", "check", "build", "convert"))
     data.add_argument("names", nargs="*", metavar="NAME_OR_PATH", help="convert takes SRC DST")
+    data.add_argument("--clip-actions", action="store_true", help="convert: clip actions to [-1, 1], not refuse them")
 
 
 def _version() -> str:
@@ -287,7 +288,9 @@ def _data(arguments: argparse.Namespace) -> int:
         f"takes {wanted} name{'s' * (wanted != 1)}, got {len(names)}",
         "see cfdg-jax data --help",
     )
-    print(getattr(commands, f"{arguments.action}_text")(*names))
+    clip = arguments.clip_actions
+    require(not clip or arguments.action == "convert", "--clip-actions", "is of convert alone", "leave it out")
+    print(getattr(commands, f"{arguments.action}_text")(*names, **({"clip_actions": True} if clip else {})))
     return 0
 
 

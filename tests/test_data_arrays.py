@@ -6,6 +6,7 @@ from raw_rows import NEXT, raw
 
 from cfdg_jax.data.arrays import ACTION_LIMIT
 from cfdg_jax.data.dataset import from_arrays
+from cfdg_jax.errors import UserError
 
 
 @pytest.mark.parametrize("following,rows", [(True, 3), (False, 2)])
@@ -85,3 +86,75 @@ def test_episodes_and_returns():
     assert [(e.start, e.stop) for e in data.episodes()] == [(0, 3), (3, 4), (4, 9)]
     np.testing.assert_array_equal(data.episode_returns, [0 + 1 + 2, 3, 4 + 5 + 6 + 7 + 8])
     np.testing.assert_array_equal(data.episode_lengths, [3, 1, 5])
+
+
+LENGTHS = (30, 25, 40, 21, 33, 28)
+
+
+def demonstrations(jump=5.0, lengths=LENGTHS, limit=20):
+    """Walks of small steps that end in terminals, with a time-out in row `limit` of each as D4RL's Adroit has them."""
+    rng, ends = np.random.default_rng(0), np.cumsum(lengths) - 1
+    walks = [np.cumsum(rng.normal(0, 0.1, (n, 2)), axis=0) + jump * (-1) ** i for i, n in enumerate(lengths)]
+    arrays = raw(sum(lengths), (), following=False) | {"observations": np.concatenate(walks).astype(np.float32)}
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    rows = np.arange(len(arrays["rewards"]))
+    return arrays | {"terminals": np.isin(rows, ends), "timeouts": np.isin(rows, starts + limit - 1)}
+
+
+def test_time_outs_in_the_middle_of_a_recording_are_no_ends():
+    arrays = demonstrations()
+    data = from_arrays(arrays)
+    np.testing.assert_array_equal(data.episode_lengths, LENGTHS)
+    assert len(data) == sum(LENGTHS) and data.notes[0].startswith("6 time-outs are no ends")
+    go_on = ~data.terminals
+    np.testing.assert_array_equal(data.next_observations[go_on], arrays["observations"][np.flatnonzero(go_on) + 1])
+
+
+def no_reset_shows(arrays):
+    return demonstrations(jump=0.0)
+
+
+def a_time_out_with_a_jump(arrays):
+    arrays["observations"][20:30] += 3.0
+    return arrays
+
+
+def a_time_out_elsewhere(arrays):
+    arrays["timeouts"][[19, 15]] = [False, True]
+    return arrays
+
+
+def few(arrays):
+    return demonstrations(lengths=LENGTHS[:4])
+
+
+def next_observations(arrays):
+    following = np.where(arrays["terminals"][:, None], 0, np.roll(arrays["observations"], -1, axis=0))
+    return arrays | {"next_observations": following}
+
+
+@pytest.mark.parametrize(
+    "change", [no_reset_shows, a_time_out_with_a_jump, a_time_out_elsewhere, few, next_observations]
+)
+def test_without_all_the_evidence_a_time_out_is_an_end(change):
+    arrays = change(demonstrations())
+    data = from_arrays(arrays)
+    assert len(data.episode_lengths) == arrays["terminals"].sum() + arrays["timeouts"].sum()
+    assert not any("no ends" in note for note in data.notes)
+
+
+def test_terminals_that_are_time_outs_too_are_named():
+    arrays = raw(9, timeouts=(2, 5), terminals=(5,))
+    data = from_arrays(arrays)
+    assert data.warnings == ("1 rows are terminals and time-outs at once; they are read as terminals",)
+    assert from_arrays(arrays, task="antmaze-umaze").warnings == ()
+
+
+def test_actions_are_clipped_on_demand():
+    arrays = raw(6)
+    arrays["actions"][4, 1] = -1.5
+    with pytest.raises(UserError, match="--clip-actions"):
+        from_arrays(arrays)
+    data = from_arrays(arrays, clip_actions=True)
+    assert data.actions.min() == -np.float32(ACTION_LIMIT)
+    np.testing.assert_array_equal(np.delete(data.actions, 4, axis=0), np.delete(arrays["actions"], 4, axis=0))

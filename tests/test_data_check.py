@@ -30,6 +30,13 @@ def good(n=40, horizon=10, **changes):
     } | changes
 
 
+def cut_short():
+    arrays = good()
+    for key in ("observations", "actions", "rewards"):
+        arrays[key][25:] = 0
+    return arrays
+
+
 def test_a_good_dataset_raises_no_warning():
     report = check_dataset(good(), SPEC)
     assert report.warnings == () and report.notes == ()
@@ -58,6 +65,12 @@ def test_scores_are_shown_where_a_reference_exists():
         (good(terminals=np.ones(40, bool)), "all rows are terminal"),
         (good(terminals=np.arange(40) % 10 == 9), "all 4 episodes of 10 rows, the time limit, end in a terminal"),
         (good(actions=np.ones((40, 3))), "100% of action entries lie at the bounds"),
+        (good(actions=np.full((40, 3), 0.5)), "all actions are equal"),
+        (good(timeouts=np.arange(40) % 10 != 9), r"episodes have 1\.1 rows; rows are shuffled"),
+        (good(terminals=np.arange(40) % 10 == 9), "4 rows are terminals and time-outs at once"),
+        (good(rewards=np.where(np.arange(40) == 7, 1e30, 0)), r"rewards reach 1e\+30 in row 7; beyond 1e\+08"),
+        (good(observations=np.where(np.arange(40) == 9, 3e8, good()["observations"].T).T), r"reach 3e\+08 in row 9"),
+        (cut_short(), "the last 15 rows hold zeros alone; they were probably never written"),
     ],
 )
 def test_warnings(arrays, warning):
@@ -98,6 +111,11 @@ def test_commands(tmp_path, monkeypatch):
     assert commands.convert_text(str(path), str(copy)) == f"{copy}: 200 rows of {path}"
     np.testing.assert_array_equal(load_dataset(copy).observations, load_dataset(path).observations)
     assert load_dataset(copy).task == "hopper"
+    write_hdf5(tmp_path / "loud.hdf5", good(actions=np.full((40, 3), 1.03)))
+    with pytest.raises(UserError, match="cfdg-jax data convert SRC DST --clip-actions writes a clipped copy"):
+        commands.convert_text(str(tmp_path / "loud.hdf5"), str(tmp_path / "quiet.hdf5"))
+    commands.convert_text(str(tmp_path / "loud.hdf5"), str(tmp_path / "quiet.hdf5"), clip_actions=True)
+    assert load_dataset(tmp_path / "quiet.hdf5").actions.max() < 1
     with pytest.raises(UserError, match="exists; choose another name"):
         commands.convert_text(str(path), str(copy))
     with pytest.raises(UserError, match="is no HDF5 file name"):

@@ -57,7 +57,10 @@ DEFECTS = {
         *_break(": next_observations", lambda a: a.update(next_observations=np.zeros((6, 5)))),
         r"has shape \(6, 5\); must be \(6, 2\)",
     ),
-    "text": (*_break(": rewards", lambda a: a.update(rewards=np.array([b"x"] * 6))), "must hold numbers"),
+    "text": (
+        *_break(": rewards", lambda a: a.update(rewards=np.array([b"x"] * 6))),
+        "holds \\|S1 values; must hold real numbers",
+    ),
     "empty": (*_break("", lambda a: a.update({k: v[:0] for k, v in a.items()})), "holds no rows"),
     "only a timeout": (
         *_break("", lambda a: (a.pop("next_observations"), a.update({k: v[2:3] for k, v in a.items()}))),
@@ -130,11 +133,12 @@ def test_the_genuine_d4rl_file(data_dir):
     assert data.sha256 == "9df6345e28fcec8f44c0af4d6dacc6ef996958b39b568f53df85cf41dd03412b"
     with h5py.File(path) as file:
         obs, terminals, timeouts = (file[key][()] for key in ("observations", "terminals", "timeouts"))
-    assert len(data) == 6729 - 25 and data.terminals.sum() == 25 and len(data.episode_returns) == 50
-    inside = np.flatnonzero(~(terminals | timeouts))
-    kept = ~data.terminals
-    np.testing.assert_array_equal(data.next_observations[kept], obs[inside + 1])
-    np.testing.assert_array_equal(data.observations[kept], obs[inside])
+    assert len(data) == 6729 and data.terminals.sum() == 25 and len(data.episode_returns) == 25
+    assert timeouts.sum() == 25 and "25 time-outs are no ends" in data.notes[0], "each is row 200 of a demonstration"
+    np.testing.assert_array_equal(data.ends, terminals)
+    inside = np.flatnonzero(~terminals)
+    np.testing.assert_array_equal(data.next_observations[inside], obs[inside + 1])
+    np.testing.assert_array_equal(data.observations, obs)
 
 
 def test_a_real_mujoco_py_recording(data_dir):

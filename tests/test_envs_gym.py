@@ -1,5 +1,9 @@
 """Gymnasium environments by id, and the registry of names."""
 
+import os
+import subprocess
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -7,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.utils import EzPickle
 
 from cfdg_jax.envs.gym_bridge import GymVecEnv
+from cfdg_jax.envs.gym_task import parse_task, task_of_spec
 from cfdg_jax.envs.registry import REFERENCE_RETURNS, make_env, spec_of, task_names
 from cfdg_jax.errors import UserError
 from cfdg_jax.types import Env
@@ -38,6 +43,39 @@ class Lamp(gymnasium.Env):
         return {"sum": self.sum.astype(np.float32), "age": np.array([self.age])}
 
 
+class OldReset(Lamp):
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0]
+
+
+class OldStep(Lamp):
+    def step(self, action):
+        return super().step(action)[:4]
+
+
+class Wider(Lamp):
+    def _obs(self):
+        return {"sum": np.zeros((2, 3), np.float32), "age": np.array([self.age])}
+
+
+class Valve(gymnasium.Env):
+    """Remembers which of its four settings arrive, and what it was made with."""
+
+    observation_space = spaces.Box(-99, 99, (1,))
+    action_space = spaces.Box(0, 3, (1,), np.int64)
+
+    def __init__(self, scale=1.0, name="valve"):
+        self.scale, self.name, self.seen = scale, name, []
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.seen.append(int(action[0]))
+        return np.zeros(1, np.float32), self.scale * self.seen[-1], False, False, {}
+
+
 class Remade(Lamp, EzPickle):
     def __init__(self):
         EzPickle.__init__(self)
@@ -57,8 +95,11 @@ def registered():
     for name, kwargs in variants.items():
         limit = None if "Endless" in name else 6
         gymnasium.register(name, lambda kw=kwargs: Lamp(**kw), max_episode_steps=limit)
+    others = {f"{kind.__name__}-v0": kind for kind in (OldReset, OldStep, Wider, Valve)}
+    for name, kind in others.items():
+        gymnasium.register(name, kind, max_episode_steps=6)
     yield
-    for name in variants:
+    for name in (*variants, *others):
         del gymnasium.registry[name]
 
 
@@ -96,6 +137,50 @@ def test_spaces_are_flattened_and_rescaled():
     low, high = env.step(np.full((2, 4), -1.0)).next_obs, env.step(np.full((2, 4), 7.0)).next_obs
     np.testing.assert_allclose(low[:, 1:] - start[:, 1:], [[-1, 0, 2, -3]] * 2, atol=0.1)
     np.testing.assert_allclose(high[:, 1:] - low[:, 1:], [[1, 4, 3, 3]] * 2, atol=0.1)
+
+
+def test_every_whole_number_of_a_box_is_reached():
+    env = GymVecEnv("Valve-v0", [0])
+    inner = env._envs[0].unwrapped
+    env.reset()
+    for action in [-1.0, -0.9, -1 / 3, 1 / 3, 0.9, 1.0]:
+        env.step(np.array([[action]], np.float32))
+    assert inner.seen == [0, 0, 1, 2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [("", (1.0, "valve", 6)), ("?scale=2.5&max_episode_steps=9", (2.5, "valve", 9)), ("?name=a%26b", (1.0, "a&b", 6))],
+)
+def test_settings_reach_the_environment(query, expected):
+    env = make_env(f"gym:Valve-v0{query}", [0, 1])
+    for made in env._envs:
+        assert (made.unwrapped.scale, made.unwrapped.name, env.spec.horizon) == expected
+    env.reset()
+    assert env.step(np.ones((2, 1))).reward.tolist() == [3 * expected[0]] * 2
+    truncated = [env.step(np.ones((2, 1))).truncated.all() for _ in range(1, expected[2])]
+    assert truncated == [False] * (expected[2] - 2) + [True]
+
+
+def test_a_spec_and_its_task_make_the_same():
+    settings = {"scale": 0.5, "name": "x y&z=[1]"}
+    spec = gymnasium.make("Valve-v0", max_episode_steps=4, **settings).spec
+    task = task_of_spec(spec)
+    assert parse_task(task) == ("Valve-v0", settings | {"max_episode_steps": 4})
+    assert task_of_spec(gymnasium.make("Valve-v0").spec) == "Valve-v0"
+    elsewhere = gymnasium.envs.registration.EnvSpec("Lab-v0", "labenv.parts:Lab", max_episode_steps=5)
+    assert task_of_spec(elsewhere) == "labenv:Lab-v0?max_episode_steps=5"
+    spec.kwargs["name"] = Valve
+    with pytest.raises(ValueError, match="Valve-v0 with settings that are no plain values"):
+        task_of_spec(spec)
+
+
+@pytest.mark.parametrize("library", ["osmesa", "nonsense"])
+def test_a_rendering_library_that_is_missing_stops_nothing(library):
+    """MuJoCo imports what MUJOCO_GL names, though nothing here renders; the variable stays as it was."""
+    code = "import os; from cfdg_jax.envs import dynamics; print(os.environ['MUJOCO_GL'], dynamics.mujoco.__version__)"
+    ran = subprocess.run([sys.executable, "-c", code], env=os.environ | {"MUJOCO_GL": library}, capture_output=True)
+    assert ran.returncode == 0 and ran.stdout.decode().split()[0] == library, ran.stderr.decode()
 
 
 def test_success_end_and_time_limit_are_kept_apart():
@@ -152,6 +237,10 @@ def test_what_cannot_be_saved_says_so(gym_id, what):
         ("gym:LampEndless-v0", "gymnasium", "has no time limit; register it with max_episode_steps"),
         ("gym:Pendulun-v1", "gymnasium", "'gym:Pendulun-v1' is not known; choose gym:Pendulum-v1"),
         ("gym:Pendulum-v77", "gymnasium", "'gym:Pendulum-v77' cannot be made"),
+        ("gym:Pendulum-v1?g=1&h=2", "gymnasium", "cannot be made (PendulumEnv.__init__() got an unexpected keyword"),
+        ("gym:OldReset-v0", "gymnasium", "gym:OldReset-v0 does not follow Gymnasium's API"),
+        ("gym:OldStep-v0", "gymnasium", "Gymnasium's API (not enough values to unpack (expected 5, got 4))"),
+        ("gym:Wider-v0", "gymnasium", "gives observations of width 7, but its space has 5; correct the environment's"),
         ("gym:Pendulum-v1", "d4rl", "env.dynamics: is d4rl for gym:Pendulum-v1"),
         ("hoper", "gymnasium", "env.task: 'hoper' is not known; choose hopper"),
         ("xyz", "gymnasium", "choose hopper, halfcheetah, walker2d, ant, toy-sparse, toy-dense, gym:ID"),

@@ -21,6 +21,10 @@ ACTION_LIMIT = 1.0 - 1e-5
 """Loaded actions are clipped to this magnitude, for tanh-squashed policies (implicit_q_learning dataset_utils.py)."""
 GAP = 1e-6
 """Distance between a next observation and the following row beyond which an episode ended in between (same source)."""
+CLEAR_JUMP = 2.0
+"""Resets show in the observations where each is so many times larger than the largest step within an episode."""
+ENOUGH = 5
+"""Time-outs, and terminals, from which it is told that recordings go on after their time-outs."""
 
 
 class Transitions(NamedTuple):
@@ -33,10 +37,16 @@ class Transitions(NamedTuple):
     terminals: np.ndarray
     ends: np.ndarray
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
-def refuse_bad(arrays: Mapping[str, np.ndarray], file: str) -> dict[str, np.ndarray]:
+def refuse_bad(arrays: Mapping[str, np.ndarray], file: str, clip_actions: bool = False) -> dict[str, np.ndarray]:
     """`arrays` with flags as bool and rewards and flags flattened to `[N]`.
+
+    Args:
+      arrays: By the names of D4RL's layout.
+      file: What messages call them.
+      clip_actions: Whether actions outside [-1, 1] are clipped to it, not refused.
 
     Raises:
       UserError: naming `file`, the key, the first bad row and the remedy: a missing key, wrong shapes or types,
@@ -61,24 +71,23 @@ def refuse_bad(arrays: Mapping[str, np.ndarray], file: str) -> dict[str, np.ndar
     for key in ("observations", "actions", "rewards", "next_observations"):
         if key in checked:
             _refuse_non_finite(key, checked[key], file)
+    if clip_actions:
+        checked["actions"] = np.clip(checked["actions"], -1, 1)
     low, high = float(checked["actions"].min()), float(checked["actions"].max())
     if max(-low, high) > 1 + ACTION_TOLERANCE:
         row = int(np.argmax((np.abs(checked["actions"]) > 1 + ACTION_TOLERANCE).any(axis=1)))
         raise UserError(
             f"{file}: actions",
             f"range over [{low:.4g}, {high:.4g}], first outside [-1, 1] in row {row}",
-            "clip or rescale them to [-1, 1], as the environment received them",
+            "clip or rescale them to [-1, 1], as the environment received them; "
+            "cfdg-jax data convert SRC DST --clip-actions writes a clipped copy",
         )
     return checked
 
 
 def _refuse_shape(key: str, value: np.ndarray, rows: int, file: str) -> np.ndarray:
-    require(
-        np.issubdtype(value.dtype, np.number) or value.dtype == bool,
-        f"{file}: {key}",
-        f"holds {value.dtype} values",
-        "must hold numbers",
-    )
+    real = np.issubdtype(value.dtype, np.integer) or np.issubdtype(value.dtype, np.floating) or value.dtype == bool
+    require(real, f"{file}: {key}", f"holds {value.dtype} values", "must hold real numbers")
     flat = key in ("rewards", "terminals", "timeouts")
     if flat and value.ndim == 2 and value.shape[1] == 1:
         value = value[:, 0]
@@ -127,13 +136,13 @@ def to_transitions(arrays: Mapping[str, np.ndarray], goals_go_on: bool = False) 
         a terminal row's next observation unless it is a time limit too.
     """
     observations = arrays["observations"].astype(np.float32, copy=False)
-    terminals, notes = arrays["terminals"], []
-    timeouts = arrays.get("timeouts", np.zeros_like(terminals))
+    terminals = arrays["terminals"]
+    timeouts, notes, warnings = _time_limits(arrays, observations, goals_go_on)
     ends = terminals | timeouts
-    last = len(ends) - 1
     if "next_observations" in arrays:
         following = arrays["next_observations"].astype(np.float32, copy=False)
-        gaps = np.linalg.norm(following[:-1] - observations[1:], axis=1) > GAP
+        with np.errstate(over="ignore"):
+            gaps = np.linalg.norm(following[:-1] - observations[1:], axis=1) > GAP
         unlabelled = int((gaps & ~ends[:-1]).sum())
         ends = ends | np.append(gaps, True)
         if unlabelled:
@@ -142,11 +151,11 @@ def to_transitions(arrays: Mapping[str, np.ndarray], goals_go_on: bool = False) 
         keep = np.ones_like(ends)
     else:
         has_next = ~timeouts & (np.ones_like(ends) if goals_go_on else ~terminals)
-        has_next[last] = False
+        has_next[-1] = False
         following = np.where(has_next[:, None], np.roll(observations, -1, axis=0), observations)
         keep = has_next | terminals
         dropped = int((~keep).sum())
-        ends[last] = True
+        ends[-1] = True
         ends[:-1] |= ends[1:] & ~keep[1:]  # the row before a dropped one now ends the episode
         notes.append(f"next_observations are missing; {dropped} rows without a next observation were dropped")
         if "timeouts" not in arrays:
@@ -157,4 +166,45 @@ def to_transitions(arrays: Mapping[str, np.ndarray], goals_go_on: bool = False) 
         observations, following, terminals, ends = (x[keep] for x in (observations, following, terminals, ends))
     actions = np.clip(arrays["actions"][keep].astype(np.float32, copy=False), -ACTION_LIMIT, ACTION_LIMIT)
     rewards = arrays["rewards"][keep].astype(np.float32, copy=False)
-    return Transitions(observations, actions, rewards, following, terminals, ends, tuple(notes))
+    return Transitions(observations, actions, rewards, following, terminals, ends, tuple(notes), tuple(warnings))
+
+
+def _time_limits(
+    arrays: Mapping[str, np.ndarray], observations: np.ndarray, goals_go_on: bool
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Time-outs that end an episode `[N]`, with notes and warnings about the others."""
+    terminals = arrays["terminals"]
+    timeouts = arrays.get("timeouts", np.zeros_like(terminals))
+    notes: list[str] = []
+    warnings: list[str] = []
+    if goals_go_on:
+        return timeouts, notes, warnings
+    both = int((terminals & timeouts).sum())
+    if both:
+        warnings.append(f"{both} rows are terminals and time-outs at once; they are read as terminals")
+    elif "next_observations" not in arrays and _goes_on(observations, terminals, timeouts):
+        notes.append(
+            f"{int(timeouts.sum())} time-outs are no ends: each lies in the same row of its recording, and "
+            "observations go on there without the jump of a reset"
+        )
+        timeouts = np.zeros_like(timeouts)
+    return timeouts, notes, warnings
+
+
+def _goes_on(observations: np.ndarray, terminals: np.ndarray, timeouts: np.ndarray) -> bool:
+    """Whether the recordings go on after their time-outs to a terminal, as D4RL's human demonstrations of Adroit do.
+
+    Their time-outs mark the 200th row, the limit of the environment. The evidence asked for: every reset after a
+    terminal is a clear jump of the observations, no time-out shows one, all time-outs are the same number of rows away
+    from the terminal before, and there are `ENOUGH` of them.
+    """
+    limits, resets, within = np.flatnonzero(timeouts), terminals[:-1], ~(terminals | timeouts)[:-1]
+    if len(limits) < ENOUGH or resets.sum() < ENOUGH or timeouts[-1] or not within.any():
+        return False
+    last_end = np.maximum.accumulate(np.where(terminals, np.arange(len(terminals)), -1))
+    if len(np.unique(limits - last_end[limits])) > 1:
+        return False
+    scale = observations.std(axis=0, dtype=np.float64) + 1e-6
+    steps = np.linalg.norm(np.diff(observations, axis=0) / scale, axis=1)
+    largest = steps[within].max()
+    return bool(steps[resets].min() > CLEAR_JUMP * largest and steps[limits].max() <= largest)

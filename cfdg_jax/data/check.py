@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -95,32 +95,53 @@ def describe(dataset: Dataset, spec: Spec | None = None) -> Report:
     return Report(facts, dataset.notes, _warnings(dataset, spec))
 
 
+LARGE = 1e8
+"""Magnitude of rewards and observations beyond which float32 learning is hopeless and a fault of the file likely."""
+
+
 def _warnings(dataset: Dataset, spec: Spec | None) -> tuple[str, ...]:
-    warnings, lengths = [], dataset.episode_lengths
+    return (*dataset.warnings, *_of_episodes(dataset, spec), *_of_values(dataset))
+
+
+def _of_episodes(dataset: Dataset, spec: Spec | None) -> Iterator[str]:
+    lengths = dataset.episode_lengths
     horizon = spec.horizon if spec else 1000
     if len(lengths) == 1 and len(dataset) > horizon:
-        warnings.append("no episode ends are labelled; returns are those of one endless episode")
+        yield "no episode ends are labelled; returns are those of one endless episode"
     elif spec is not None and lengths.max() > spec.horizon:
-        warnings.append(f"an episode has {lengths.max()} rows, but the time limit is {spec.horizon}; ends are missing")
-    if len(dataset) > 1 and lengths.max() == 1 and "generator" not in dataset.metadata:
-        warnings.append("every row ends an episode; rows are shuffled, or next observations belong elsewhere")
-    if dataset.rewards.min() == dataset.rewards.max():
-        warnings.append(f"all rewards are {dataset.rewards[0]:g}; nothing can be learnt from them")
+        yield f"an episode has {lengths.max()} rows, but the time limit is {spec.horizon}; ends are missing"
+    if len(dataset) > 1 and lengths.mean() < 2 and not dataset.loose:
+        length = "every row ends an episode" if lengths.max() == 1 else f"episodes have {lengths.mean():.2g} rows"
+        yield f"{length}; rows are shuffled, or next observations belong elsewhere"
     last_terminal = dataset.terminals[dataset.episode_starts + lengths - 1]
     if dataset.terminals.all():
-        warnings.append("all rows are terminal; nothing is bootstrapped")
+        yield "all rows are terminal; nothing is bootstrapped"
     elif spec is not None and (full := lengths == spec.horizon).any() and last_terminal[full].all():
-        warnings.append(
+        yield (
             f"all {int(full.sum())} episodes of {spec.horizon} rows, the time limit, end in a terminal; "
             "a time limit is a timeout, no terminal"
         )
+
+
+def _of_values(dataset: Dataset) -> Iterator[str]:
+    if dataset.rewards.min() == dataset.rewards.max():
+        yield f"all rewards are {dataset.rewards[0]:g}; nothing can be learnt from them"
+    for what, values in (("rewards", dataset.rewards[:, None]), ("observations", dataset.observations)):
+        large = np.abs(values).max(axis=1)
+        if large.max() > LARGE:
+            yield f"{what} reach {large.max():.3g} in row {int(large.argmax())}; beyond {LARGE:g} nothing can be learnt"
+    zero = (dataset.rewards == 0) & ~dataset.observations.any(axis=1) & ~dataset.actions.any(axis=1)
+    unwritten = len(zero) if zero.all() else int(np.argmin(zero[::-1]))
+    if unwritten > 1:
+        yield f"the last {unwritten} rows hold zeros alone; they were probably never written"
     constant = int((np.ptp(dataset.observations, axis=0) == 0).sum())
     if constant:
-        warnings.append(f"{constant} of {dataset.obs_dim} observation dimensions never change")
+        yield f"{constant} of {dataset.obs_dim} observation dimensions never change"
+    if len(dataset) > 1 and np.ptp(dataset.actions, axis=0).max() == 0:
+        yield "all actions are equal; nothing can be learnt from them"
     saturated = float((np.abs(dataset.actions) > 0.999).mean())
     if saturated > 0.5:
-        warnings.append(f"{saturated:.0%} of action entries lie at the bounds")
-    return tuple(warnings)
+        yield f"{saturated:.0%} of action entries lie at the bounds"
 
 
 def _range(values: np.ndarray) -> dict[str, float]:

@@ -7,7 +7,7 @@ import pathlib
 from cfdg_jax.data import d4rl, local, minari
 from cfdg_jax.data.check import check_fits, describe
 from cfdg_jax.data.dataset import Dataset
-from cfdg_jax.data.files import cache_dir
+from cfdg_jax.data.files import cache_dir, exists
 from cfdg_jax.data.hdf5 import write_hdf5
 from cfdg_jax.data.load import load_dataset, split_name
 from cfdg_jax.envs.registry import spec_of
@@ -64,12 +64,12 @@ def build_text(name: str) -> str:
     return str(local.build(rest))
 
 
-def convert_text(source: str, target: str) -> str:
+def convert_text(source: str, target: str, clip_actions: bool = False) -> str:
     """Writes any dataset as a file in D4RL's layout, with next observations; returns what was written."""
     path = pathlib.Path(target)
     require(path.suffix in (".hdf5", ".h5"), target, "is no HDF5 file name", "end it in .hdf5")
-    require(not path.exists(), target, "exists", "choose another name or move it away")
-    dataset = load_dataset(source)
+    require(not exists(path), target, "exists", "choose another name or move it away")
+    dataset = load_dataset(source, clip_actions=clip_actions)
     write_hdf5(path, dataset, {"task": dataset.task, "dynamics": dataset.dynamics, "name": dataset.name})
     return f"{target}: {len(dataset):,} rows of {dataset.name}"
 

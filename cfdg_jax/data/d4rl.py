@@ -18,8 +18,9 @@ SERVERS = (
     "https://rail.eecs.berkeley.edu/datasets/offline_rl",
     "http://rail.eecs.berkeley.edu/datasets/offline_rl",
 )
-"""Where D4RL's files are served. The environment variable ``CFDG_MIRRORS`` names further servers, comma separated, to
-be tried first: ``https://host/folder`` with the same folders below, or any address with ``{file}`` or ``{path}``."""
+"""Where D4RL's files are served. The environment variable ``CFDG_MIRRORS`` names further places, comma separated, to be
+tried first: ``https://host/folder`` with the same folders below, any address with ``{file}`` or ``{path}``, or a folder
+of this machine with the files in it or in the same folders."""
 
 
 class Remote(NamedTuple):
@@ -85,12 +86,13 @@ def fetch(
     remote = DATASETS[name]
     target = cache_dir(data_dir) / "d4rl" / remote.file
     extra = [mirror.strip() for mirror in os.environ.get("CFDG_MIRRORS", "").split(",") if mirror.strip()]
-    urls = [_address(server, remote) for server in (*mirrors, *extra, *SERVERS)]
+    urls = [url for server in (*mirrors, *extra, *SERVERS) for url in _addresses(server, remote)]
     download(target, urls, what=f"d4rl:{name}", check=require_hdf5, allowed=allowed, progress=progress)
     return target
 
 
-def _address(server: str, remote: Remote) -> str:
+def _addresses(server: str, remote: Remote) -> list[str]:
     if "{file}" in server or "{path}" in server:
-        return server.replace("{file}", remote.file).replace("{path}", remote.path)
-    return f"{server.rstrip('/')}/{remote.path}"
+        return [server.replace("{file}", remote.file).replace("{path}", remote.path)]
+    below = [remote.path] if "://" in server else [remote.path, remote.file]
+    return [f"{server.rstrip('/')}/{path}" for path in below]

@@ -34,6 +34,7 @@ class Dataset:
       origin: Kind of source.
       sha256: Of the file the rows were read from.
       notes: What reading had to assume or change, one sentence each.
+      warnings: What reading found that looks wrong, one sentence each.
       metadata: What the source says about itself.
     """
 
@@ -49,6 +50,7 @@ class Dataset:
     origin: Origin = "file"
     sha256: str = ""
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -124,18 +126,20 @@ def from_arrays(
     origin: Origin = "file",
     sha256: str = "",
     metadata: Mapping[str, Any] | None = None,
+    clip_actions: bool = False,
 ) -> Dataset:
     """A dataset from checked arrays.
 
     Args:
       arrays: By the names of D4RL's layout; see `cfdg_jax.data.arrays`.
       name: What error messages call the data.
-      task: As the attribute of `Dataset`; so are the others.
+      task: As the attribute of `Dataset`; so are the others but the last.
+      clip_actions: Whether actions outside [-1, 1] are clipped to it, not refused.
 
     Raises:
       UserError: for bad arrays, or if no row has a next observation.
     """
-    checked = refuse_bad(arrays, name)
+    checked = refuse_bad(arrays, name, clip_actions)
     rows = to_transitions(checked, goals_go_on=task.startswith("antmaze"))
     require(len(rows.rewards) > 0, name, "holds no complete transition", "record or download it again")
     return Dataset(

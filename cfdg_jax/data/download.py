@@ -1,13 +1,12 @@
-"""Downloads that survive: ordered mirrors, resumed after a cut, checked, and renamed only when complete."""
+"""Downloads: mirrors in order, continued after a cut, checked, and renamed only when complete."""
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import http.client
 import json
 import os
 import pathlib
-import shutil
 import ssl
 import urllib.error
 import urllib.request
@@ -16,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cfdg_jax.data.files import disk_errors_name, is_offline, locked, record_sha256, sha256_of
+from cfdg_jax.data.files import exists, is_offline, locked, record_sha256, require_room, sha256_of, told
 from cfdg_jax.errors import UserError
 
 TIMEOUT = 30.0
@@ -45,7 +44,7 @@ def download(
 
     Args:
       target: The final path; nothing appears there but the complete, checked file, beside ``<target>.sha256``.
-      urls: Addresses in the order to try.
+      urls: Addresses in the order to try; a path, or a ``file:`` address, is copied from.
       what: What the user asked for, for messages.
       check: Called with the complete download; raises `UserError` if it is not what it should be.
       sha256: The expected digest, where known.
@@ -56,18 +55,18 @@ def download(
       UserError: if no address delivers, or downloads are forbidden; it names the addresses and `target`.
       OSError: if the disk is full.
     """
-    if target.exists():
+    if exists(target):
         return
     by_hand = f"copy it by hand from {' or '.join(urls)} to {target}"
     if not allowed or is_offline():
         raise UserError(what, f"is not at {target} and downloads are off", f"unset CFDG_OFFLINE, or {by_hand}")
     with locked(target):
-        if target.exists():  # another process fetched it while this one waited
+        if exists(target):  # another process fetched it while this one waited
             return
         failures = []
         for url in urls:
             try:
-                _fetch(url, target, progress)
+                (_fetch if _is_address(url) else _copy)(url, target, progress)
                 _accept(target, check, sha256)
                 return
             except _Failed as failure:
@@ -85,8 +84,47 @@ def _origin(target: pathlib.Path) -> pathlib.Path:
 
 
 def _discard(target: pathlib.Path) -> None:
-    _part(target).unlink(missing_ok=True)
-    _origin(target).unlink(missing_ok=True)
+    for path in (_part(target), _origin(target)):
+        with told(path, "cannot be removed"):
+            path.unlink(missing_ok=True)
+
+
+def _is_address(url: str) -> bool:
+    return "://" in url and not url.startswith("file:")
+
+
+def _copy(url: str, target: pathlib.Path, progress: bool) -> None:
+    """Copies a file of this machine to the partial file."""
+    with contextlib.ExitStack() as stack:
+        try:
+            source = pathlib.Path(url.removeprefix("file://")).expanduser()
+            if not source.is_file():
+                raise _Failed("is no file here, and no address such as https://host/folder")
+            handle, size = stack.enter_context(open(source, "rb")), source.stat().st_size
+        except (OSError, RuntimeError) as error:
+            raise _Failed(str(error)) from None
+        require_room(target, size)
+        bar = stack.enter_context(_bar(target, size, 0, progress))
+        sink = _sink(stack, target, "wb")
+        while chunk := handle.read(_CHUNK):
+            _write(sink, chunk, target)
+            bar.update(len(chunk))
+
+
+def _bar(target: pathlib.Path, total: int | None, done: int, shown: bool) -> tqdm:
+    return tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=target.name, disable=not shown, leave=False)
+
+
+def _sink(stack: contextlib.ExitStack, target: pathlib.Path, mode: str) -> Any:
+    """The partial file, open for bytes until `stack` ends."""
+    with told(_part(target), "cannot be written"):
+        return stack.enter_context(open(_part(target), mode))
+
+
+def _write(sink: Any, chunk: bytes, target: pathlib.Path) -> None:
+    with told(target, "cannot be written"):
+        sink.write(chunk)
+        sink.flush()
 
 
 def _accept(target: pathlib.Path, check: Callable[[pathlib.Path], None], sha256: str | None) -> None:
@@ -103,7 +141,8 @@ def _accept(target: pathlib.Path, check: Callable[[pathlib.Path], None], sha256:
     except _Failed:
         _discard(target)
         raise
-    os.replace(part, target)
+    with told(target, "cannot be written"):
+        os.replace(part, target)
     record_sha256(target, digest)
     _discard(target)
 
@@ -126,6 +165,10 @@ def _fetch(url: str, target: pathlib.Path, progress: bool) -> None:
             raise _Failed(f"HTTP {error.code} {error.reason}") from None
         except _NETWORK_ERRORS as error:
             problem = str(getattr(error, "reason", "") or error) or type(error).__name__
+        except UserError:
+            raise
+        except ValueError as error:  # what urllib makes of an address that is none
+            raise _Failed(str(error)) from None
         after = part.stat().st_size if part.exists() else 0
         if after <= before:
             raise _Failed(problem)
@@ -149,16 +192,15 @@ def _receive(url: str, target: pathlib.Path, progress: bool) -> bool:
         offset = offset if resumed else 0
         validator = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
         validator = "" if validator.startswith("W/") else validator  # weak tags must not be used with ranges
-        with disk_errors_name(target):
-            if total is not None and shutil.disk_usage(target.parent).free < total - offset:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        if total is not None:
+            require_room(target, total - offset)
+        with told(_origin(target), "cannot be written"):
             _origin(target).write_text(json.dumps({"url": url, "total": total, "validator": validator}))
-        bar = tqdm(
-            total=total, initial=offset, unit="B", unit_scale=True, desc=target.name, disable=not progress, leave=False
-        )
-        with bar, disk_errors_name(target), open(part, "ab" if resumed else "wb") as sink:
+        with contextlib.ExitStack() as stack:
+            bar = stack.enter_context(_bar(target, total, offset, progress))
+            sink = _sink(stack, target, "ab" if resumed else "wb")
             while chunk := response.read(_CHUNK):
-                sink.write(chunk)
+                _write(sink, chunk, target)
                 bar.update(len(chunk))
     size = part.stat().st_size
     if size == 0:
@@ -171,6 +213,8 @@ def _known_origin(url: str, target: pathlib.Path) -> dict[str, Any] | None:
     try:
         origin = json.loads(_origin(target).read_text())
     except (OSError, ValueError):
+        return None
+    if not isinstance(origin, dict):
         return None
     return origin if origin.get("url") == url and origin.get("total") and _part(target).exists() else None
 

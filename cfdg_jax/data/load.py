@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 
 from cfdg_jax.data import d4rl, local, minari
 from cfdg_jax.data.dataset import Dataset, Dynamics, Origin, from_arrays
-from cfdg_jax.data.files import PathLike, verified_sha256
+from cfdg_jax.data.files import PathLike, exists, verified_sha256
 from cfdg_jax.data.hdf5 import read_hdf5, read_metadata
 from cfdg_jax.errors import UserError, nearest, require
 
@@ -29,6 +30,7 @@ def load_dataset(
     download: bool = True,
     progress: bool = True,
     data_dir: PathLike | None = None,
+    clip_actions: bool = False,
 ) -> Dataset:
     """Finds, fetches or builds, checks and reads a dataset.
 
@@ -40,6 +42,7 @@ def load_dataset(
       download: Whether the network may be used; ``CFDG_OFFLINE=1`` forbids it as well.
       progress: Whether to show bars.
       data_dir: The data folder, by default ``CFDG_DATA_DIR`` or ``~/.cache/cfdg_jax``.
+      clip_actions: Whether actions outside [-1, 1] are clipped to it, not refused.
 
     Raises:
       UserError: for unknown names, with the nearest valid ones, files that cannot be had, and bad data.
@@ -55,7 +58,7 @@ def load_dataset(
         path = pathlib.Path(rest)
     arrays, metadata = read_hdf5(path)
     task, logged_with = _environment(path, metadata)
-    return from_arrays(
+    dataset = from_arrays(
         arrays,
         str(path) if kind == "file" else str(name),
         task=task,
@@ -63,7 +66,11 @@ def load_dataset(
         origin=kind,
         sha256=verified_sha256(path),
         metadata=metadata,
+        clip_actions=clip_actions,
     )
+    if "doubt" in metadata:
+        dataset = dataclasses.replace(dataset, warnings=(*dataset.warnings, str(metadata["doubt"])))
+    return dataset
 
 
 def split_name(name: str | os.PathLike[str]) -> tuple[Origin, str]:
@@ -76,7 +83,7 @@ def split_name(name: str | os.PathLike[str]) -> tuple[Origin, str]:
         return kind, rest  # type: ignore[return-value]
     if colon and kind == "minari":
         return "minari", rest
-    if pathlib.Path(text).exists() or text.endswith((".hdf5", ".h5")) or os.sep in text:
+    if exists(pathlib.Path(text)) or text.endswith((".hdf5", ".h5")) or os.sep in text:
         return "file", text
     raise UserError(text or "dataset", "names no dataset and no file", nearest(text, dataset_names()))
 
@@ -95,7 +102,7 @@ def task_of_name(name: str) -> str:
         return d4rl.DATASETS[rest].task
     if kind == "local":
         return local.DATASETS[rest].task
-    if kind == "minari" or not pathlib.Path(rest).is_file():
+    if kind == "minari" or not exists(pathlib.Path(rest)):
         return ""
     return _environment(pathlib.Path(rest), read_metadata(rest))[0]
 

@@ -25,9 +25,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from cfdg_jax.data.collect import Policy, collect, load_policies
-from cfdg_jax.data.files import PathLike, cache_dir, locked, record_sha256
+from cfdg_jax.data.files import PathLike, cache_dir, exists, locked, record_sha256, require_room
 from cfdg_jax.data.hdf5 import write_hdf5
-from cfdg_jax.envs.registry import make_env
+from cfdg_jax.envs.registry import make_env, spec_of
 from cfdg_jax.envs.toy import behaviour
 from cfdg_jax.errors import UserError, require
 
@@ -98,13 +98,15 @@ def build(
     parts, digest = _behaviour(recipe)
     key = hashlib.sha256(repr((_RECIPE, ENVIRONMENTS, name, rows, seed, dynamics, digest)).encode()).hexdigest()[:10]
     path = cache_dir(data_dir) / "local" / f"{name}-{rows}-{key}.hdf5"
-    if path.exists():  # before the lock, which a read-only folder would refuse
+    if exists(path):  # before the lock, which a read-only folder would refuse
         return path
     with locked(path):
         if path.exists():
             return path
         shares = np.diff(np.linspace(0, rows, len(parts) + 1).round().astype(int)).tolist()
         require(min(shares) >= 1, "rows", f"is {rows}", f"must be at least {len(parts)}, one for each policy")
+        spec = spec_of(recipe.task, dynamics)
+        require_room(path, rows * (4 * (2 * spec.obs_dim + spec.act_dim + 1) + 2))
         entropy = (seed, zlib.crc32(name.encode()))
         with tqdm(total=rows, desc=f"building local:{name}", unit="row", disable=not progress, leave=False) as bar:
             made = [

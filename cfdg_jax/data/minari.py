@@ -1,25 +1,33 @@
-"""``minari:`` datasets, through the minari package alone, converted once to D4RL's flat layout.
+"""``minari:`` datasets, through the minari package alone, converted to D4RL's flat layout when they are first used.
 
-Minari's environments are not D4RL's even where names look alike, so their numbers share no table, and there is a
-normalised score only where the environment is one of D4RL's.
+The flat copy remembers the set it was made from. A set that was recorded again, or another one under the same id, is
+converted again. Minari's environments are not D4RL's even where names look alike, so their numbers share no table, and
+there is a normalised score only where the environment is one of D4RL's.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from cfdg_jax.data.files import PathLike, cache_dir, is_offline, locked, record_sha256
-from cfdg_jax.data.hdf5 import write_hdf5
+from cfdg_jax.data.files import PathLike, cache_dir, exists, forget_sha256, is_offline, locked, record_sha256, told
+from cfdg_jax.data.hdf5 import read_metadata, write_hdf5
+from cfdg_jax.envs.gym_task import task_of_spec
+from cfdg_jax.envs.locomotion import ROBOTS
 from cfdg_jax.errors import UserError, require
+
+_LAYOUT = 2
+"""Raise it when the same set would give another flat copy, so that copies made before are made again."""
 
 
 def convert(dataset_id: str, *, data_dir: PathLike | None = None, allowed: bool = True) -> pathlib.Path:
-    """The flat file of a Minari dataset, written on first use to ``<data folder>/minari/``.
+    """The flat file of a Minari dataset, written to ``<data folder>/minari/`` when it is first used or has changed.
 
     Args:
       dataset_id: Such as ``mujoco/hopper/medium-v0``; looked up as the minari package does (``MINARI_DATASETS_PATH``).
@@ -30,14 +38,38 @@ def convert(dataset_id: str, *, data_dir: PathLike | None = None, allowed: bool 
       UserError: if minari is not installed, the dataset cannot be had, or its spaces are not flat numbers.
     """
     path = cache_dir(data_dir) / "minari" / f"{dataset_id.replace('/', '--')}.hdf5"
-    if path.exists():  # before the lock, which a read-only folder would refuse
+    if _is_current(path, dataset_id):  # before the lock, which a read-only folder would refuse
         return path
     with locked(path):
-        if not path.exists():
+        if not _is_current(path, dataset_id):
             dataset = _load(dataset_id, allowed and not is_offline())
-            write_hdf5(path, _flatten(dataset, dataset_id), _describe(dataset, dataset_id))
+            described = _describe(dataset, dataset_id) | {"source": _source(dataset_id)}
+            arrays = _flatten(dataset, dataset_id)
+            forget_sha256(path)
+            write_hdf5(path, arrays, described)
             record_sha256(path)
     return path
+
+
+def _is_current(path: pathlib.Path, dataset_id: str) -> bool:
+    """Whether the flat copy is of the set that lies in Minari's folder now, or of one that lay there."""
+    if not exists(path):
+        return False
+    folder, digest = _source(dataset_id).rsplit(" ", 1)
+    known_folder, _, known = str(read_metadata(path).get("source", "")).rpartition(" ")
+    return known_folder == folder and digest in (known, "absent")
+
+
+def _source(dataset_id: str) -> str:
+    """The set's folder and a digest of its files' names, sizes and times, or the word ``absent``."""
+    root = os.environ.get("MINARI_DATASETS_PATH") or os.path.join(os.path.expanduser("~"), ".minari", "datasets")
+    folder = pathlib.Path(root, dataset_id, "data")
+    if not exists(folder):
+        return f"{folder} absent"
+    with told(folder, "cannot be read", "check its permissions"):
+        files = sorted(each for each in folder.rglob("*") if each.is_file())
+        states = [(str(each.relative_to(folder)), each.stat().st_size, each.stat().st_mtime_ns) for each in files]
+    return f"{folder} {hashlib.sha256(repr((_LAYOUT, states)).encode()).hexdigest()[:16]}"
 
 
 def _load(dataset_id: str, download: bool) -> Any:
@@ -48,14 +80,20 @@ def _load(dataset_id: str, download: bool) -> Any:
         raise UserError(name, "needs the minari package", "install it with: pip install 'cfdg-jax[minari]'") from None
     try:
         return minari.load_dataset(dataset_id, download=download)
+    except ImportError as error:  # of what the set's format or its server needs
+        extra = "'minari[arrow]'" if "arrow" in str(error) else "'cfdg-jax[minari]'"
+        raise UserError(name, f"cannot be loaded ({_first_line(error)})", f"pip install {extra}") from None
     except Exception as error:  # minari raises many kinds, plain Exception from its hosts among them
         here = minari.list_local_datasets()
         close = difflib.get_close_matches(dataset_id, here, n=3, cutoff=0.5)
         remedy = f"did you mean {', '.join(close)}?" if close else f"on this machine: {', '.join(here) or 'none'}"
         if not download:
             remedy += "; downloads are off"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(name, f"cannot be loaded ({reason})", remedy) from None
+        raise UserError(name, f"cannot be loaded ({_first_line(error)})", remedy) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _flatten(dataset: Any, dataset_id: str) -> dict[str, np.ndarray]:
@@ -95,12 +133,20 @@ def _to_unit(actions: np.ndarray, space: Any, dataset_id: str) -> np.ndarray:
     bounded = hasattr(space, "low") and np.isfinite(space.low).all() and np.isfinite(space.high).all()
     require(bounded, f"minari:{dataset_id}", f"has actions in {space}", "a bounded Box is needed")
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    return (2.0 * (actions - low) / (high - low) - 1.0).reshape(len(actions), -1).astype(np.float32)
+    width = np.where(high > low, high - low, 1.0)
+    return (2.0 * (actions - low) / width - 1.0).reshape(len(actions), -1).astype(np.float32)
 
 
 def _describe(dataset: Any, dataset_id: str) -> dict[str, str]:
-    env_id = dataset.env_spec.id if dataset.env_spec is not None else ""
-    robot, _, version = env_id.rpartition("-v")
-    own = version == "4" and robot.lower() in ("hopper", "halfcheetah", "walker2d", "ant")
-    task = robot.lower() if own else f"gym:{env_id}" if env_id else ""
-    return {"task": task, "dynamics": "gymnasium", "name": f"minari:{dataset_id}"}
+    """What the flat file says about itself; ``task`` is the environment as recorded, settings and limit included."""
+    task, doubt = "", ""
+    if dataset.env_spec is not None:
+        try:
+            task = task_of_spec(dataset.env_spec)
+        except ValueError as error:
+            doubt = f"the set was recorded in {error}, which no task id can name; choose one with --env.task"
+    robot, _, version = task.rpartition("-v")
+    own = version == "4" and robot.lower() in ROBOTS
+    task = robot.lower() if own else f"gym:{task}" if task else ""
+    described = {"task": task, "dynamics": "gymnasium", "name": f"minari:{dataset_id}"}
+    return described | ({"doubt": doubt} if doubt else {})

@@ -17,6 +17,7 @@ from gymnasium import spaces
 from gymnasium.utils import EzPickle
 
 from cfdg_jax.envs.generators import check_seeds
+from cfdg_jax.envs.gym_task import parse_task
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.types import Spec, Step
 
@@ -25,34 +26,38 @@ _NOT_STATE = {"env", "spec", "_cached_spec", "model", "mujoco_renderer"}
 
 
 def gym_spec(gym_id: str) -> Spec:
-    """The `Spec` of a Gymnasium id, from an environment made for the purpose; `UserError` as `GymVecEnv`."""
+    """The `Spec` of a Gymnasium id, from an environment made and stepped once for it; `UserError` as `GymVecEnv`."""
     env, spec = _make(gym_id)
-    env.close()
+    try:
+        _try_a_step(env, spec, f"gym:{gym_id}")
+    finally:
+        env.close()
     return spec
 
 
 class GymVecEnv:
     """`cfdg_jax.types.Env` over copies of ``gymnasium.make(gym_id)``, stepped one after the other.
 
-    Actions in [-1, 1] are mapped linearly onto the Box; observations, a Box or a Dict of Boxes, are flattened as
-    `gymnasium.spaces.flatten` does. `success` is what an environment reports as ``info["success"]`` or
-    ``info["is_success"]``. The first `reset` of environment i is ``reset(seed=seeds[i])``, later ones carry on.
+    Actions in [-1, 1] are mapped linearly onto the Box, and rounded where it holds integers. Observations, a Box or a
+    Dict of Boxes, are flattened as `gymnasium.spaces.flatten` does. `success` is what an environment reports as
+    ``info["success"]`` or ``info["is_success"]``. The first `reset` of environment i is ``reset(seed=seeds[i])``, later
+    ones carry on.
 
     Args:
-      gym_id: A registered id with a time limit.
+      gym_id: A registered id with a time limit, with settings or without; see `cfdg_jax.envs.gym_task`.
       seeds: One non-negative seed per environment.
 
     Raises:
-      UserError: for an unknown id, one whose requirements are missing, one without a time limit, or with spaces other
-        than those above.
+      UserError: for an unknown id, one whose requirements are missing, one without a time limit, with spaces other
+        than those above, or that does not follow Gymnasium's API.
     """
 
     def __init__(self, gym_id: str, seeds: Sequence[int]):
         self._gym_id = gym_id
         self._seeds = check_seeds(seeds)
         self.num = len(self._seeds)
-        made = [_make(gym_id) for _ in self._seeds]
-        self._envs, self.spec = [env for env, _ in made], made[0][1]
+        self.spec = gym_spec(gym_id)
+        self._envs = [_make(gym_id)[0] for _ in self._seeds]
         box: Any = self._envs[0].action_space
         self._low, self._high = box.low.astype(np.float64), box.high.astype(np.float64)
         self._obs = np.zeros((self.num, self.spec.obs_dim))
@@ -68,9 +73,7 @@ class GymVecEnv:
 
     def step(self, action: np.ndarray) -> Step:
         """Steps all environments with `action` `[num, A]`, clipped to [-1, 1]."""
-        share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
-        native = self._low + share.reshape(self.num, *self._low.shape) * (self._high - self._low)
-        native = native.astype(self._envs[0].action_space.dtype)
+        native = self._native(action)
         reward = np.zeros(self.num)
         terminal, truncated, success = np.zeros((3, self.num), bool)
         for i, env in enumerate(self._envs):
@@ -78,6 +81,13 @@ class GymVecEnv:
             self._obs[i] = self._flat(obs)
             success[i] = bool(info.get("success", info.get("is_success", False)))
         return Step(self._obs.copy(), reward, terminal, truncated, success)
+
+    def _native(self, action: np.ndarray) -> np.ndarray:
+        """`action` `[num, A]` in the Box's own units and type, `[num, ...]`."""
+        share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
+        native = self._low + share.reshape(self.num, *self._low.shape) * (self._high - self._low)
+        dtype = self._envs[0].action_space.dtype
+        return (np.rint(native) if np.issubdtype(dtype, np.integer) else native).astype(dtype)
 
     def _flat(self, obs: Any) -> np.ndarray:
         return np.asarray(spaces.flatten(self._envs[0].observation_space, obs))
@@ -127,16 +137,18 @@ class GymVecEnv:
 def _make(gym_id: str) -> tuple[gymnasium.Env, Spec]:
     """An environment and its `Spec`, or a `UserError` that says what is not supported."""
     name = f"gym:{gym_id}"
+    known_as, settings = parse_task(gym_id)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            env = gymnasium.make(gym_id, disable_env_checker=True)
+            env = gymnasium.make(known_as, disable_env_checker=True, **settings)
     except (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound) as error:
-        near = [f"gym:{other}" for other in difflib.get_close_matches(gym_id, gymnasium.registry, 3, 0.5)]
+        near = [f"gym:{other}" for other in difflib.get_close_matches(known_as, gymnasium.registry, 3, 0.5)]
         remedy = f"choose {', '.join(near or ['an id that gymnasium.registry holds'])}"
         raise UserError("env.task", f"{name!r} is not known", remedy) from error
-    except (gymnasium.error.Error, ImportError) as error:
-        raise UserError("env.task", f"{name!r} cannot be made ({error})") from error
+    except Exception as error:  # its constructor may raise anything
+        remedy = "check its settings and what it requires"
+        raise UserError("env.task", f"{name!r} cannot be made ({error or type(error).__name__})", remedy) from error
     box, observed = env.action_space, env.observation_space
     bounded = isinstance(box, spaces.Box) and np.isfinite([box.low, box.high]).all()
     require(bool(bounded), "env.task", f"{name} has the action space {box}", "only a bounded Box is supported")
@@ -151,6 +163,25 @@ def _make(gym_id: str) -> tuple[gymnasium.Env, Spec]:
     if horizon is None:
         raise UserError("env.task", f"{name} has no time limit", "register it with max_episode_steps")
     return env, Spec(spaces.flatdim(observed), spaces.flatdim(box), horizon)
+
+
+def _try_a_step(env: gymnasium.Env, spec: Spec, name: str) -> None:
+    """Raises `UserError` unless `env` starts and steps as Gymnasium's API has it."""
+    box: Any = env.action_space
+    middle = ((box.low.astype(np.float64) + box.high) / 2).astype(box.dtype)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            first, _ = env.reset(seed=0)
+            second, reward, terminated, truncated, _ = env.step(middle)
+        widths = {len(np.asarray(spaces.flatten(env.observation_space, obs))) for obs in (first, second)}
+        float(reward), bool(terminated), bool(truncated)
+    except Exception as error:
+        problem = f"{name} does not follow Gymnasium's API ({str(error) or type(error).__name__})"
+        remedy = "reset returns observation, info; step observation, reward, terminated, truncated, info"
+        raise UserError("env.task", problem, remedy) from error
+    found = f"{name} gives observations of width {max(widths)}, but its space has {spec.obs_dim}"
+    require(widths == {spec.obs_dim}, "env.task", found, "correct the environment's observation_space")
 
 
 def _layers(env: gymnasium.Env) -> list[Any]:

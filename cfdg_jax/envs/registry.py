@@ -5,7 +5,7 @@
 ``antmaze-umaze antmaze-medium -large``   D4RL's AntMaze (`cfdg_jax.envs.antmaze`)
 ``door``                                  D4RL's Adroit door (`cfdg_jax.envs.adroit`), extra ``adroit``
 ``toy-sparse toy-dense``                  a point mass that must go around a wall (`cfdg_jax.envs.toy`)
-``gym:ID``                                any Gymnasium id with Box actions (`cfdg_jax.envs.gym_bridge`)
+``gym:ID`` ``gym:ID?name=value``          any Gymnasium id with Box actions (`cfdg_jax.envs.gym_bridge`)
 ========================================= ================================================================
 """
 
