@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     try:
         arguments, rest = _parser().parse_known_args(argv)
+        if "names" in arguments and not any(word.startswith("-") for word in rest):  # names behind an option
+            arguments.names, rest = [*arguments.names, *rest], []
         if rest and not arguments.takes_fields:
             raise UserError(arguments.prog, f"unknown argument {rest[0]}", f"see {arguments.prog} --help")
         if arguments.takes_fields:
@@ -180,6 +182,8 @@ def _train_arguments(train: argparse.ArgumentParser) -> None:
 def _data_arguments(data: argparse.ArgumentParser) -> None:
     data.add_argument("action", choices=("list", "info", "check", "build", "convert"))
     data.add_argument("names", nargs="*", metavar="NAME_OR_PATH", help="convert takes SRC DST")
+    data.add_argument("--rows", help="build: rows of a local: dataset, up to 2000000")
+    data.add_argument("--json", action="store_true", help="info, check: one json object a line")
     data.add_argument("--clip-actions", action="store_true", help="convert: clip actions to [-1, 1], not refuse them")
 
 
@@ -320,7 +324,8 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 def _data(arguments: argparse.Namespace) -> int:
     with _starting(compiles=False):
-        from cfdg_jax.data import commands
+        from cfdg_jax.data import commands, doctor
+        from cfdg_jax.fields import coerce
 
     wanted = {"list": 0, "info": 1, "check": 1, "build": 1, "convert": 2}[arguments.action]
     names = arguments.names
@@ -330,10 +335,19 @@ def _data(arguments: argparse.Namespace) -> int:
         f"takes {wanted} name{'s' * (wanted != 1)}, got {len(names)}",
         "see cfdg-jax data --help",
     )
-    clip = arguments.clip_actions
-    require(not clip or arguments.action == "convert", "--clip-actions", "is of convert alone", "leave it out")
-    print(getattr(commands, f"{arguments.action}_text")(*names, **({"clip_actions": True} if clip else {})))
-    return 0
+    action, options = arguments.action, {}
+    for flag, actions in (("clip_actions", ("convert",)), ("rows", ("build",)), ("json", ("info", "check"))):
+        value, shown = getattr(arguments, flag), f"--{flag.replace('_', '-')}"
+        require(not value or action in actions, shown, f"is of {' and '.join(actions)} alone", "leave it out")
+        options |= {flag: value} if value else {}
+    if "rows" in options:
+        options["rows"] = coerce(int, options["rows"], "rows")
+    if action in ("info", "check"):
+        text, code = getattr(doctor, action)(*names, as_json="json" in options)
+    else:
+        text, code = getattr(commands, f"{action}_text")(*names, **options), 0
+    print(text)
+    return code
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from cfdg_jax.errors import UserError
 
 
 def test_names_and_addresses():
-    assert len(d4rl.DATASETS) == 4 * 6 + 6
+    assert len(d4rl.DATASETS) == 4 * 6 + 2 * 6 + 3
     assert d4rl.DATASETS["hopper-medium-replay-v2"].path == "gym_mujoco_v2/hopper_medium_replay-v2.hdf5"
     play = d4rl.DATASETS["antmaze-large-play-v2"]
     assert play.file == "Ant_maze_hardest-maze_noisy_multistart_True_multigoal_False_sparse_fixed.hdf5"

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cfdg_jax.stratify.a3rl import A3RLConfig, a3rl, importance_weights, log_priority, ratio_loss
-from cfdg_jax.training.remarks import remarks
 from train_helpers import toy_config
 
 from cfdg_jax.agents import crossq

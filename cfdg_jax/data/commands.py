@@ -1,18 +1,15 @@
-"""What ``cfdg-jax data`` prints: ``list``, ``info``, ``check``, ``build``, ``convert``."""
+"""What ``cfdg-jax data`` prints: ``list``, ``build`` and ``convert``; `doctor` has the rest."""
 
 from __future__ import annotations
 
 import pathlib
 
 from cfdg_jax.data import d4rl, local, minari
-from cfdg_jax.data.check import check_fits, describe
-from cfdg_jax.data.dataset import Dataset
+from cfdg_jax.data.doctor import expand
 from cfdg_jax.data.files import cache_dir, exists
 from cfdg_jax.data.hdf5 import write_hdf5
 from cfdg_jax.data.load import load_dataset, split_name
-from cfdg_jax.envs.registry import spec_of
-from cfdg_jax.errors import UserError, nearest, require
-from cfdg_jax.types import Spec
+from cfdg_jax.errors import nearest, require
 
 
 def list_text() -> str:
@@ -30,27 +27,19 @@ def list_text() -> str:
     return "\n".join(lines)
 
 
-def info_text(name: str) -> str:
-    """What a dataset holds."""
-    dataset = load_dataset(name)
-    return describe(dataset, _spec(dataset)).text()
+def build_text(pattern: str, rows: int | None = None) -> str:
+    """Fetches, converts or builds the datasets that a name stands for (`expand`); returns where they are.
+
+    Args:
+      pattern: A name, or with ``*`` several.
+      rows: Of ``local:`` datasets; by default the recipe's.
+    """
+    return "\n".join(_build(name, rows) for name in expand(pattern))
 
 
-def check_text(name: str) -> str:
-    """Refuses what is wrong, warns of what looks wrong, or says that all is well."""
-    dataset = load_dataset(name)
-    spec = _spec(dataset)
-    if spec is not None:
-        check_fits(dataset, spec, dataset.task)
-    report = describe(dataset, spec)
-    lines = [f"note: {note}" for note in report.notes] + [f"warning: {warning}" for warning in report.warnings]
-    verdict = f"{dataset.name}: {len(dataset):,} rows, {len(dataset.episode_returns):,} episodes, usable"
-    return "\n".join([*lines, f"{verdict}{f', {len(report.warnings)} warnings' if report.warnings else ''}"])
-
-
-def build_text(name: str) -> str:
-    """Fetches, converts or builds a named dataset; returns where it is."""
+def _build(name: str, rows: int | None) -> str:
     kind, rest = split_name(name)
+    require(rows is None or kind == "local", "--rows", f"is of no use for {name}", "it is of local: datasets alone")
     if kind == "d4rl":
         return str(d4rl.fetch(rest))
     if kind == "minari":
@@ -61,7 +50,7 @@ def build_text(name: str) -> str:
         "is a file and needs no building",
         nearest(name, [f"local:{known}" for known in local.DATASETS]),
     )
-    return str(local.build(rest))
+    return str(local.build(rest, rows=rows))
 
 
 def convert_text(source: str, target: str, clip_actions: bool = False) -> str:
@@ -72,11 +61,3 @@ def convert_text(source: str, target: str, clip_actions: bool = False) -> str:
     dataset = load_dataset(source, clip_actions=clip_actions)
     write_hdf5(path, dataset, {"task": dataset.task, "dynamics": dataset.dynamics, "name": dataset.name})
     return f"{target}: {len(dataset):,} rows of {dataset.name}"
-
-
-def _spec(dataset: Dataset) -> Spec | None:
-    """The environment's spec, where the dataset names one that is installed."""
-    try:
-        return spec_of(dataset.task, dataset.dynamics) if dataset.task else None
-    except UserError:
-        return None
