@@ -50,11 +50,17 @@ ONLY_IN = {
     "wandb": ("training.logging",),
     "tensorboardX": ("training.logging",),
     "minari": ("data.minari",),
+    "gymnasium_robotics": ("envs.adroit",),
     "matplotlib": ("report",),
     "sklearn": ("report",),
 }
 NEVER = {"torch", "distrax", "tensorflow", "tensorflow_probability", "gym", "d4rl", "mujoco_py", "rliable"}
-IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "orbax-checkpoint": "orbax"}
+IMPORT_NAMES = {
+    "gymnasium-robotics": "gymnasium_robotics",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+    "orbax-checkpoint": "orbax",
+}
 MEDIAN_FILE, MAX_FILE, MAX_FUNCTION = 150, 350, 60
 
 
@@ -69,7 +75,9 @@ def import_names(requirements):
 
 
 OPTIONAL = import_names(
-    r for extra in ("minari", "tensorboard", "wandb", "likelihood") for r in project()["optional-dependencies"][extra]
+    r
+    for extra in ("minari", "tensorboard", "wandb", "likelihood", "adroit")
+    for r in project()["optional-dependencies"][extra]
 )
 
 

@@ -1,4 +1,4 @@
-"""A3RL: importance weights (reference check 50), the density ratio, and which rows are chosen."""
+"""A3RL: importance weights (docs/algorithms.md#checks), the density ratio, and which rows are chosen."""
 
 import dataclasses
 
