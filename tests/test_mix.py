@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cfdg_jax.data.mix import Counts, MixConfig, Pool, draw, online_priority, row_counts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
