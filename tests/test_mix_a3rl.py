@@ -19,6 +19,7 @@ from cfdg_jax.methods import Agent, Mix, Stratifier
 from cfdg_jax.mix.a3rl import A3RLConfig, a3rl, importance_weights, log_priority, ratio_loss
 from cfdg_jax.presets import make_config
 from cfdg_jax.training.build import build_program
+from cfdg_jax.training.learn import marked_update
 from cfdg_jax.types import Batch, Source, Spec
 
 SPEC = Spec(obs_dim=1, act_dim=1, horizon=10)
@@ -212,13 +213,13 @@ def test_the_agent_learns_from_the_chosen_rows_with_their_weights():
     marks = Stratifier(init=lambda key, seed: (), mark=mark)
     program = dataclasses.replace(program, mix=rule, stratifier=marks, online_agent=keeper)
     drawn = jnp.asarray(rows, jnp.float32).reshape(2, 8, -1)
-    _, state, kept, metrics = program._marked_update("online", (), (), 0, (), jax.random.key(0), drawn, 0)
+    _, state, kept, metrics = marked_update(program, "online", (), (), 0, (), jax.random.key(0), drawn, 0)
     assert state == 1 and seen["shapes"] == ((2, 8), (2, 8, 2)) and float(metrics["chosen"]) == 2.0
     np.testing.assert_array_equal(kept.reward, serial[::-1].reshape(2, 8))
     np.testing.assert_array_equal(kept.weight, serial.reshape(2, 8))
     np.testing.assert_allclose(kept.conserve, 0.1 * serial[::-1].reshape(2, 8), rtol=1e-6)
-    offline = dataclasses.replace(program, offline_agent=keeper)._marked_update(
-        "offline", (), (), 0, (), jax.random.key(0), drawn, 0
+    offline = marked_update(
+        dataclasses.replace(program, offline_agent=keeper), "offline", (), (), 0, (), jax.random.key(0), drawn, 0
     )
     assert offline[2].weight is None, "the offline phase learns from the rows drawn"
 

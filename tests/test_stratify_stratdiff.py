@@ -25,7 +25,9 @@ from cfdg_jax.stratify.marks import follow_freed_share, lowest
 from cfdg_jax.stratify.proposals import Model, Switches
 from cfdg_jax.stratify.stratdiff import VARIANTS, StratDiffConfig, parts, stages, stratdiff
 from cfdg_jax.training.build import build_program
-from cfdg_jax.training.session import per_group
+from cfdg_jax.training.learn import update_all
+from cfdg_jax.training.meters import per_group
+from cfdg_jax.training.prepare import finite, init
 from cfdg_jax.types import Source, Spec
 
 SPEC = Spec(obs_dim=2, act_dim=2, horizon=20)
@@ -631,7 +633,7 @@ def program_of(agent="iql", seeds=3, **values):
 
 def updated(program, state, batches):
     """The state and metrics after the two updates."""
-    return jax.jit(lambda state: program._update_all("online", state, state.key, batches))(state)
+    return jax.jit(lambda state: update_all(program, "online", state, state.key, batches))(state)
 
 
 @pytest.mark.parametrize("agent", ["iql", "calql", "td3bc"])
@@ -640,30 +642,30 @@ def test_rho_one_is_the_base_agent_and_rho_zero_its_free_form(agent):
     free = dataclasses.replace(
         base, stratifier=base.stratifier._replace(mark=lambda shared, own, batch, key: (0.0 * batch.conserve, {}))
     )
-    start = jax.jit(lambda: base.init("online"))()
+    start = jax.jit(lambda: init(base, "online"))()
     wanted = {rho: updated(program, start, batches)[0].agent for rho, program in ((1.0, base), (0.0, free))}
     for rho, agent_state in wanted.items():
         program, _ = program_of(agent, stratify__rho=rho)
-        state = jax.jit(lambda program=program: program.init("online"))()._replace(agent=start.agent)
+        state = jax.jit(lambda program=program: init(program, "online"))()._replace(agent=start.agent)
         assert mean_difference(updated(program, state, batches)[0].agent, agent_state) < 1e-6
     assert mean_difference(*wanted.values()) > 1e-5
 
 
 def test_a_stratifier_that_is_not_finite_is_found():
     program, _ = program_of()
-    state = jax.jit(lambda: program.init("online"))()
-    assert program.finite(state).tolist() == [True] * 3
+    state = jax.jit(lambda: init(program, "online"))()
+    assert finite(program, state).tolist() == [True] * 3
     poison = lambda x: x.at[1].set(jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
     for part, field, expected in (("own", "energy", [True, False, True]), ("shared", "behavior", [False] * 3)):
         before = getattr(state.stratifier, part)
         after = before._replace(**{field: jax.tree.map(poison, getattr(before, field))})
         poisoned = state._replace(stratifier=state.stratifier._replace(**{part: after}))
-        assert program.finite(poisoned).tolist() == expected
+        assert finite(program, poisoned).tolist() == expected
 
 
 def test_seeds_that_share_a_behaviour_model_mark_and_learn_as_if_each_had_a_copy():
     (sharing, batches), (copying, _) = program_of(), program_of(stratify__share_behavior=False)
-    shared, copies = (jax.jit(lambda program=p: program.init("online"))() for p in (sharing, copying))
+    shared, copies = (jax.jit(lambda program=p: init(program, "online"))() for p in (sharing, copying))
     once = shared.stratifier.shared
     spread = jax.tree.map(lambda x: jnp.broadcast_to(x, (3, *x.shape)), once)
     assert set(once._fields) == {"behavior", "supports"} and not copies.stratifier.shared

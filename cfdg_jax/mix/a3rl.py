@@ -1,6 +1,6 @@
 """Active advantage-aligned replay (Liu et al. 2025, arXiv 2502.07937): learning from the more useful of the rows drawn.
 
-Batches are drawn with a fixed offline share. Of the N rows of one call of the agent (RLPD: 20 batches, half offline),
+Batches are drawn with a fixed offline share. Of the N rows of one call of the agent (RLPD: 20 batches, half offline)
 as many are drawn again, row i with probability p_i and importance weight v_i::
 
     log sigma_i = [offline] log w(s_i, a_i) + advantage_scale A(s_i, a_i)

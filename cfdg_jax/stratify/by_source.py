@@ -1,8 +1,8 @@
 """APL's binary weight: the regulariser acts on offline rows and not on online ones (APL, Eq. 4; CFDG, Eq. 4).
 
-A synthetic row follows the batch it is in: its weight is the mean weight of the batch's real rows. Where real rows of a
-batch have one origin, this is exactly APL's scalar (docs/algorithms.md#oorb). With ``synthetic="label"`` a synthetic
-row follows its own label.
+A synthetic row follows the batch it is in: its weight is the mean weight of the batch's real rows. Where the real rows
+of a batch have one origin, this is exactly APL's scalar (docs/algorithms.md#oorb). With ``synthetic="label"`` a
+synthetic row follows its own label.
 """
 
 from __future__ import annotations
