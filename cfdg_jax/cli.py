@@ -6,19 +6,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import errno
 import os
 import pathlib
-import signal
 import sys
-import threading
-import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from cfdg_jax.errors import UserError, require
+from cfdg_jax.process import starting
 from cfdg_jax.training.progress import Interrupted
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -74,28 +70,6 @@ def _os_error(error: OSError) -> int:
         return 1
     print(f"error: {name}: {reason}" if name else f"error: {reason}", file=sys.stderr)
     return 2 if error.errno in PATH_ERRORS else 1
-
-
-@contextlib.contextmanager
-def _starting(deterministic: bool = False, compiles: bool = True) -> Iterator[None]:
-    """While a command imports what it needs, SIGINT and SIGTERM end the process at once: nothing is under way yet."""
-
-    def stop(number: int, frame: types.FrameType | None) -> None:
-        os.write(2, b"interrupted\n")
-        os._exit(130)
-
-    if threading.current_thread() is not threading.main_thread():
-        previous = {}
-    else:
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        if compiles:
-            _setup(deterministic)
-        yield
-    finally:
-        for number, handler in previous.items():
-            as_python = number == signal.SIGINT and handler == signal.SIG_DFL  # see __main__
-            signal.signal(number, signal.default_int_handler if as_python else handler)
 
 
 def parse_fields(rest: Sequence[str]) -> dict[str, str]:
@@ -193,37 +167,8 @@ def _version() -> str:
     return f"cfdg-jax {metadata.version('cfdg-jax')}"
 
 
-def _keep_freed_memory() -> None:
-    """Lets glibc keep up to 1 GiB of freed memory and take large blocks from it, where the user has set neither.
-
-    XLA on CPU takes the scratch memory of a dispatch anew each time. Blocks above glibc's threshold (at most 32 MB)
-    would be pages fresh from the kernel, faulted in and zeroed at every step of the environments.
-    """
-    if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # malloc.h; before glibc 2.35 or so the second is at most 32 MB
-        if mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25):
-            mallopt(trim_threshold, 1 << 30)
-
-
-def _setup(deterministic: bool = False) -> None:
-    """Compile cache beside the datasets; XLA flags must be there before the first array is."""
-    _keep_freed_memory()
-    if deterministic:
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-    import jax
-
-    from cfdg_jax.data.files import cache_dir
-
-    jax.config.update("jax_enable_x64", False)  # a shell may ask for it; single precision is all that is tested
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
 def _train(arguments: argparse.Namespace) -> int:
-    with _starting(arguments.deterministic):
+    with starting(arguments.deterministic):
         from cfdg_jax.fields import to_yaml
         from cfdg_jax.training.run import default_folder, train
 
@@ -263,7 +208,7 @@ def resolve(arguments: argparse.Namespace):
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    with _starting():
+    with starting():
         from cfdg_jax.demo import demo
 
     print(demo(pathlib.Path(arguments.out or "runs/demo"), arguments.preset, arguments.fields))
@@ -271,7 +216,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    with _starting():
+    with starting():
         from cfdg_jax.fields import coerce
         from cfdg_jax.training.progress import Progress
         from cfdg_jax.upsample import check, default_generator, job_config, prepare, sample
@@ -288,7 +233,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    with _starting():
+    with starting():
         from cfdg_jax.sweep import read_sweep, sweep
 
     path = pathlib.Path(arguments.file)
@@ -298,7 +243,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    with _starting(compiles=False):
+    with starting(compiles=False):
         from cfdg_jax.report.build import build_report
 
     try:
@@ -315,7 +260,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    with _starting():
+    with starting():
         from cfdg_jax.bench import bench
 
     bench(arguments.what, arguments.out and pathlib.Path(arguments.out), quick=arguments.quick)
@@ -323,7 +268,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    with _starting(compiles=False):
+    with starting(compiles=False):
         from cfdg_jax.data import commands, doctor
         from cfdg_jax.fields import coerce
 

@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "bench": (*BELOW_TRAINING, "training"),
     "sweep": ABOVE_TRAINING,
     "demo": (*ABOVE_TRAINING, "sweep"),
-    "cli": (*ABOVE_TRAINING, "bench", "demo", "sweep", "upsample"),
+    "process": ("data",),
+    "cli": (*ABOVE_TRAINING, "bench", "demo", "process", "sweep", "upsample"),
     "__main__": ("cli",),
     "__init__": ABOVE_TRAINING,
 }
