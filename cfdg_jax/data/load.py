@@ -83,7 +83,7 @@ def split_name(name: str | os.PathLike[str]) -> tuple[Origin, str]:
         return kind, rest  # type: ignore[return-value]
     if colon and kind == "minari":
         return "minari", rest
-    if exists(pathlib.Path(text)) or text.endswith((".hdf5", ".h5")) or os.sep in text:
+    if (text and exists(pathlib.Path(text))) or text.endswith((".hdf5", ".h5")) or os.sep in text:
         return "file", text
     raise UserError(text or "dataset", "names no dataset and no file", nearest(text, dataset_names()))
 
