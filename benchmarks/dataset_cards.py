@@ -16,8 +16,8 @@ from cfdg_jax.data.reference_scores import normalized_score
 HEAD = """# The `local:` datasets
 
 Written by `python benchmarks/dataset_cards.py > docs/datasets.md`. They follow D4RL's recipes, with behaviour policies
-that this project trained under D4RL's dynamics (`benchmarks/train_behaviour.py`; curves in `benchmarks/results`). They are
-never shown in one table with D4RL's own.
+that this project trained under D4RL's dynamics (`benchmarks/train_behaviour.py`, curves in `benchmarks/results`), and
+are never shown in one table with D4RL's own.
 
 | | |
 |---|---|
