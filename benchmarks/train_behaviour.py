@@ -35,8 +35,6 @@ EVERY = 2_500
 SAVE_EVERY = 25_000
 """Environment steps between copies of the whole state, from which a run continues."""
 RANDOM_STEPS = 5_000
-BATCH = 128
-"""Rows of a minibatch: half the usual, for a core shared with other work."""
 
 
 def make_task(task: str, seeds: list[int]):
@@ -81,6 +79,7 @@ class Learner:
         copies: int,
         utd: float,
         rate: float,
+        batch: int,
     ):
         self.env = make_task(task, [1_000 * seed + i for i in range(copies)])
         self.test = make_task(task, [1_000_000 + 1_000 * seed + i for i in range(5)])
@@ -88,6 +87,7 @@ class Learner:
         wide = {"hidden": hidden, "critic_hidden": hidden} | ({"learning_rate": rate} if rate else {})
         config = dataclasses.replace(config, **{name: value for name, value in wide.items() if hasattr(config, name)})
         self.agent = make_agent(config, self.env.spec, "online", steps)
+        self.batch = batch
         self.updates, self.layout = round(utd * copies), self.env.spec.layout
         self.key = jax.random.key(seed)
         self.state = jax.tree.map(jnp.array, jax.jit(self.agent.init)(jax.random.fold_in(self.key, -1 % 2**32)))
@@ -98,7 +98,7 @@ class Learner:
 
     def _learn(self, state, buffer, key, step):
         draw, use = jax.random.split(key)
-        rows = ring.sample(buffer, draw, self.updates * BATCH).reshape(self.updates, BATCH, -1)
+        rows = ring.sample(buffer, draw, self.updates * self.batch).reshape(self.updates, self.batch, -1)
         return self.agent.update(state, self.layout.unpack(rows), use, step)
 
     def advance(self, obs: np.ndarray, step: int) -> np.ndarray:
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--copies", type=int, default=8, help="simulators at once")
     parser.add_argument("--utd", type=float, default=0.5, help="updates per environment step")
+    parser.add_argument("--batch", type=int, default=128, help="rows of a minibatch")
     parser.add_argument("--rate", type=float, default=0.0, help="learning rate, 0 for the agent's own; lower it late")
     parser.add_argument("--hidden", type=int, default=128, help="width of the two layers of actor and critics")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time, to be continued")
@@ -164,7 +165,7 @@ def main() -> None:
     folder = args.out / f"{args.task}-{args.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     learner = Learner(
-        args.task, args.agent, args.steps, args.seed, (args.hidden,) * 2, args.copies, args.utd, args.rate
+        args.task, args.agent, args.steps, args.seed, (args.hidden,) * 2, args.copies, args.utd, args.rate, args.batch
     )
     state_file, curve_file = folder / "state.npz", folder / "curve.json"
     obs, step = learner.load(state_file) if state_file.exists() else (learner.env.reset(), 0)

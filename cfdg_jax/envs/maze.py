@@ -14,6 +14,7 @@ import numpy as np
 
 UNIT = 4.0
 """Width of a cell; walls are half as high."""
+LOOK_AHEAD = 2.0
 Cell = tuple[int, int]
 
 _MAPS = {
@@ -91,12 +92,19 @@ class Maze:
         return self._following[target]
 
     def waypoint(self, place: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """Where to head for from `place` `[2]` in order to reach `goal` `[2]`: the next cell's centre, or the goal."""
-        target = self.cell_at(goal)
-        here = self.cell_at(place)
+        """Where to head for from `place` `[2]` in order to reach `goal` `[2]`.
+
+        In the goal's cell that is the goal; elsewhere a point `LOOK_AHEAD` further along the line from the centre of
+        the cell to that of the next, so that bends are not cut and walls not brushed.
+        """
+        target, here = self.cell_at(goal), self.cell_at(place)
         here = here if here in self.following(target) else self._nearest(place)
-        ahead = self.following(target)[here]
-        return np.asarray(goal, np.float64) if ahead == target else self.centre(ahead)
+        if here == target:
+            return np.asarray(goal, np.float64)
+        centre = self.centre(here)
+        along = (self.centre(self.following(target)[here]) - centre) / UNIT
+        covered = float(np.dot(np.asarray(place) - centre, along))
+        return centre + along * (max(covered, 0.0) + LOOK_AHEAD)
 
     def _nearest(self, place: np.ndarray) -> Cell:
         """The free cell whose centre is nearest to `place`, for one that leans over a wall."""
