@@ -147,7 +147,7 @@ def drawn(config, trained, obs, key, count, scale):
 
 @pytest.mark.parametrize(("rho", "rows"), [(0.5, 128), (0.3, 77), (0.7, 179), (0.0, 0), (1.0, 256)])
 def test_exactly_the_lowest_round_rho_b_rows_are_kept(rho, rows):
-    """through `mark`."""
+    """Through `mark`."""
     lot, batch = fresh(dataclasses.replace(SMALL, score="random", rho=rho)), toy_batch(256)[1]
     conserve, metrics = lot.marked(batch, jax.random.key(1))
     assert conserve.sum() == rows and set(np.unique(conserve)) <= {0.0, 1.0} and conserve.dtype == jnp.float32
