@@ -1,4 +1,4 @@
-"""Mixing: the reference's row counts (checks 25, 26, 28), the origin of every row, and refused values."""
+"""Mixing: row counts, the origin of every row, and refused values."""
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def test_before_the_first_refresh_the_base_mix_at_full_size():
 
 
 def test_every_batch_of_a_block_of_twenty_is_half_offline():
-    """Reference check 47, RLPD's 20 updates on 256 rows each."""
+    """RLPD's 20 updates on 256 rows each."""
     mix = rule("balanced")
     rows = mix.draw(mix.counts({}, 40), pool(), jax.random.key(0), 20)
     assert origins(rows) == [[128, 128, 0, 0]] * 20
@@ -103,7 +103,7 @@ def test_uniform_follows_the_sizes():
 
 
 def test_an_online_row_has_balanced_replay_s_first_priority():
-    """Reference check 50, and what follows for the share of online rows while more are gathered."""
+    """The priority, and what follows for the share of online rows while more are gathered."""
     assert online_priority(1_000_000, 0.5, 1_000) == pytest.approx(1_000)
     assert online_priority(200_000, 0.8, 500) == pytest.approx(100)
 

@@ -1,4 +1,4 @@
-"""A3RL: importance weights (docs/algorithms.md#checks), the density ratio, and which rows are chosen."""
+"""A3RL: importance weights, the density ratio, and which rows are chosen."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ K, B = 4, 64
 
 @pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
 def test_importance_weights_average_to_one_under_the_draw(beta):
-    """Check 50, at beta = 1 with weights 1 / (N p) themselves."""
+    """At beta = 1 with weights 1 / (N p) themselves."""
     p = np.random.default_rng(0).dirichlet(np.full(50, 0.3)) + 1e-6
     p /= p.sum()
     weights = np.asarray(importance_weights(jnp.log(p), beta), np.float64)

@@ -147,7 +147,7 @@ def drawn(config, trained, obs, key, count, scale):
 
 @pytest.mark.parametrize(("rho", "rows"), [(0.5, 128), (0.3, 77), (0.7, 179), (0.0, 0), (1.0, 256)])
 def test_exactly_the_lowest_round_rho_b_rows_are_kept(rho, rows):
-    """Reference check 56, through `mark`."""
+    """Through `mark`."""
     lot, batch = fresh(dataclasses.replace(SMALL, score="random", rho=rho)), toy_batch(256)[1]
     conserve, metrics = lot.marked(batch, jax.random.key(1))
     assert conserve.sum() == rows and set(np.unique(conserve)) <= {0.0, 1.0} and conserve.dtype == jnp.float32
@@ -167,7 +167,7 @@ def test_ties_go_to_the_earlier_row():
 
 
 def test_a_row_at_its_proposal_scores_zero_and_sigma_changes_no_rank(trained, monkeypatch):
-    """Reference check 57."""
+    """The score is a squared distance."""
     batch, key = toy_batch(64)[1], jax.random.key(3)
     proposal = jax.jit(lambda: drawn(SMALL, trained, batch.obs, key, 1, SMALL.guidance))()[0]
     assert np.abs(proposal).max() <= 1.0
@@ -238,7 +238,7 @@ def test_guidance_moves_proposals_where_q_is_higher(trained):
 
 
 def test_without_guidance_proposals_are_the_behaviour_model():
-    """Reference check 60, with an ideal network."""
+    """With an ideal network."""
     mean, std = np.array([0.2, -0.1]), 0.15
 
     def noise(params, x, t, obs):
