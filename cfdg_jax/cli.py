@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.process import starting
@@ -280,7 +280,7 @@ def _data(arguments: argparse.Namespace) -> int:
         f"takes {wanted} name{'s' * (wanted != 1)}, got {len(names)}",
         "see cfdg-jax data --help",
     )
-    action, options = arguments.action, {}
+    action, options = arguments.action, dict[str, Any]()
     for flag, actions in (("clip_actions", ("convert",)), ("rows", ("build",)), ("json", ("info", "check"))):
         value, shown = getattr(arguments, flag), f"--{flag.replace('_', '-')}"
         require(not value or action in actions, shown, f"is of {' and '.join(actions)} alone", "leave it out")

@@ -26,7 +26,7 @@ import numpy as np
 from cfdg_jax.data.collect import GaussianPolicy, Policy, load_policies
 from cfdg_jax.data.navigate import NOISE, Navigator
 from cfdg_jax.envs.antmaze import AntMazeVecEnv
-from cfdg_jax.envs.maze import maze
+from cfdg_jax.envs.maze import Cell, maze
 from cfdg_jax.envs.registry import make_env
 from cfdg_jax.envs.toy import behaviour
 from cfdg_jax.errors import UserError
@@ -57,11 +57,12 @@ class Recipe:
             return make_env(self.task, seeds, dynamics, threads)
         size = self.task.removeprefix("antmaze-")
         layout = maze(size)
+        starts: list[Cell] | None = [cell for cell in layout.free if cell not in layout.goals]
+        targets = layout.goals
         if self.quality == "diverse":
             starts, targets = layout.free, layout.free
-        else:
-            starts = None if size == "umaze" else [cell for cell in layout.free if cell not in layout.goals]
-            targets = layout.goals
+        elif size == "umaze":
+            starts = None
         return AntMazeVecEnv(self.task, seeds, dynamics, threads, starts=starts, targets=targets)
 
     def parts(self) -> tuple[dict[str, ToPolicy], str]:

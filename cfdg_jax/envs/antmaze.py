@@ -129,7 +129,7 @@ class AntMazeVecEnv:
             qpos = model.qpos0 + generator.uniform(-_NOISE, _NOISE, model.nq)
             qvel = _NOISE * generator.standard_normal(model.nv)
             if self._starts is not None:  # D4RL's gathering of data: anywhere in the upper half of a free cell
-                cell = self._starts[generator.integers(len(self._starts))]
+                cell = self._starts[int(generator.integers(len(self._starts)))]
                 qpos[:2] = np.maximum(self.maze.centre(cell) + generator.uniform(0.0, UNIT / 4, 2), 0.0)
             self._sims.restart(int(i), qpos, qvel)
             self.goals[i] = self._draw_goal(generator)

@@ -71,8 +71,8 @@ def place_rows(task: str, dynamics: str, data: Any, count: int, shift: int = 0) 
         next_obs[index], reward[index], terminal[index] = step.next_obs, step.reward, step.terminal
     env.close()
     if in_maze:
-        notes = ("rewards and terminals are not compared: the goal is not in the observation",)
-        return Placed(rows, next_obs, None, None, notes=notes)
+        hidden = "rewards and terminals are not compared: the goal is not in the observation"
+        return Placed(rows, next_obs, None, None, notes=(hidden,))
     lags = ROBOTS[task].tracked_body is not None
     notes = ("rewards are compared roughly: they count from a place that is not in the observation",) if lags else ()
     return Placed(rows, next_obs, reward, terminal, _LAGGING_REWARD if lags else 1e-3, notes)

@@ -68,9 +68,9 @@ TASKS = ("toy-sparse", "toy-dense")
 def step_from(task: str, obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Next observations `[n, 4]`, rewards `[n]` and terminals `[n]` from observed states, which are whole states."""
     env = make_toy("sparse" if task == "toy-sparse" else "dense")
-    obs, action = jnp.asarray(obs, jnp.float32), jnp.asarray(action, jnp.float32)
-    states = ToyState(obs[:, :2], obs[:, 2:], jnp.zeros(len(obs), jnp.int32))
-    _, step = jax.jit(jax.vmap(env.step))(states, action)
+    seen = jnp.asarray(obs, jnp.float32)
+    states = ToyState(seen[:, :2], seen[:, 2:], jnp.zeros(len(obs), jnp.int32))
+    _, step = jax.jit(jax.vmap(env.step))(states, jnp.asarray(action, jnp.float32))
     return np.asarray(step.next_obs), np.asarray(step.reward), np.asarray(step.terminal)
 
 
