@@ -159,6 +159,7 @@ class TrainConfig:
         for path, least in minima.items():
             value = get_path(self, path)
             require(value >= least, path, f"is {value}", f"must be at least {least}")
+        self._require_countable()
         require(
             self.dataset != "" or self.offline.steps == 0,
             "offline.steps",
@@ -180,6 +181,16 @@ class TrainConfig:
         for _ in method_remarks(self):  # conflicts are errors, and warnings are said when a run begins
             pass
 
+    def _require_countable(self) -> None:
+        """Refuses whole numbers that counters, which have 32 bits, cannot hold."""
+        for path, value in _whole_numbers(self):
+            bits = 32 if path == "run_key" else 31
+            require(abs(value) < 2**bits, path, f"is {value}", f"must be below 2^{bits}")
+        last = self.first_seed + self.seeds
+        require(last < 2**31, "first_seed", f"is {self.first_seed} for {self.seeds} seeds", "must stay below 2^31")
+        updates = self.online.updates
+        require(updates < 2**31, "online.utd", f"makes {updates} updates", "must stay below 2^31: lower it")
+
     @property
     def name(self) -> str:
         """The run's label: the given one, or such as ``IQL + CFDG``; what goes with the agent is not named."""
@@ -189,6 +200,17 @@ class TrainConfig:
         own |= entry_of(self.agent, "agent").companions(type(self.agent))
         named = [field for field in REGISTRIES if field == "agent" or choice(self, field) != own[field]]
         return " + ".join(type(getattr(self, field)).__name__.removesuffix("Config") for field in named)
+
+
+def _whole_numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Dotted paths and values of all whole numbers, those in tuples too."""
+    for field in dataclasses.fields(config):
+        value, path = getattr(config, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            yield from _whole_numbers(value, path + ".")
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, int) and not isinstance(one, bool):
+                yield path, one
 
 
 def entry_of(config: Any, field: str) -> Entry:

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import random
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,21 @@ def test_a_bad_newest_checkpoint_is_passed_over_and_the_run_ends_as_it_would_hav
     assert_same_run(whole, resume(copy))
     assert f"{newest} is damaged and passed over" in capsys.readouterr().err
     assert [path.name for path in checkpoints(copy)] == [path.name for path in checkpoints(whole.folder)]
+
+
+@pytest.mark.slow
+def test_a_hundred_random_bits_are_told_or_change_nothing(whole, tmp_path):
+    """Over all files of all checkpoints: the run goes on from a whole one and ends with the same numbers."""
+    luck = random.Random(0)
+    for trial in range(100):
+        folder = tmp_path / str(trial)
+        shutil.copytree(whole.folder, folder)
+        path = luck.choice(sorted(p for place in checkpoints(folder) for p in place.iterdir()))
+        data = bytearray(path.read_bytes())
+        data[luck.randrange(len(data))] ^= 1 << luck.randrange(8)
+        path.write_bytes(data)
+        assert_same_run(whole, resume(folder))
+        shutil.rmtree(folder)
 
 
 def test_without_a_whole_checkpoint_it_stops_with_one_line_and_changes_nothing(copy):

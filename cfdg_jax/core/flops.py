@@ -1,4 +1,4 @@
-"""FLOP of the matrix products of a traced program: what throughput is measured in."""
+"""What a traced program will take: FLOP of its matrix products, and its largest array."""
 
 from __future__ import annotations
 
@@ -44,3 +44,14 @@ def _jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr | ClosedJaxpr]:
         for one in value if isinstance(value, tuple | list) else (value,):
             if isinstance(one, Jaxpr | ClosedJaxpr):
                 yield one
+
+
+def largest_array(jaxpr: Jaxpr) -> int:
+    """Bytes of the largest array that a traced program computes on the way: its scratch is hardly less."""
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        arrays: list[Any] = [variable.aval for variable in equation.outvars]
+        sizes += [array.size * array.dtype.itemsize for array in arrays if hasattr(array, "dtype")]
+        for inner in _jaxprs(equation.params):
+            sizes.append(largest_array(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner))
+    return max(sizes)

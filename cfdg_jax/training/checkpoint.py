@@ -234,15 +234,15 @@ def _buffers(state: TrainState) -> dict[str, Buffer]:
 
 
 def _cut(state: TrainState) -> TrainState:
-    """Rings cut to the rows they hold."""
-    cut = lambda b: b._replace(rows=b.rows[:, : max(int(b.size), 1)])
+    """Rings cut to the rows they hold; on the host, where a new size is no new program."""
+    cut = lambda b: b._replace(rows=np.asarray(b.rows)[:, : max(int(b.size), 1)])
     return state._replace(online=cut(state.online), synthetic={source: cut(b) for source, b in state.synthetic.items()})
 
 
 def _uncut(state: TrainState, program: Program, record: Record) -> TrainState:
     capacity = program.config.online.capacity if record.phase == "online" else 1
-    missing = capacity - state.online.rows.shape[1]
-    rows = jnp.pad(state.online.rows, ((0, 0), (0, missing), (0, 0)))
+    saved = state.online.rows
+    rows = jnp.zeros((saved.shape[0], capacity, saved.shape[2]), saved.dtype).at[:, : saved.shape[1]].set(saved)
     return state._replace(online=state.online._replace(rows=rows))
 
 

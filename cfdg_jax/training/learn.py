@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
@@ -105,17 +106,20 @@ def learn(
     return learn_online(program, state, meters, offline_rows, counts, updates)
 
 
-def metric_names(program: Program, phase: str) -> list[str]:
-    """Names of the metrics of an update of `phase`, found by tracing one; none where the phase makes no updates."""
-    if phase not in ("offline", "online"):
-        return []
-    if (metric_names, phase) not in program.kept:
+def traced_update(program: Program, phase: str) -> tuple[jax.extend.core.ClosedJaxpr, Metrics]:
+    """One update of all seeds in `phase`, traced and not run: its program, and the shapes of its metrics."""
+    if (traced_update, phase) not in program.kept:
         shape = (program.config.seeds, 1, program.config.mix.batch_size, program.spec.layout.width)
         state = jax.eval_shape(lambda: init(program, phase))
         update = lambda state, rows: update_all(program, phase, state, state.key, rows)[1]
-        names = list(jax.eval_shape(update, state, jax.ShapeDtypeStruct(shape, np.float32)))
-        program.kept[metric_names, phase] = names
-    return program.kept[metric_names, phase]
+        traced = jax.make_jaxpr(update, return_shape=True)(state, jax.ShapeDtypeStruct(shape, np.float32))
+        program.kept[traced_update, phase] = traced
+    return program.kept[traced_update, phase]
+
+
+def metric_names(program: Program, phase: str) -> list[str]:
+    """Names of the metrics of an update of `phase`; none where the phase makes no updates."""
+    return list(traced_update(program, phase)[1]) if phase in ("offline", "online") else []
 
 
 def no_meters(program: Program, phase: str) -> Meters:

@@ -23,16 +23,17 @@ CHECKED = {"samples": 500, "searched": 5_000}
 
 def check_rows(program: Program, state: TrainState) -> dict[str, np.ndarray]:
     """How good the synthetic rows of every seed are, ``{"<source>/<measure>": [S]}`` (`cfdg_jax.augment.quality`)."""
-    offline, size = np.asarray(program.offline_rows), int(state.online.size)
+    offline, gathered = np.asarray(program.offline_rows), np.asarray(state.online.rows)[:, : int(state.online.size)]
+    made = {source: np.asarray(buffer.rows) for source, buffer in state.synthetic.items()}
     step, units = _true_step(program), jax.tree.map(np.asarray, program.transforms)
     rewards = {s: units.online_reward if s == Source.SYNTHETIC_ONLINE else units.reward for s in state.synthetic}
     simulate = {s: step and _in_units(step, units.observation, reward) for s, reward in rewards.items()}
     reports = []
     for seed in range(program.config.seeds):
-        online = np.asarray(state.online.rows[seed, :size])
+        online = gathered[seed]
         report: dict[str, float] = {}
-        for source, buffer in state.synthetic.items():
-            rows = np.asarray(buffer.rows[seed])
+        for source in made:
+            rows = made[source][seed]
             if len(rows) >= 2 and np.isfinite(rows[:, : program.spec.layout.terminal]).all():
                 measured = quality_report(
                     rows, program.spec.layout, offline if len(offline) else None, online, simulate[source], **CHECKED

@@ -16,7 +16,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.config import TrainConfig, choice, remarks
@@ -77,7 +77,7 @@ def train(
       OSError: naming the file, if something cannot be written; what was complete is kept.
     """
     on = "is set, and single precision is all this package is tested in"
-    require(not jax.config.values["jax_enable_x64"], "JAX_ENABLE_X64", on, "unset it")
+    require(jnp.zeros(0, float).dtype == np.float32, "JAX_ENABLE_X64", on, "unset it")
     bars, interrupts = Progress(progress), Interrupts()
     source = pathlib.Path(offline_from) if offline_from is not None else None
     with interrupts.watching():
