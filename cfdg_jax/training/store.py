@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import math
 import os
 import pathlib
@@ -37,6 +38,7 @@ from cfdg_jax.errors import UserError, require
 FORMAT = 2
 """Of saved folders; format 1 had no record."""
 ARRAYS, RECORD = "arrays", "record.json"
+logging.getLogger("absl").addFilter(lambda record: "OCDBT" not in record.getMessage())  # told at every save otherwise
 SMALL = 1 << 20
 """Bytes under which an array shares a file with others of its type."""
 PARTIAL = ".partial"
