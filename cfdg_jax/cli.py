@@ -6,19 +6,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import errno
 import os
 import pathlib
-import signal
 import sys
-import threading
-import types
-from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from cfdg_jax.errors import UserError, require
+from cfdg_jax.process import starting
 from cfdg_jax.training.progress import Interrupted
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -39,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     try:
         arguments, rest = _parser().parse_known_args(argv)
+        if "names" in arguments and not any(word.startswith("-") for word in rest):  # names behind an option
+            arguments.names, rest = [*arguments.names, *rest], []
         if rest and not arguments.takes_fields:
             raise UserError(arguments.prog, f"unknown argument {rest[0]}", f"see {arguments.prog} --help")
         if arguments.takes_fields:
@@ -72,28 +70,6 @@ def _os_error(error: OSError) -> int:
         return 1
     print(f"error: {name}: {reason}" if name else f"error: {reason}", file=sys.stderr)
     return 2 if error.errno in PATH_ERRORS else 1
-
-
-@contextlib.contextmanager
-def _starting(deterministic: bool = False, compiles: bool = True) -> Iterator[None]:
-    """While a command imports what it needs, SIGINT and SIGTERM end the process at once: nothing is under way yet."""
-
-    def stop(number: int, frame: types.FrameType | None) -> None:
-        os.write(2, b"interrupted\n")
-        os._exit(130)
-
-    if threading.current_thread() is not threading.main_thread():
-        previous = {}
-    else:
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        if compiles:
-            _setup(deterministic)
-        yield
-    finally:
-        for number, handler in previous.items():
-            as_python = number == signal.SIGINT and handler == signal.SIG_DFL  # see __main__
-            signal.signal(number, signal.default_int_handler if as_python else handler)
 
 
 def parse_fields(rest: Sequence[str]) -> dict[str, str]:
@@ -180,6 +156,8 @@ def _train_arguments(train: argparse.ArgumentParser) -> None:
 def _data_arguments(data: argparse.ArgumentParser) -> None:
     data.add_argument("action", choices=("list", "info", "check", "build", "convert"))
     data.add_argument("names", nargs="*", metavar="NAME_OR_PATH", help="convert takes SRC DST")
+    data.add_argument("--rows", help="build: rows of a local: dataset, up to 2000000")
+    data.add_argument("--json", action="store_true", help="info, check: one json object a line")
     data.add_argument("--clip-actions", action="store_true", help="convert: clip actions to [-1, 1], not refuse them")
 
 
@@ -189,37 +167,8 @@ def _version() -> str:
     return f"cfdg-jax {metadata.version('cfdg-jax')}"
 
 
-def _keep_freed_memory() -> None:
-    """Lets glibc keep up to 1 GiB of freed memory and take large blocks from it, where the user has set neither.
-
-    XLA on CPU takes the scratch memory of a dispatch anew each time. Blocks above glibc's threshold (at most 32 MB)
-    would be pages fresh from the kernel, faulted in and zeroed at every step of the environments.
-    """
-    if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # malloc.h; before glibc 2.35 or so the second is at most 32 MB
-        if mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25):
-            mallopt(trim_threshold, 1 << 30)
-
-
-def _setup(deterministic: bool = False) -> None:
-    """Compile cache beside the datasets; XLA flags must be there before the first array is."""
-    _keep_freed_memory()
-    if deterministic:
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-    import jax
-
-    from cfdg_jax.data.files import cache_dir
-
-    jax.config.update("jax_enable_x64", False)  # a shell may ask for it; single precision is all that is tested
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
 def _train(arguments: argparse.Namespace) -> int:
-    with _starting(arguments.deterministic):
+    with starting(arguments.deterministic):
         from cfdg_jax.fields import to_yaml
         from cfdg_jax.training.run import default_folder, train
 
@@ -259,7 +208,7 @@ def resolve(arguments: argparse.Namespace):
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    with _starting():
+    with starting():
         from cfdg_jax.demo import demo
 
     print(demo(pathlib.Path(arguments.out or "runs/demo"), arguments.preset, arguments.fields))
@@ -267,7 +216,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    with _starting():
+    with starting():
         from cfdg_jax.fields import coerce
         from cfdg_jax.training.progress import Progress
         from cfdg_jax.upsample import check, default_generator, job_config, prepare, sample
@@ -284,7 +233,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    with _starting():
+    with starting():
         from cfdg_jax.sweep import read_sweep, sweep
 
     path = pathlib.Path(arguments.file)
@@ -294,7 +243,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    with _starting(compiles=False):
+    with starting(compiles=False):
         from cfdg_jax.report.build import build_report
 
     try:
@@ -311,7 +260,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    with _starting():
+    with starting():
         from cfdg_jax.bench import bench
 
     bench(arguments.what, arguments.out and pathlib.Path(arguments.out), quick=arguments.quick)
@@ -319,8 +268,9 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    with _starting(compiles=False):
-        from cfdg_jax.data import commands
+    with starting(compiles=False):
+        from cfdg_jax.data import commands, doctor
+        from cfdg_jax.fields import coerce
 
     wanted = {"list": 0, "info": 1, "check": 1, "build": 1, "convert": 2}[arguments.action]
     names = arguments.names
@@ -330,10 +280,19 @@ def _data(arguments: argparse.Namespace) -> int:
         f"takes {wanted} name{'s' * (wanted != 1)}, got {len(names)}",
         "see cfdg-jax data --help",
     )
-    clip = arguments.clip_actions
-    require(not clip or arguments.action == "convert", "--clip-actions", "is of convert alone", "leave it out")
-    print(getattr(commands, f"{arguments.action}_text")(*names, **({"clip_actions": True} if clip else {})))
-    return 0
+    action, options = arguments.action, dict[str, Any]()
+    for flag, actions in (("clip_actions", ("convert",)), ("rows", ("build",)), ("json", ("info", "check"))):
+        value, shown = getattr(arguments, flag), f"--{flag.replace('_', '-')}"
+        require(not value or action in actions, shown, f"is of {' and '.join(actions)} alone", "leave it out")
+        options |= {flag: value} if value else {}
+    if "rows" in options:
+        options["rows"] = coerce(int, options["rows"], "rows")
+    if action in ("info", "check"):
+        text, code = getattr(doctor, action)(*names, as_json="json" in options)
+    else:
+        text, code = getattr(commands, f"{action}_text")(*names, **options), 0
+    print(text)
+    return code
 
 
 if __name__ == "__main__":

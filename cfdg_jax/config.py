@@ -45,11 +45,11 @@ class EnvConfig:
 class TransformConfig:
     """Fitted on the offline data, applied to it and to every online row; evaluation returns stay raw."""
 
-    reward: RewardKind = "return_range"  # reference section 1.3
+    reward: RewardKind = "return_range"  # docs/algorithms.md#transforms
     scale: float = 10.0  # of scale_bias, scale r + bias: AntMaze 10 and -5, Adroit 10 and 5 (Cal-QL)
     bias: float = -5.0
     online_reward: Literal["same", "raw"] = "same"  # of online rows; raw: implicit_q_learning on locomotion
-    observation: ObservationKind = "none"  # reference section 1.4
+    observation: ObservationKind = "none"  # docs/algorithms.md#transforms
     failure_reward: float | None = None  # raw reward of a step without success, sparse tasks (Cal-QL: AntMaze 0)
     failure_rule: Literal["all", "last"] = "all"  # rewards that must be failures: all (Cal-QL) or the last (CORL)
     truncation: Truncation = "none"  # worth of a cut trajectory after its end (none: Cal-QL; its kitchen: last_reward)
@@ -89,7 +89,7 @@ class RefreshConfig:
     """When and how much an augmenter generates."""
 
     every: int = 100_000  # T_diff, environment steps (CFDG: 100K for IQL and PEX, 10K for APL)
-    min_online: int = 5_000  # no refresh while there are fewer online rows (reference section 5.4)
+    min_online: int = 5_000  # no refresh while there are fewer online rows (docs/algorithms.md#refresh)
     rows: int = 1_000_000  # generated rows per refresh, all sources together (CFDG: synthetic buffer 1M)
     chunk: int = 10_000  # rows generated in one dispatch; bounds the memory of sampling
     fit_steps_per_call: int = 250  # generator updates scanned in one dispatch
@@ -102,7 +102,7 @@ class EvaluateConfig:
     """Evaluation on environments of its own, with the agent's evaluation policy."""
 
     offline_every: int = 50_000  # gradient updates between evaluations offline
-    online_every: int = 10_000  # environment steps between evaluations online (reference section 1.5)
+    online_every: int = 10_000  # environment steps between evaluations online
     episodes: int = 10  # per seed and evaluation (10 locomotion, 100 AntMaze)
 
 

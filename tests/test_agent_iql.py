@@ -334,7 +334,7 @@ def test_conserve_one_is_plain_iql_and_zero_is_the_free_expectile():
     np.testing.assert_allclose(loss(half), (plain[:16].sum() + free[16:].sum()) / 32, rtol=1e-5, atol=1e-6)
     same = dataclasses.replace(SMALL, free_expectile=0.7, free_target="min")
     np.testing.assert_allclose(loss(half, same), plain.mean(), rtol=1e-5, atol=1e-6)
-    equal, marked = jnp.stack([target_q[0], target_q[0]]), batch._replace(conserve=half)  # reference check 59
+    equal, marked = jnp.stack([target_q[0], target_q[0]]), batch._replace(conserve=half)  # docs/algorithms.md#checks
     with_min = p._replace(config=dataclasses.replace(SMALL, free_target="min"))
     assert value_loss(p, state.value, marked, equal)[0] == value_loss(with_min, state.value, marked, equal)[0]
 

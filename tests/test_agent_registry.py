@@ -47,16 +47,16 @@ PUBLISHED = {
     "cql": {"actions": 10, "importance_weights": True, "softmax_temperature": 1.0, "penalty_weight": 10.0,
             "lagrange_gap": None, "penalty_min": None, "calibrate": "never", "backup": "sample",
             "entropy_backup": False, "critic_hidden": (256, 256, 256), "policy_learning_rate": 3e-5,
-            "learning_rate": 3e-4, "target_entropy_scale": 1.0, "log_std_min": -20.0, "log_std_affine": True,
-            "order": "joint", "temperature_loss": "log_alpha", "tau": 0.005, "init_log_multiplier": 1.0},
+            "learning_rate": 3e-4, "target_entropy_scale": 1.0, "log_std_range": (-20.0, 2.0), "log_std_affine": True,
+            "order": "joint", "tau": 0.005, "init_log_multiplier": 1.0},
     # its authors on AntMaze
     "calql": {"hidden": (256, 256), "critic_hidden": (256, 256, 256, 256), "policy_learning_rate": 1e-4,
               "learning_rate": 3e-4, "penalty_weight": 5.0, "lagrange_gap": 0.8, "calibrate": "always",
               "online_bound": "return", "backup": "max", "entropy_backup": False, "actions": 10, "layer_norm": False,
-              "log_std_min": -20.0, "log_std_affine": True, "order": "joint", "online_penalty_share": 1.0},
+              "log_std_range": (-20.0, 2.0), "log_std_affine": True, "order": "joint", "online_penalty_share": 1.0},
     # APL's GCQL.py
     "apl_cql": {"critics": 5, "subset": 2, "policy_q": "mean", "policy_learning_rate": 1e-4, "learning_rate": 3e-4,
-                "penalty_weight": 5.0, "actions": 10, "entropy_backup": False, "log_std_min": -5.0,
+                "penalty_weight": 5.0, "actions": 10, "entropy_backup": False, "log_std_range": (-5.0, 2.0),
                 "log_std_affine": False, "critic_hidden": (256, 256, 256), "hidden": (256, 256, 256),
                 "order": "alpha_first", "target_entropy_scale": 1.0},
     # TD3_BC.py
@@ -66,11 +66,11 @@ PUBLISHED = {
             "layer_norm": False, "target_entropy_scale": 1.0, "entropy_backup": True, "policy_delay": 1,
             "init_temperature": 1.0, "learning_rate": 3e-4, "tau": 0.005},
     "redq": {"critics": 10, "subset": 2, "target_rule": "min", "policy_q": "mean", "q_loss": "sum", "order": "joint",
-             "layer_norm": False, "temperature_loss": "log_alpha", "policy_delay": None, "log_std_min": -20.0,
-             "density_epsilon": 1e-6, "init": "xavier", "entropy_backup": True},
+             "layer_norm": False, "temperature_loss": "log_alpha", "policy_delay": None,
+             "log_std_range": (-20.0, 2.0), "density_epsilon": 1e-6, "init": "xavier", "entropy_backup": True},
     "rlpd": {"critics": 10, "subset": 2, "policy_q": "mean", "q_loss": "mean", "layer_norm": True,
              "order": "critic_first", "target_entropy_scale": 0.5, "entropy_backup": True, "policy_delay": None,
-             "log_std_min": -20.0, "density_epsilon": 0.0, "init": "xavier", "hidden": (256, 256),
+             "log_std_range": (-20.0, 2.0), "density_epsilon": 0.0, "init": "xavier", "hidden": (256, 256),
              "init_temperature": 1.0, "temperature_loss": "alpha"},
 }  # fmt: skip
 """What released code and papers give (docs/algorithms.md); `docs/differences.md` has what departs from it."""

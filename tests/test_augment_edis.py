@@ -255,8 +255,9 @@ def test_losses_and_gradients_equal_the_released_code(released, kind):
             golden.compare(z, f"{at}/after1/E_{kind}/{name}", value, 1e-7)
 
 
-def test_the_full_width_equals_the_released_code(released):
-    z, energies, _ = released
+def test_the_full_width_equals_the_released_code(released, golden_full_dir):
+    _, energies, _ = released
+    z = golden.load(golden_full_dir, "edis.npz")
     energies = energies._replace(network=energy_network((256, 256, 256), 14))
     params = jax.tree.map(jnp.asarray, golden.stacked(z, ["full/init/E_state"] * 3, np.float64))
     of = lambda params: released_loss(energies, params, z, "state")

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from cfdg_jax.data import commands, d4rl, local
+from cfdg_jax.data import commands, d4rl, doctor, local
 from cfdg_jax.data.check import check_dataset, check_fits, describe
 from cfdg_jax.data.dataset import from_arrays
 from cfdg_jax.data.hdf5 import write_hdf5
@@ -103,10 +103,8 @@ def test_commands(tmp_path, monkeypatch):
     monkeypatch.setenv("CFDG_DATA_DIR", str(tmp_path))
     path = tmp_path / "mine.hdf5"
     write_hdf5(path, good(200, 10), {"task": "hopper", "dynamics": "gymnasium"})
-    assert commands.check_text(str(path)) == f"{path}: 200 rows, 20 episodes, usable"
-    assert "normalised score" in commands.info_text(str(path)) and "hopper (gymnasium dyn" in commands.info_text(
-        str(path)
-    )
+    text, code = doctor.info(str(path))
+    assert "normalised score" in text and "hopper (gymnasium dyn" in text and code == 0
     copy = tmp_path / "copy.hdf5"
     assert commands.convert_text(str(path), str(copy)) == f"{copy}: 200 rows of {path}"
     np.testing.assert_array_equal(load_dataset(copy).observations, load_dataset(path).observations)
@@ -128,7 +126,7 @@ def test_wrong_environment_fails_the_check(tmp_path):
     path = tmp_path / "mine.hdf5"
     write_hdf5(path, good(), {"task": "walker2d", "dynamics": "gymnasium"})
     with pytest.raises(UserError, match="observations of width 11, but the environment walker2d has 17"):
-        commands.check_text(str(path))
+        doctor.check(str(path))
 
 
 def test_list_shows_what_is_here(tmp_path, monkeypatch):

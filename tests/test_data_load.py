@@ -10,7 +10,7 @@ from cfdg_jax.errors import UserError
 
 
 def test_names_and_addresses():
-    assert len(d4rl.DATASETS) == 4 * 6 + 6
+    assert len(d4rl.DATASETS) == 4 * 6 + 2 * 6 + 3
     assert d4rl.DATASETS["hopper-medium-replay-v2"].path == "gym_mujoco_v2/hopper_medium_replay-v2.hdf5"
     play = d4rl.DATASETS["antmaze-large-play-v2"]
     assert play.file == "Ant_maze_hardest-maze_noisy_multistart_True_multigoal_False_sparse_fixed.hdf5"
@@ -39,3 +39,18 @@ def test_a_d4rl_file_is_known_by_its_name(tmp_path):
     data = load_dataset(path)
     assert (data.task, data.dynamics) == ("walker2d", "d4rl") == (task_of_name(str(path)), "d4rl")
     assert load_dataset(path, dynamics="gymnasium").dynamics == "gymnasium"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"dynamics": "mujoco"}, "metadata/dynamics: is 'mujoco'; must be d4rl or gymnasium"),
+        ({"return_low": "x", "return_high": 1.0}, "metadata/return_low: is 'x'; must be a finite number"),
+        ({"return_low": 0.0}, "metadata/return_high: is None; must be a finite number"),
+        ({"return_low": 0.0, "return_high": float("nan")}, "metadata/return_high: is nan"),
+    ],
+)
+def test_metadata_that_cannot_be_used_is_refused(tmp_path, metadata, message):
+    write_hdf5(tmp_path / "x.hdf5", raw(), metadata)
+    with pytest.raises(UserError, match=message):
+        load_dataset(tmp_path / "x.hdf5")

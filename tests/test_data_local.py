@@ -3,7 +3,7 @@
 import pytest
 from tiny_policies import tiny
 
-from cfdg_jax.data import local
+from cfdg_jax.data import behaviours, local
 from cfdg_jax.data.collect import save_policies
 from cfdg_jax.data.load import load_dataset
 from cfdg_jax.errors import UserError
@@ -13,7 +13,7 @@ from cfdg_jax.errors import UserError
 def assets(tmp_path, monkeypatch):
     folder = tmp_path / "assets"
     folder.mkdir()
-    monkeypatch.setattr(local, "ASSETS", folder)
+    monkeypatch.setattr(behaviours, "ASSETS", folder)
     save_policies(folder / "hopper-policies.npz", [tiny(i) for i in range(3)], tiny(9))
     return folder
 
@@ -45,12 +45,12 @@ def test_hopper_is_built_once_and_is_deterministic(assets, tmp_path):
     [("random", ["snapshot0"]), ("medium", ["snapshot2"]), ("medium-expert", ["snapshot2", "expert"])],
 )
 def test_recipes_use_the_right_policies(assets, quality, labels):
-    behaviour, _ = local._behaviour(local.DATASETS[f"hopper-{quality}-v0"])
-    assert [name.split()[0] for name in behaviour] == labels
+    parts, _ = local.DATASETS[f"hopper-{quality}-v0"].parts()
+    assert [name.split()[0] for name in parts] == labels
 
 
 def test_missing_policies_are_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(local, "ASSETS", tmp_path)
+    monkeypatch.setattr(behaviours, "ASSETS", tmp_path)
     with pytest.raises(UserError, match=r"hopper-policies\.npz, which is missing"):
         local.build("hopper-random-v0", data_dir=tmp_path)
 

@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "bench": (*BELOW_TRAINING, "training"),
     "sweep": ABOVE_TRAINING,
     "demo": (*ABOVE_TRAINING, "sweep"),
-    "cli": (*ABOVE_TRAINING, "bench", "demo", "sweep", "upsample"),
+    "process": ("data",),
+    "cli": (*ABOVE_TRAINING, "bench", "demo", "process", "sweep", "upsample"),
     "__main__": ("cli",),
     "__init__": ABOVE_TRAINING,
 }
@@ -50,11 +51,17 @@ ONLY_IN = {
     "wandb": ("training.logging",),
     "tensorboardX": ("training.logging",),
     "minari": ("data.minari",),
+    "gymnasium_robotics": ("envs.adroit",),
     "matplotlib": ("report",),
     "sklearn": ("report",),
 }
 NEVER = {"torch", "distrax", "tensorflow", "tensorflow_probability", "gym", "d4rl", "mujoco_py", "rliable"}
-IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "orbax-checkpoint": "orbax"}
+IMPORT_NAMES = {
+    "gymnasium-robotics": "gymnasium_robotics",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+    "orbax-checkpoint": "orbax",
+}
 MEDIAN_FILE, MAX_FILE, MAX_FUNCTION = 150, 350, 60
 
 
@@ -69,7 +76,9 @@ def import_names(requirements):
 
 
 OPTIONAL = import_names(
-    r for extra in ("minari", "tensorboard", "wandb", "likelihood") for r in project()["optional-dependencies"][extra]
+    r
+    for extra in ("minari", "tensorboard", "wandb", "likelihood", "adroit")
+    for r in project()["optional-dependencies"][extra]
 )
 
 

@@ -46,6 +46,9 @@ def checkpoints(folder):
 
 
 def flip(path, share=0.5):
+    """Changes a bit of a file, or of the largest under a folder."""
+    if path.is_dir():
+        path = max((each for each in path.rglob("*") if each.is_file()), key=lambda each: each.stat().st_size)
     data = bytearray(path.read_bytes())
     data[int(share * len(data))] ^= 1
     path.write_bytes(data)
@@ -64,7 +67,7 @@ def test_a_bad_newest_checkpoint_is_passed_over_and_the_run_ends_as_it_would_hav
 ):
     newest = checkpoints(copy)[-1]
     if damage == "gone":
-        (newest / store.ARRAYS).unlink()
+        shutil.rmtree(newest / store.ARRAYS)
     elif damage == "foreign":  # of equal shapes
         other = cfdg_jax.train(short(run_key=1), tmp_path / "other", progress=False)
         shutil.rmtree(newest)
@@ -85,7 +88,7 @@ def test_a_hundred_random_bits_are_told_or_change_nothing(whole, tmp_path):
     for trial in range(100):
         folder = tmp_path / str(trial)
         shutil.copytree(whole.folder, folder)
-        path = luck.choice(sorted(p for place in checkpoints(folder) for p in place.iterdir()))
+        path = luck.choice(sorted(p for place in checkpoints(folder) for p in place.rglob("*") if p.is_file()))
         data = bytearray(path.read_bytes())
         data[luck.randrange(len(data))] ^= 1 << luck.randrange(8)
         path.write_bytes(data)

@@ -38,41 +38,42 @@ def test_everything_comes_back(tmp_path):
     assert [path.name for path in place.parent.iterdir()] == ["0"]
 
 
-def test_every_flipped_bit_is_told_or_changes_nothing(tmp_path):
+def files_of(place):
+    return sorted(path for path in place.rglob("*") if path.is_file())
+
+
+def test_every_file_is_proven(tmp_path):
     place, luck = tmp_path / "0", random.Random(0)
     store.write(place, tree(), {"step": 3})
-    whole, told = store.read(place), 0
-    for name in (store.ARRAYS, store.RECORD):
-        data = (place / name).read_bytes()
-        for byte in range(len(data)):
+    told = 0
+    for path in files_of(place):
+        data = path.read_bytes()
+        for byte in range(0, len(data), max(1, len(data) // 40)):
             flipped = bytearray(data)
             flipped[byte] ^= 1 << luck.randrange(8)
-            (place / name).write_bytes(flipped)
-            try:
-                found = store.read(place)
-            except store.Damaged:
-                told += 1
-                continue
-            assert found.about == whole.about, (name, byte)
-            for path, array in whole.arrays.items():
-                np.testing.assert_array_equal(found.arrays[path], array, err_msg=f"{name} {byte}")
-        (place / name).write_bytes(data)
-    assert told > 1_000
+            path.write_bytes(flipped)
+            with pytest.raises(store.Damaged):
+                store.read(place)
+            told += 1
+        path.write_bytes(data)
+    assert told > 100 and store.read(place).about == {"step": 3}
 
 
 @pytest.mark.parametrize("name", [store.ARRAYS, store.RECORD])
-@pytest.mark.parametrize("damage", ["gone", "empty", "short", "folder", "other"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "short", "folder", "other", "more"])
 def test_whatever_is_wrong_with_a_file_is_damage(tmp_path, name, damage):
     place = tmp_path / "0"
     store.write(place, tree(), {})
-    path = place / name
+    path = next(path for path in files_of(place) if name in path.parts)
     data = path.read_bytes()
     path.unlink()
     if damage == "folder":
         path.mkdir()
     elif damage == "other":
         store.write(tmp_path / "1", {"a": jnp.ones(3)}, {})
-        path.write_bytes((tmp_path / "1" / name).read_bytes())
+        path.write_bytes(next(each for each in files_of(tmp_path / "1") if name in each.parts).read_bytes())
+    elif damage == "more":
+        path.write_bytes(data + b"\0")
     elif damage != "gone":
         path.write_bytes(data[: len(data) // 2] if damage == "short" else b"")
     with pytest.raises(store.Damaged) as told:
@@ -95,11 +96,7 @@ def test_what_reads_back_otherwise_was_not_written(tmp_path, monkeypatch):
     write = store._write_arrays
 
     def bad_disk(path, leaves):
-        contents = write(path, leaves)
-        data = bytearray(path.read_bytes())
-        data[200] ^= 1
-        path.write_bytes(data)
-        return contents
+        return write(path, leaves | {"a": leaves["a"] + 1})
 
     monkeypatch.setattr(store, "_write_arrays", bad_disk)
     with pytest.raises(OSError, match="Input/output error"):
@@ -145,7 +142,7 @@ def test_a_bad_kept_part_is_told_and_done_again(tmp_path, damage):
     identity = "theirs" if damage == "other work" else "ours"
     Kept(tmp_path / "kept", identity, told.append).save(jnp.ones(9 if damage == "other shapes" else 50), now=True)
     if damage == "bit":
-        path = tmp_path / "kept" / store.ARRAYS
+        path = next(path for path in files_of(tmp_path / "kept") if store.ARRAYS in path.parts)
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)

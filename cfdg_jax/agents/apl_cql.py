@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from cfdg_jax.agents.base import apl_companions, apl_rhythm
+from cfdg_jax.agents.base import apl_rhythm
 from cfdg_jax.agents.cql import CQLConfig, Switches, cql
 from cfdg_jax.agents.penalty import reduced_values
 from cfdg_jax.methods import Entry, Preset, Task, Values, Variant
@@ -56,9 +56,9 @@ def _values(preset: Preset, task: Task) -> Values:
 ENTRY = Entry(
     APLCQLConfig,
     cql,
-    about="adaptive policy learning on CQL (Zheng et al. 2023)",
+    about="adaptive policy learning on a conservative critic (Zheng et al. 2023)",
     values=_values,
-    companions=apl_companions,
+    companions=lambda agent: {"mix": "oorb", "stratify": "by_source"},
     variants=VARIANTS,
     without=({}, {"penalty_weight": 0.0}),
 )

@@ -137,9 +137,3 @@ def apl_rhythm(preset: Preset) -> dict[str, Any]:
             "online.utd": 10,
         } | {"refresh.every": 10_000}
     return {"online.update_every": 40 if preset == "smoke" else 1_000, "online.utd": 2}
-
-
-def apl_companions(agent: type) -> Mapping[str, str]:
-    """APL's own mixing rule, and its marks by origin."""
-    del agent
-    return {"mix": "oorb", "stratify": "by_source"}

@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import optax
 
 from cfdg_jax.agents.base import (
-    apl_companions,
     apl_rhythm,
     check_fields,
     descend,
@@ -318,7 +317,7 @@ APL_TD3BC = Entry(
     td3bc,
     about="adaptive policy learning on TD3+BC (Zheng et al. 2023)",
     values=_apl_values,
-    companions=apl_companions,
+    companions=lambda agent: {"mix": "oorb", "stratify": "by_source"},
     variants=ONE_VARIANT,
     without=_WITHOUT,
 )

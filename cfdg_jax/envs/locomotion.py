@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gymnasium
@@ -21,12 +18,8 @@ import mujoco
 import numpy as np
 
 from cfdg_jax.envs.dynamics import Advance, check_dynamics, quiet_models, restore_d4rl_dynamics
-from cfdg_jax.envs.generators import check_seeds, make_generator, pack_generators, unpack_generators
-from cfdg_jax.errors import require
+from cfdg_jax.envs.simulators import Simulators
 from cfdg_jax.types import Spec, Step
-
-_FULL_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-_LOOP_UP_TO = 4  # environments that a plain loop steps at least as fast as two threads (measured; 5 are even)
 
 
 def _hopper_healthy(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
@@ -110,11 +103,6 @@ def build_model(task: str, dynamics: str) -> tuple[mujoco.MjModel, int, Advance]
     return env.model, env.frame_skip, advance
 
 
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class MujocoVecEnv:
     """`cfdg_jax.types.Env` for the tasks in `ROBOTS`, each environment with its own seed.
 
@@ -138,99 +126,60 @@ class MujocoVecEnv:
         threads: int = 0,
         reference: tuple[float, float] | None = None,
     ):
-        require(threads >= 0, "threads", f"is {threads}", "must be 0 (choose) or more")
-        seeds = check_seeds(seeds)
         self.spec = locomotion_spec(task, dynamics, reference)
-        self.num = len(seeds)
         self._robot = ROBOTS[task]
-        self._model, self._frame_skip, self._advance = build_model(task, dynamics)
-        self._dt = self._model.opt.timestep * self._frame_skip
+        self._model, frame_skip, advance = build_model(task, dynamics)
+        self._sims = Simulators(self._model, advance, frame_skip, seeds, threads)
+        self.num = self._sims.num
+        self._dt = self._model.opt.timestep * frame_skip
         self._padding = np.zeros((self.num, self.spec.obs_dim - self._robot.obs_dim))
-        self._datas = [mujoco.MjData(self._model) for _ in seeds]
-        self._generators = [make_generator(seed) for seed in seeds]
-        self._elapsed = np.zeros(self.num, np.int64)
         self._x = np.zeros(self.num)
-        self._bind_views()
-        self._start_threads(threads)
-
-    def _bind_views(self) -> None:
-        """Keeps arrays that look into the simulators' memory; fetching them at every step costs more than reading."""
-        self._qpos = [data.qpos for data in self._datas]
-        self._qvel = [data.qvel for data in self._datas]
-        self._ctrl = [data.ctrl for data in self._datas]
         if self._robot.tracked_body is None:
-            self._place = [data.qpos[:1] for data in self._datas]
+            self._place = [data.qpos[:1] for data in self._sims.datas]
         else:
-            self._place = [data.body(self._robot.tracked_body).xpos[:1] for data in self._datas]
-
-    def _start_threads(self, threads: int) -> None:
-        if threads == 0:
-            threads = 1 if self.num <= _LOOP_UP_TO else _cores()
-        threads = min(threads, self.num)
-        bounds = np.linspace(0, self.num, threads + 1).astype(int)
-        self._own_share, *self._shares = [range(low, high) for low, high in itertools.pairwise(bounds)]
-        self._pool = ThreadPoolExecutor(threads - 1, "mujoco") if self._shares else None
+            self._place = [data.body(self._robot.tracked_body).xpos[:1] for data in self._sims.datas]
 
     def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
         """Starts new episodes where `mask` `[num]` is True (everywhere by default); returns observations `[num, O]`."""
         for i in range(self.num) if mask is None else np.flatnonzero(mask):
             self._reset_one(int(i))
-        return self._observe(*self._coordinates())
+        return self._observe(*self._sims.coordinates())
 
     def _reset_one(self, i: int) -> None:
-        robot, model, data, generator = self._robot, self._model, self._datas[i], self._generators[i]
-        mujoco.mj_resetData(model, data)
-        data.qpos += generator.uniform(-robot.reset_noise, robot.reset_noise, model.nq)
+        robot, model, generator = self._robot, self._model, self._sims.generators[i]
+        qpos = model.qpos0 + generator.uniform(-robot.reset_noise, robot.reset_noise, model.nq)
         if robot.gaussian_velocity:
-            data.qvel += robot.reset_noise * generator.standard_normal(model.nv)
+            qvel = robot.reset_noise * generator.standard_normal(model.nv)
         else:
-            data.qvel += generator.uniform(-robot.reset_noise, robot.reset_noise, model.nv)
-        mujoco.mj_forward(model, data)
+            qvel = generator.uniform(-robot.reset_noise, robot.reset_noise, model.nv)
+        self._sims.restart(i, qpos, qvel)
         self._x[i] = self._place[i][0]
-        self._elapsed[i] = 0
 
     def place(self, obs: np.ndarray) -> None:
         """Puts the simulators where `obs` `[num, O]` says, the unobserved place of the root at 0, episodes new.
 
         Observed velocities are taken as they are: where one was clipped to the limit the true state is not known.
         """
-        robot, model = self._robot, self._model
-        for i, data in enumerate(self._datas):
-            mujoco.mj_resetData(model, data)
-            data.qpos[: robot.hidden] = 0.0
-            data.qpos[robot.hidden :] = obs[i, : model.nq - robot.hidden]
-            data.qvel[:] = obs[i, model.nq - robot.hidden : robot.obs_dim]
-            mujoco.mj_forward(model, data)
-            data.qacc_warmstart[:] = 0.0
+        hidden, coordinates = self._robot.hidden, self._model.nq - self._robot.hidden
+        for i, row in enumerate(obs):
+            qpos = np.concatenate([np.zeros(hidden), row[:coordinates]])
+            self._sims.restart(i, qpos, row[coordinates : self._robot.obs_dim])
+            self._sims.datas[i].qacc_warmstart[:] = 0.0
             self._x[i] = self._place[i][0]
-        self._elapsed[:] = 0
 
     def step(self, action: np.ndarray) -> Step:
         """Steps all environments with `action` `[num, A]`, clipped to [-1, 1]."""
         action = np.clip(action, -1.0, 1.0)
-        futures = [self._pool.submit(self._simulate, share, action) for share in self._shares] if self._pool else ()
-        self._simulate(self._own_share, action)
-        for future in futures:
-            future.result()
-        self._elapsed += 1
-        qpos, qvel = self._coordinates()
+        self._sims.advance(action)
+        qpos, qvel = self._sims.coordinates()
         x = np.concatenate(self._place)
         # The cost stays in the action's own precision, as Gymnasium computes it.
         cost = self._robot.control_cost * np.square(action).sum(axis=1)
         reward = (x - self._x) / self._dt + self._robot.alive_bonus - cost
         self._x = x
         terminal = np.zeros(self.num, bool) if self._robot.healthy is None else ~self._robot.healthy(qpos, qvel)
-        truncated = self._elapsed >= self.spec.horizon
+        truncated = self._sims.elapsed >= self.spec.horizon
         return Step(self._observe(qpos, qvel), reward, terminal, truncated, np.zeros(self.num, bool))
-
-    def _simulate(self, share: range, action: np.ndarray) -> None:
-        """Runs the simulators in `share`; MuJoCo releases the interpreter lock, so shares run side by side."""
-        for i in share:
-            self._ctrl[i][:] = action[i]
-            self._advance(self._model, self._datas[i], self._frame_skip)
-
-    def _coordinates(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.stack(self._qpos), np.stack(self._qvel)
 
     def _observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
         limit = self._robot.velocity_limit
@@ -243,33 +192,13 @@ class MujocoVecEnv:
           ``physics`` `[num, _]` MuJoCo's full integration state, warm starts included; ``x`` `[num]` the place that
           the next reward counts from; ``elapsed`` `[num]` steps of the episodes; ``generators`` `[num, 6]`.
         """
-        physics = np.empty((self.num, mujoco.mj_stateSize(self._model, _FULL_STATE)))
-        for row, data in zip(physics, self._datas, strict=True):
-            mujoco.mj_getState(self._model, data, row, _FULL_STATE)
-        return {
-            "physics": physics,
-            "x": self._x.copy(),
-            "elapsed": self._elapsed.copy(),
-            "generators": pack_generators(self._generators),
-        }
+        return {**self._sims.get_state(), "x": self._x.copy()}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continues from what `get_state` returned; `UserError` if it is of another task or number of environments."""
-        expected = (self.num, mujoco.mj_stateSize(self._model, _FULL_STATE))
-        found = np.shape(state["physics"])
-        require(
-            found == expected,
-            "environment state",
-            f"holds simulators of shape {found}",
-            f"{self._robot.gym_id} under MuJoCo {mujoco.__version__} needs {expected}",
-        )
-        for row, data in zip(np.asarray(state["physics"], np.float64), self._datas, strict=True):
-            mujoco.mj_setState(self._model, data, row, _FULL_STATE)
+        self._sims.set_state(state, self._robot.gym_id)
         self._x = np.array(state["x"], np.float64)
-        self._elapsed = np.array(state["elapsed"], np.int64)
-        unpack_generators(self._generators, np.asarray(state["generators"]))
 
     def close(self) -> None:
         """Ends the threads."""
-        if self._pool:
-            self._pool.shutdown()
+        self._sims.close()

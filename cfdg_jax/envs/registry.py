@@ -2,6 +2,8 @@
 
 ========================================= ================================================================
 ``hopper halfcheetah walker2d ant``       Gymnasium's ``-v4`` robots (`cfdg_jax.envs.locomotion`)
+``antmaze-umaze antmaze-medium -large``   D4RL's AntMaze (`cfdg_jax.envs.antmaze`)
+``door``                                  D4RL's Adroit door (`cfdg_jax.envs.adroit`), extra ``adroit``
 ``toy-sparse toy-dense``                  a point mass that must go around a wall (`cfdg_jax.envs.toy`)
 ``gym:ID`` ``gym:ID?name=value``          any Gymnasium id with Box actions (`cfdg_jax.envs.gym_bridge`)
 ========================================= ================================================================
@@ -12,6 +14,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from cfdg_jax.envs import adroit, antmaze
 from cfdg_jax.envs.dynamics import check_dynamics
 from cfdg_jax.envs.gym_bridge import GymVecEnv, gym_spec
 from cfdg_jax.envs.host import HostEnv
@@ -26,6 +29,7 @@ REFERENCE_RETURNS: dict[str, tuple[float, float]] = {
     "walker2d": (1.629008, 4592.3),
     "ant": (-325.6, 3879.7),
     "antmaze": (0.0, 1.0),
+    "door": (-56.512833, 2880.5693087298737),
 }
 """D4RL's (minimum, maximum) return by environment family, of a random and an expert policy; see
 docs/algorithms.md#scores."""
@@ -37,7 +41,7 @@ _GYM = "gym:"
 
 def task_names() -> list[str]:
     """Ids of the built-in environments; ``gym:ID`` is understood besides."""
-    return [*ROBOTS, *_TOYS]
+    return [*ROBOTS, *antmaze.TASKS, *adroit.TASKS, *_TOYS]
 
 
 def spec_of(task: str, dynamics: str = "gymnasium") -> Spec:
@@ -47,6 +51,10 @@ def spec_of(task: str, dynamics: str = "gymnasium") -> Spec:
         return _TOYS[task].spec
     if task.startswith(_GYM):
         return gym_spec(task.removeprefix(_GYM))
+    if task in antmaze.TASKS:
+        return antmaze.antmaze_spec(task, REFERENCE_RETURNS["antmaze"])
+    if task in adroit.TASKS:
+        return adroit.adroit_spec(task, REFERENCE_RETURNS[task])
     return locomotion_spec(task, dynamics, REFERENCE_RETURNS[task])
 
 
@@ -56,7 +64,8 @@ def make_env(task: str, seeds: Sequence[int], dynamics: str = "gymnasium", threa
     Args:
       task: An id of `task_names`, or ``gym:ID``.
       seeds: One non-negative seed per environment; environment i does what a single one of that seed does.
-      dynamics: ``gymnasium`` or ``d4rl`` (`cfdg_jax.envs.dynamics`); the toys have one dynamics and ignore it.
+      dynamics: ``gymnasium`` or ``d4rl`` (`cfdg_jax.envs.dynamics`); the toys and the door have one dynamics and
+        ignore it.
       threads: Threads that step MuJoCo; 0 chooses by number of environments and cores.
 
     Raises:
@@ -67,6 +76,10 @@ def make_env(task: str, seeds: Sequence[int], dynamics: str = "gymnasium", threa
         return HostEnv(_TOYS[task], seeds)
     if task.startswith(_GYM):
         return GymVecEnv(task.removeprefix(_GYM), seeds)
+    if task in antmaze.TASKS:
+        return antmaze.AntMazeVecEnv(task, seeds, dynamics, threads, REFERENCE_RETURNS["antmaze"])
+    if task in adroit.TASKS:
+        return adroit.DoorVecEnv(task, seeds, threads, REFERENCE_RETURNS[task])
     return MujocoVecEnv(task, seeds, dynamics, threads, REFERENCE_RETURNS[task])
 
 

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfdg_jax.types import Array, Key, PureEnv, Spec, Step
 
@@ -59,6 +60,18 @@ def make_toy(reward: Literal["sparse", "dense"]) -> PureEnv:
         return state_next, Step(observe(state_next), paid, arrived, state_next.elapsed >= HORIZON, arrived)
 
     return PureEnv(Spec(obs_dim=4, act_dim=2, horizon=HORIZON), reset, observe, step)
+
+
+TASKS = ("toy-sparse", "toy-dense")
+
+
+def step_from(task: str, obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Next observations `[n, 4]`, rewards `[n]` and terminals `[n]` from observed states, which are whole states."""
+    env = make_toy("sparse" if task == "toy-sparse" else "dense")
+    seen = jnp.asarray(obs, jnp.float32)
+    states = ToyState(seen[:, :2], seen[:, 2:], jnp.zeros(len(obs), jnp.int32))
+    _, step = jax.jit(jax.vmap(env.step))(states, jnp.asarray(action, jnp.float32))
+    return np.asarray(step.next_obs), np.asarray(step.reward), np.asarray(step.terminal)
 
 
 def observe(state: ToyState) -> Array:

@@ -151,7 +151,14 @@ def chunk(p: Proposer) -> int:
 
 
 def draw_actions(
-    p: Proposer, mu: GeneratorState, f: Any, obs: Array, key: Key, count: int, scale: Array | float
+    p: Proposer,
+    mu: GeneratorState,
+    f: Any,
+    obs: Array,
+    key: Key,
+    count: int,
+    scale: Array | float,
+    limit: float | None = None,
 ) -> Array:
     """`count` actions per state, normalised, `[count, B, A]` for obs `[B, O]`; one call of each network per step.
 
@@ -159,10 +166,11 @@ def draw_actions(
       mu: The behaviour model.
       f: The energy network's `energy.EnergyState`; not looked at where `scale` is a Python 0.
       scale: The guidance scale, `[]`, or a Python 0 for mu itself.
+      limit: See `guidance.energy_guided`.
     """
     denoise = behavior.denoiser(p.behavior, mu.ema, obs)
     if not (isinstance(scale, int | float) and scale == 0):
-        denoise = energy_guided(denoise, energy.energy(p.energy, f.params, obs), scale)
+        denoise = energy_guided(denoise, energy.energy(p.energy, f.params, obs), scale, limit)
     return behavior.draw(denoise, mu.normaliser, p.solver, key, (count, obs.shape[0], p.layout.act_dim))
 
 

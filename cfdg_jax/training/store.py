@@ -1,10 +1,13 @@
-"""A saved folder that proves itself: arrays in NumPy's own format, and a record that seals them.
+"""A saved folder that proves itself: arrays as orbax writes them, and a record that seals its files.
 
-    arrays.npz     every array by its path in the tree; the archive holds a CRC-32 of each
-    record.json    dtype, shape and CRC-32 of each array, what the caller says about them, and a SHA-256 of all that
+    arrays/        every array; small ones of a type stand in one file, since an array of its own takes three
+    record.json    dtype, shape and place of each array, CRC-32 of each file, what the caller says about them, and a
+                   SHA-256 of all that
 
 A folder is complete or absent: it is written beside its place, read back, and moved. What reads back otherwise than it
-was written is `Damaged`. Nothing in it depends on the device that wrote it, nor on the name of a folder above it.
+was written is `Damaged`. Arrays are saved from the host and read to it, so that no folder depends on the device that
+wrote it. Orbax's merged format (OCDBT) is off, and folders of odd names are reached by a link: orbax reads parts of a
+path as patterns and addresses.
 """
 
 from __future__ import annotations
@@ -12,10 +15,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
+import math
 import os
 import pathlib
+import re
 import shutil
-import zipfile
+import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -24,12 +31,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 
 from cfdg_jax.errors import UserError, require
 
 FORMAT = 2
-"""Of saved folders; format 1 was orbax's."""
-ARRAYS, RECORD = "arrays.npz", "record.json"
+"""Of saved folders; format 1 had no record."""
+ARRAYS, RECORD = "arrays", "record.json"
+logging.getLogger("absl").addFilter(lambda record: "OCDBT" not in record.getMessage())  # told at every save otherwise
+SMALL = 1 << 20
+"""Bytes under which an array shares a file with others of its type."""
 PARTIAL = ".partial"
 """Ends the name of a folder that is still being written."""
 NOT_OURS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -46,7 +57,7 @@ class Stored(NamedTuple):
     Attributes:
       arrays: ``{path: array}``.
       about: What the caller said about them, plain values.
-      seal: SHA-256 of the record, and by the CRCs in it of the arrays too.
+      seal: SHA-256 of the record, and by the CRCs in it of the files too.
     """
 
     arrays: dict[str, np.ndarray]
@@ -79,12 +90,12 @@ def _plain(leaf: Any) -> Any:
 def write(folder: pathlib.Path, tree: Any, about: Mapping[str, Any]) -> str:
     """Writes `tree` and what is said `about` it, in place of what was there; returns the seal.
 
-    Arrays come from the device one by one. The folder is read back before it takes its place.
+    The folder is read back before it takes its place.
 
     Raises:
       OSError: naming the folder, if the disk cannot hold it or the folder may not be written; what was there stays.
     """
-    leaves = named_leaves(tree)
+    leaves = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
     partial = folder.with_name(folder.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -92,10 +103,11 @@ def write(folder: pathlib.Path, tree: Any, about: Mapping[str, Any]) -> str:
             partial.mkdir(parents=True)
             _require_room(sum(leaf.nbytes for leaf in leaves.values()), folder)
             contents = _write_arrays(partial / ARRAYS, leaves)
-            record = {"format": FORMAT, "version": metadata.version("cfdg-jax"), "arrays": contents, "about": about}
+            version, files = metadata.version("cfdg-jax"), _file_crcs(partial / ARRAYS)
+            record = {"format": FORMAT, "version": version, "arrays": contents, "files": files, "about": about}
             seal = seal_of(record)
             _write_synced(partial / RECORD, json.dumps(record | {"seal": seal}, indent=1).encode())
-            _read_back(partial)
+            _read_back(partial, leaves)
             _sync(partial)
             _take_place(partial, folder)
     finally:
@@ -129,20 +141,58 @@ def _require_room(size: int, folder: pathlib.Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
-def _write_arrays(path: pathlib.Path, leaves: Mapping[str, Any]) -> dict[str, list]:
-    """Writes the archive; returns ``{path: [dtype, shape, CRC-32]}``."""
-    kinds = {}
-    with open(path, "wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, leaf in leaves.items():
-                array = np.asarray(leaf)
-                kinds[name] = [array.dtype.name, list(array.shape)]
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
-            crcs = {info.filename.removesuffix(".npy"): info.CRC for info in archive.infolist()}
-        file.flush()
-        os.fsync(file.fileno())
-    return {name: [*kind, crcs[name]] for name, kind in kinds.items()}
+def _write_arrays(place: pathlib.Path, leaves: Mapping[str, np.ndarray]) -> dict[str, list]:
+    """Writes the arrays; returns ``{path: [dtype, shape, file, offset]}``, the offset in entries."""
+    contents: dict[str, list] = {}
+    shared: dict[str, list[np.ndarray]] = {}
+    files: dict[str, np.ndarray] = {}
+    for number, (name, array) in enumerate(leaves.items()):
+        kind = array.dtype.name
+        if array.nbytes < SMALL:
+            parts = shared.setdefault(kind, [])
+            contents[name] = [kind, list(array.shape), kind, sum(part.size for part in parts)]
+            parts.append(array.ravel())
+        else:
+            contents[name] = [kind, list(array.shape), str(number), 0]
+            files[str(number)] = array
+    files |= {kind: np.concatenate(parts) for kind, parts in shared.items() if sum(part.size for part in parts)}
+    try:
+        with _plainly_named(place.parent) as parent, _orbax() as saver:
+            saver.save(parent / place.name, args=ocp.args.PyTreeSave(files))
+    except ValueError as error:  # tensorstore's way to say that a write failed
+        raise OSError(errno.EIO if shutil.disk_usage(place.parent).free else errno.ENOSPC, str(error)) from error
+    return contents
+
+
+@contextmanager
+def _plainly_named(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """An absolute path to `folder` that is no pattern and no address, whatever the folders above are called."""
+    folder = folder.resolve()
+    if re.fullmatch(r"[\w./ -]+", str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as elsewhere:
+        link = pathlib.Path(elsewhere).resolve() / "folder"
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
+
+
+def _orbax() -> ocp.Checkpointer:
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False))
+
+
+def _file_crcs(place: pathlib.Path) -> dict[str, int]:
+    """CRC-32 of every file under `place`, by its path there."""
+    paths = sorted(path for path in place.rglob("*") if path.is_file())
+    return {path.relative_to(place).as_posix(): _crc(path) for path in paths}
+
+
+def _crc(path: pathlib.Path) -> int:
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def _write_synced(path: pathlib.Path, data: bytes) -> None:
@@ -177,11 +227,26 @@ def read(folder: pathlib.Path) -> Stored:
     """
     with _reading(folder):
         record = _read_record(folder)
-        contents = record["arrays"]
-        with zipfile.ZipFile(folder / ARRAYS) as archive:
-            _same_members(archive, contents)
-            arrays = {name: _read_array(archive, name, *contents[name][:2]) for name in contents}
-        return Stored(arrays, record["about"], record["seal"])
+        found = _file_crcs(folder / ARRAYS)
+        wrong = sorted(name for name in record["files"].keys() | found if found.get(name) != record["files"].get(name))
+        if wrong:
+            raise Damaged(f"{ARRAYS}/{wrong[0]} is not the file that {RECORD} describes")
+        return Stored(_read_arrays(folder / ARRAYS, record["arrays"]), record["about"], record["seal"])
+
+
+def _read_arrays(place: pathlib.Path, contents: Mapping[str, list]) -> dict[str, np.ndarray]:
+    """The arrays by name, in the host's memory."""
+    files = {file for _, shape, file, _ in contents.values() if math.prod(shape)}
+    wanted = {file: ocp.RestoreArgs(restore_type=np.ndarray) for file in files}
+    with _plainly_named(place.parent) as parent, _orbax() as loader:
+        asked = ocp.args.PyTreeRestore(restore_args=wanted)
+        stored = loader.restore(parent / place.name, args=asked) if wanted else {}
+    arrays = {}
+    for name, (kind, shape, file, offset) in contents.items():
+        size = math.prod(shape)
+        flat = stored[file].ravel()[offset : offset + size] if size else np.zeros(0, jnp.dtype(kind))
+        arrays[name] = flat.reshape(shape)
+    return arrays
 
 
 def read_about(folder: pathlib.Path) -> tuple[Any, str]:
@@ -224,30 +289,14 @@ def refuse_version(place: pathlib.Path, version: str) -> None:
     raise UserError(str(place), found, "continue with that version, or start a new run; reports still work")
 
 
-def _same_members(archive: zipfile.ZipFile, contents: Mapping[str, list]) -> None:
-    crcs = {info.filename.removesuffix(".npy"): info.CRC for info in archive.infolist()}
-    if crcs != {name: crc for name, (_, _, crc) in contents.items()}:
-        raise Damaged(f"{ARRAYS} is not the file that {RECORD} describes")
-
-
-def _read_array(archive: zipfile.ZipFile, name: str, dtype: str, shape: list[int]) -> np.ndarray:
-    """One array; its CRC is compared when its last byte is read."""
-    with archive.open(f"{name}.npy") as member:
-        array = np.lib.format.read_array(member, allow_pickle=False)
-    if list(array.shape) != shape:
-        raise Damaged(f"{name} has shape {list(array.shape)}, recorded {shape}")
-    return array if array.dtype.name == dtype else array.view(jnp.dtype(dtype))  # NumPy reads bfloat16 as two bytes
-
-
-def _read_back(folder: pathlib.Path) -> None:
-    """Reads the folder from the disk, byte by byte, in little memory; `OSError` if it is not what was written."""
+def _read_back(folder: pathlib.Path, leaves: Mapping[str, np.ndarray]) -> None:
+    """`OSError` if the folder does not hold `leaves`."""
     try:
-        with zipfile.ZipFile(folder / ARRAYS) as archive:
-            _same_members(archive, _read_record(folder)["arrays"])
-            bad = archive.testzip() is not None
-    except (Damaged, ValueError, zipfile.BadZipFile):
-        bad = True
-    if bad:
+        stored = read(folder).arrays
+    except (Damaged, UserError):
+        stored = {}
+    same = stored.keys() == leaves.keys() and all(stored[name].tobytes() == leaves[name].tobytes() for name in stored)
+    if not same:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
 
 

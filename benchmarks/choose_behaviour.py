@@ -1,0 +1,91 @@
+"""Chooses behaviour policies among the snapshots of `benchmarks/train_behaviour.py` and writes the package's asset.
+
+    python benchmarks/choose_behaviour.py halfcheetah --seed 0
+
+Following D4RL's recipe: ``random`` is the untrained policy, ``medium`` the snapshot nearest to a third of D4RL's
+reference score, ``expert`` the best one. Candidates are played again, for more episodes than training played. The
+snapshots of medium-replay come from the steps up to medium and are spread evenly over the returns between untrained
+and medium, so that an offline agent finds something to stitch. The curve goes to ``benchmarks/results``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+
+import numpy as np
+from train_behaviour import evaluate, make_task
+
+from cfdg_jax.data.behaviours import ASSETS
+from cfdg_jax.data.collect import GaussianPolicy, save_policies
+from cfdg_jax.data.reference_scores import normalized_score
+
+SNAPSHOTS = 8
+"""Snapshots of medium-replay, the untrained and the medium policy included."""
+CANDIDATES = 6
+EPISODES = 25
+
+
+def load(folder: pathlib.Path, step: int) -> GaussianPolicy:
+    """The actor that was written at a step."""
+    with np.load(folder / f"{step:07d}.npz") as file:
+        count = len({name.split("/")[0] for name in file.files})
+        entry = lambda name: file[name].astype(np.float32)
+        return GaussianPolicy(tuple((entry(f"l{i}/W"), entry(f"l{i}/b")) for i in range(count)), step)
+
+
+def trained(policy: GaussianPolicy, earned: float):
+    """What `save_policies` writes."""
+    layers = {f"l{i}": {"kernel": kernel, "bias": bias} for i, (kernel, bias) in enumerate(policy.layers)}
+    return policy.step, earned, layers
+
+
+def spread(curve: dict[int, float], medium: int) -> list[int]:
+    """Steps up to `medium`, the first and the last included, whose returns divide the way between them evenly."""
+    until = [step for step in curve if step <= medium]
+    wanted = np.linspace(curve[until[0]], curve[medium], SNAPSHOTS)[1:-1]
+    inner = until[1:-1]
+    chosen = {min(inner, key=lambda step: abs(curve[step] - target)) for target in wanted} if inner else set()
+    return sorted({until[0], medium, *chosen})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=("hopper", "halfcheetah", "walker2d", "ant-goals"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/behaviour"))
+    parser.add_argument("--command", default="", help="how it was trained, for the record")
+    args = parser.parse_args()
+    folder = args.out / f"{args.task}-{args.seed}"
+    written = json.loads((folder / "curve.json").read_text())
+    curve = {int(step): value for step, value in written.items()}
+    env = make_task(args.task, [7_000_000 + i for i in range(EPISODES)])
+    again = lambda step: float(evaluate(load(folder, step), env, step).mean())
+    maze = args.task == "ant-goals"
+    score = (lambda value: value) if maze else lambda value: float(normalized_score(args.task, value))
+    best = sorted(curve, key=lambda step: -curve[step])[:CANDIDATES]
+    replayed = {step: again(step) for step in best}
+    expert = max(replayed, key=lambda step: replayed[step])
+    chosen = []
+    if not maze:
+        near = sorted(curve, key=lambda step: abs(score(curve[step]) - 100 / 3))[:CANDIDATES]
+        replayed |= {step: again(step) for step in near if step not in replayed}
+        medium = min(near, key=lambda step: abs(score(replayed[step]) - 100 / 3))
+        chosen = spread(curve, medium)
+        replayed |= {step: again(step) for step in chosen if step not in replayed}
+    snapshots = [trained(load(folder, step), replayed[step]) for step in chosen]
+    path = ASSETS / f"{'antmaze' if maze else args.task}-policies.npz"
+    save_policies(path, snapshots, trained(load(folder, expert), replayed[expert]))
+    print(f"written: {path} ({path.stat().st_size / 1e3:.0f} kB)")
+    for step in [*chosen, expert]:
+        print(f"step {step:>8}  return {replayed[step]:8.1f}  score {score(replayed[step]):6.1f}")
+    what = f"mean return of 5 episodes under D4RL's dynamics, actions drawn; chosen ones of {EPISODES}"
+    kept = {str(step): round(replayed[step], 1) for step in [*chosen, expert]}
+    record = {"command": args.command, "what": what, "chosen": kept, "curve": curve}
+    results = pathlib.Path(__file__).parent / "results" / f"behaviour-{args.task}.json"
+    results.write_text(json.dumps(record) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Writes a card for each `local:` dataset into the docs.
+
+    python benchmarks/dataset_cards.py > docs/datasets.md
+
+Datasets that are not on this machine yet are built first. `cfdg-jax data info NAME` says more about one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cfdg_jax.data import behaviours, load
+from cfdg_jax.data.dataset import Dataset
+from cfdg_jax.data.reference_scores import normalized_score
+
+HEAD = """# The `local:` datasets
+
+Written by `python benchmarks/dataset_cards.py > docs/datasets.md`. They follow D4RL's recipes, with behaviour policies
+that this project trained under D4RL's dynamics (`benchmarks/train_behaviour.py`, curves in `benchmarks/results`), and
+are never shown in one table with D4RL's own.
+
+| | |
+|---|---|
+| `cfdg-jax data build 'local:*'` | builds them all |
+| `cfdg-jax data check 'local:*'` | checks them all, and replays rows of each in its environment |
+| `cfdg-jax data build NAME --rows 2000000` | makes a larger one and prints its path |
+
+The behaviour's score is the mean over episodes, normalised by D4RL's references; in the mazes and the toys it is the
+share of episodes that reach the goal.
+"""
+
+
+def row(name: str, data: Dataset) -> str:
+    """One line of the table: sizes, quantiles of returns and lengths, the behaviour's score."""
+    returns, lengths = data.episode_returns, data.episode_lengths
+    low, middle, high = np.percentile(returns, [5, 50, 95])
+    normal = normalized_score(data.task, returns)
+    score = f"{np.mean(normal):.1f}" if normal is not None else f"{100 * data.terminals.sum() / len(returns):.1f}"
+    quantiles = f"{low:.4g} / {middle:.4g} / {high:.4g}"
+    return f"| `{name}` | {len(data):,} | {len(returns):,} | {np.median(lengths):.0f} | {quantiles} | {score} |"
+
+
+def main() -> None:
+    """Prints the page."""
+    print(HEAD)
+    print("| dataset | rows | episodes | median length | return 5 / 50 / 95 % | score |\n|---|---|---|---|---|---|")
+    made = []
+    for short, recipe in behaviours.RECIPES.items():
+        data = load.load_dataset(f"local:{short}", progress=False)
+        print(row(f"local:{short}", data))
+        made.append((short, recipe, data))
+    print("\n## How each was made\n")
+    for short, _, data in made:
+        print(f"- `local:{short}`: {data.metadata['policies']}.")
+
+
+if __name__ == "__main__":
+    main()

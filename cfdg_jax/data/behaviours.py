@@ -1,0 +1,145 @@
+"""Who acts in the `local:` datasets, and where: policies that ship with the package, after D4RL's recipes.
+
+    random          the untrained policy
+    medium          the policy at about a third of the reference return
+    medium-replay   experience up to that point; here rolled out anew from snapshots along the way, rows shared equally
+    medium-expert   half medium, half expert
+    expert          the best policy
+    play            a maze: from free cells to the cells that D4RL marks by hand (in the small one from start to goal)
+    diverse         a maze: from any free cell to any other
+
+The robots' policies are tanh-Gaussian networks trained by this project (`benchmarks/train_behaviour.py`), the ant of
+the mazes is steered by a planner (`cfdg_jax.data.navigate`), the toys have their scripted controller with noise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cfdg_jax.data.collect import GaussianPolicy, Policy, load_policies
+from cfdg_jax.data.navigate import NOISE, Navigator
+from cfdg_jax.envs.antmaze import AntMazeVecEnv
+from cfdg_jax.envs.maze import Cell, maze
+from cfdg_jax.envs.registry import make_env
+from cfdg_jax.envs.toy import behaviour
+from cfdg_jax.errors import UserError
+from cfdg_jax.types import Env
+
+ASSETS = pathlib.Path(__file__).parents[1] / "assets"
+
+ToPolicy = Callable[[Any], Policy]
+"""The policy of an environment; most are the same for all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One dataset: the environment, its default number of rows, and which behaviour."""
+
+    task: str
+    quality: str
+    rows: int
+
+    @property
+    def has_dynamics(self) -> bool:
+        """Whether the environment comes in MuJoCo variants."""
+        return not self.task.startswith("toy")
+
+    def environment(self, seeds: Sequence[int], dynamics: str, threads: int) -> Env:
+        """Where the behaviour is logged: the task's own environment, in mazes with the recipe's starts and goals."""
+        if not self.task.startswith("antmaze-"):
+            return make_env(self.task, seeds, dynamics, threads)
+        size = self.task.removeprefix("antmaze-")
+        layout = maze(size)
+        starts: list[Cell] | None = [cell for cell in layout.free if cell not in layout.goals]
+        targets = layout.goals
+        if self.quality == "diverse":
+            starts, targets = layout.free, layout.free
+        elif size == "umaze":
+            starts = None
+        return AntMazeVecEnv(self.task, seeds, dynamics, threads, starts=starts, targets=targets)
+
+    def parts(self) -> tuple[dict[str, ToPolicy], str]:
+        """The policies whose rows follow one another, by a label, and a digest of what they are made of.
+
+        Raises:
+          UserError: if the behaviour policies are missing.
+        """
+        if self.task.startswith("toy"):
+            return _toy_parts(self.quality)
+        if self.task.startswith("antmaze-"):
+            policies, digest = _trained("antmaze")
+            actor = policies["expert"]
+            label = f"waypoints and an actor trained for {actor.step} steps, noise {NOISE:g}"
+            return {label: lambda env: Navigator(actor, env)}, f"{digest} {NOISE}"
+        policies, digest = _trained(self.task)
+        snapshots = [label for label in policies if label.startswith("snapshot")]
+        labels = {
+            "random": snapshots[:1],
+            "medium-replay": snapshots,
+            "medium": snapshots[-1:],
+            "medium-expert": [snapshots[-1], "expert"],
+            "expert": ["expert"],
+        }[self.quality]
+        name = lambda label: f"{label} at {policies[label].step} steps, return {policies[label].mean_return:.0f}"
+        return {name(label): _always(policies[label]) for label in labels}, digest
+
+
+def _always(policy: Policy) -> ToPolicy:
+    return lambda env: policy
+
+
+def _trained(body: str) -> tuple[dict[str, GaussianPolicy], str]:
+    """The policies of a body by name, and their file's digest."""
+    path = ASSETS / f"{body}-policies.npz"
+    if not path.exists():
+        raise UserError(f"local:{body}-*", f"needs {path}, which is missing", "install the package again")
+    return load_policies(path), hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+TOY_NOISE = {
+    "random": (8.0,),
+    "medium-replay": (8.0, 4.0, 3.0, 2.0),
+    "medium": (2.0,),
+    "medium-expert": (2.0, 0.1),
+    "expert": (0.1,),
+}
+"""Noise of the toys' controller by quality, in units of full thrust."""
+
+
+def _toy_parts(quality: str) -> tuple[dict[str, ToPolicy], str]:
+    def controller(noise: float) -> Policy:
+        @jax.jit
+        def act(obs, key):
+            return jax.vmap(behaviour, (0, 0, None))(obs, jax.random.split(key, len(obs)), noise)
+
+        return lambda obs, rng: np.asarray(act(obs, jax.random.key(int(rng.integers(2**31)))))
+
+    parts = {f"controller with noise {noise:g}": _always(controller(noise)) for noise in TOY_NOISE[quality]}
+    return parts, repr(TOY_NOISE)
+
+
+_LOCOMOTION = ("random", "medium-replay", "medium", "medium-expert", "expert")
+
+
+def _recipes() -> dict[str, Recipe]:
+    recipes = {}
+    for tasks, rows, qualities in (
+        (("hopper", "halfcheetah", "walker2d"), 200_000, _LOCOMOTION),
+        (("antmaze-umaze", "antmaze-medium", "antmaze-large"), 200_000, ("play", "diverse")),
+        (("toy-sparse", "toy-dense"), 20_000, _LOCOMOTION),
+    ):
+        for task in tasks:
+            for quality in qualities:
+                recipes[f"{task}-{quality}-v0"] = Recipe(task, quality, rows)
+    return recipes
+
+
+RECIPES: dict[str, Recipe] = _recipes()
+"""Recipes by the name that follows ``local:``."""
