@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
-from train_helpers import TINY, assert_same_run, lines, stopped_in, toy_config
+from train_helpers import TINY, assert_same_run, flip, lines, stopped_in, toy_config
 
 import cfdg_jax
 from cfdg_jax import cli
 from cfdg_jax.config import OnlineConfig, get_path
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import from_dict, to_dict
-from cfdg_jax.training import checkpoint, generate, logging, refresh
+from cfdg_jax.training import checkpoint, generate, logging, refresh, store
 from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.training.run import default_folder
 from cfdg_jax.types import Source
@@ -88,10 +88,8 @@ def test_a_bad_kept_refresh_is_made_again_to_the_same_numbers(tmp_path, monkeypa
         patch.setattr(checkpoint.Kept, "save", save_and_interrupt)
         with pytest.raises(Interrupted):
             cfdg_jax.train(whole.config, tmp_path / "run", progress=False)
-    (path,) = (tmp_path / "run" / "checkpoints").glob("refresh-*/arrays.npz")
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
-    path.write_bytes(data)
+    (kept,) = (tmp_path / "run" / "checkpoints").glob("refresh-*")
+    flip(kept / store.ARRAYS)
     assert_same_run(whole, cfdg_jax.train(resume=tmp_path / "run", progress=False))
     assert "that work is done again" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from train_helpers import assert_same_run, final_leaves, lines, stopped_in, toy_config
+from train_helpers import assert_same_run, final_leaves, flip, lines, stopped_in, toy_config
 
 import cfdg_jax
 from cfdg_jax.errors import UserError
@@ -43,15 +43,6 @@ def copy(whole, tmp_path):
 
 def checkpoints(folder):
     return sorted((p for p in (folder / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-
-
-def flip(path, share=0.5):
-    """Changes a bit of a file, or of the largest under a folder."""
-    if path.is_dir():
-        path = max((each for each in path.rglob("*") if each.is_file()), key=lambda each: each.stat().st_size)
-    data = bytearray(path.read_bytes())
-    data[int(share * len(data))] ^= 1
-    path.write_bytes(data)
 
 
 def resume(folder):
