@@ -270,6 +270,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _data(arguments: argparse.Namespace) -> int:
     with starting(compiles=False):
         from cfdg_jax.data import commands, doctor
+        from cfdg_jax.data.convert import convert
         from cfdg_jax.fields import coerce
 
     wanted = {"list": 0, "info": 1, "check": 1, "build": 1, "convert": 2}[arguments.action]
@@ -287,7 +288,9 @@ def _data(arguments: argparse.Namespace) -> int:
         options |= {flag: value} if value else {}
     if "rows" in options:
         options["rows"] = coerce(int, options["rows"], "rows")
-    if action in ("info", "check"):
+    if action == "convert":
+        text, code = convert(*names, **options), 0
+    elif action in ("info", "check"):
         text, code = getattr(doctor, action)(*names, as_json="json" in options)
     else:
         text, code = getattr(commands, f"{action}_text")(*names, **options), 0

@@ -8,6 +8,7 @@ import pytest
 
 from cfdg_jax.data import commands, d4rl, doctor, local
 from cfdg_jax.data.check import check_dataset, check_fits, describe
+from cfdg_jax.data.convert import convert
 from cfdg_jax.data.dataset import from_arrays
 from cfdg_jax.data.hdf5 import write_hdf5
 from cfdg_jax.data.load import load_dataset
@@ -106,18 +107,18 @@ def test_commands(tmp_path, monkeypatch):
     text, code = doctor.info(str(path))
     assert "normalised score" in text and "hopper (gymnasium dyn" in text and code == 0
     copy = tmp_path / "copy.hdf5"
-    assert commands.convert_text(str(path), str(copy)) == f"{copy}: 200 rows of {path}"
+    assert convert(str(path), str(copy)) == f"{copy}: 200 rows of {path}"
     np.testing.assert_array_equal(load_dataset(copy).observations, load_dataset(path).observations)
     assert load_dataset(copy).task == "hopper"
     write_hdf5(tmp_path / "loud.hdf5", good(actions=np.full((40, 3), 1.03)))
     with pytest.raises(UserError, match="cfdg-jax data convert SRC DST --clip-actions writes a clipped copy"):
-        commands.convert_text(str(tmp_path / "loud.hdf5"), str(tmp_path / "quiet.hdf5"))
-    commands.convert_text(str(tmp_path / "loud.hdf5"), str(tmp_path / "quiet.hdf5"), clip_actions=True)
+        convert(str(tmp_path / "loud.hdf5"), str(tmp_path / "quiet.hdf5"))
+    convert(str(tmp_path / "loud.hdf5"), str(tmp_path / "quiet.hdf5"), clip_actions=True)
     assert load_dataset(tmp_path / "quiet.hdf5").actions.max() < 1
     with pytest.raises(UserError, match="exists; choose another name"):
-        commands.convert_text(str(path), str(copy))
+        convert(str(path), str(copy))
     with pytest.raises(UserError, match="is no HDF5 file name"):
-        commands.convert_text(str(path), str(tmp_path / "copy.npz"))
+        convert(str(path), str(tmp_path / "copy.csv"))
     with pytest.raises(UserError, match="is a file and needs no building"):
         commands.build_text(str(path))
 

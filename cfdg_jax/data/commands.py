@@ -1,14 +1,11 @@
-"""What ``cfdg-jax data`` prints: ``list``, ``build`` and ``convert``; `doctor` has the rest."""
+"""What ``cfdg-jax data`` prints: ``list`` and ``build``; `doctor` and `convert` have the rest."""
 
 from __future__ import annotations
-
-import pathlib
 
 from cfdg_jax.data import d4rl, local, minari
 from cfdg_jax.data.doctor import expand
 from cfdg_jax.data.files import cache_dir, exists, told
-from cfdg_jax.data.hdf5 import write_hdf5
-from cfdg_jax.data.load import load_dataset, split_name
+from cfdg_jax.data.load import split_name
 from cfdg_jax.errors import nearest, require
 
 
@@ -52,13 +49,3 @@ def _build(name: str, rows: int | None) -> str:
         nearest(name, [f"local:{known}" for known in local.DATASETS]),
     )
     return str(local.build(rest, rows=rows))
-
-
-def convert_text(source: str, target: str, clip_actions: bool = False) -> str:
-    """Writes any dataset as a file in D4RL's layout, with next observations; returns what was written."""
-    path = pathlib.Path(target)
-    require(path.suffix in (".hdf5", ".h5"), target, "is no HDF5 file name", "end it in .hdf5")
-    require(not exists(path), target, "exists", "choose another name or move it away")
-    dataset = load_dataset(source, clip_actions=clip_actions)
-    write_hdf5(path, dataset, {"task": dataset.task, "dynamics": dataset.dynamics, "name": dataset.name})
-    return f"{target}: {len(dataset):,} rows of {dataset.name}"

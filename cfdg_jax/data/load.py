@@ -4,7 +4,7 @@
 ``d4rl:hopper-medium-v2``  D4RL's own file, downloaded once
 ``minari:lab/mine-v0``     through the minari package
 ``local:hopper-medium-v0`` built on first use from behaviour policies in this package
-``some/file.hdf5``         any file in D4RL's layout
+``some/file.hdf5``         any file in D4RL's layout, or ``.npz`` with its arrays
 ========================== ============================================================
 """
 
@@ -22,6 +22,7 @@ from cfdg_jax.data import d4rl, local, minari
 from cfdg_jax.data.dataset import Dataset, Dynamics, Origin, from_arrays
 from cfdg_jax.data.files import PathLike, exists, verified_sha256
 from cfdg_jax.data.hdf5 import read_hdf5, read_metadata
+from cfdg_jax.data.npz import read_npz
 from cfdg_jax.errors import UserError, nearest, require
 
 
@@ -58,7 +59,7 @@ def load_dataset(
         path = minari.convert(rest, data_dir=data_dir, allowed=download)
     else:
         path = pathlib.Path(rest)
-    arrays, metadata = read_hdf5(path)
+    arrays, metadata = read_npz(path) if path.suffix == ".npz" else read_hdf5(path)
     _refuse_metadata(path, metadata)
     task, logged_with = _environment(path, metadata)
     dataset = from_arrays(
@@ -96,7 +97,7 @@ def split_name(name: str | os.PathLike[str]) -> tuple[Origin, str]:
         return kind, rest  # type: ignore[return-value]
     if colon and kind == "minari":
         return "minari", rest
-    if (text and exists(pathlib.Path(text))) or text.endswith((".hdf5", ".h5")) or os.sep in text:
+    if (text and exists(pathlib.Path(text))) or text.endswith((".hdf5", ".h5", ".npz")) or os.sep in text:
         return "file", text
     raise UserError(text or "dataset", "names no dataset and no file", nearest(text, dataset_names()))
 
@@ -117,7 +118,8 @@ def task_of_name(name: str) -> str:
         return local.DATASETS[rest].task
     if kind == "minari" or not exists(pathlib.Path(rest)):
         return ""
-    return _environment(pathlib.Path(rest), read_metadata(rest))[0]
+    path = pathlib.Path(rest)
+    return _environment(path, read_npz(path)[1] if path.suffix == ".npz" else read_metadata(path))[0]
 
 
 def _environment(path: pathlib.Path, metadata: Mapping[str, Any]) -> tuple[str, Dynamics]:
