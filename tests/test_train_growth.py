@@ -1,10 +1,12 @@
 """What does not grow while a run goes on: compiled programs, memory, files."""
 
 import itertools
+import subprocess
+import sys
 
 import jax
 import pytest
-from train_helpers import hopper_config, toy_config
+from train_helpers import hopper_config, lines, toy_config
 
 import cfdg_jax
 from cfdg_jax.training.session import Session
@@ -47,3 +49,14 @@ def test_nothing_is_compiled_after_the_first_cycle(config, compiled, tmp_path):
     after_two_refreshes = [number for step, number in compiled if 120 <= step < config.online.steps]
     assert compiled[0][1] > 0, "nothing was counted"
     assert len(after_two_refreshes) >= 3 and len(set(after_two_refreshes)) == 1, compiled
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU; run with JAX_PLATFORMS=cuda")
+def test_deterministic_runs_of_a_gpu_are_equal(tmp_path):
+    """Kernels are chosen when JAX starts, so each run is a process of its own."""
+    flags = ["--dataset", "local:toy-dense-medium-replay-v0", "--preset", "smoke", "--quiet", "--deterministic"]
+    for name in ("one", "other"):
+        command = [sys.executable, "-m", "cfdg_jax", "train", *flags, "--out", str(tmp_path / name)]
+        subprocess.run(command, check=True)
+    for log in ("metrics.jsonl", "evaluations.jsonl"):
+        assert lines(tmp_path / "one", log) == lines(tmp_path / "other", log)
