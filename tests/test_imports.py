@@ -36,8 +36,9 @@ MAY_IMPORT = {
     "upsample": (*BELOW_TRAINING, "training"),
     "bench": (*BELOW_TRAINING, "training"),
     "sweep": ABOVE_TRAINING,
+    "forecast": BELOW_TRAINING,
     "demo": (*ABOVE_TRAINING, "sweep"),
-    "cli": (*ABOVE_TRAINING, "bench", "demo", "sweep", "upsample"),
+    "cli": (*ABOVE_TRAINING, "bench", "demo", "forecast", "sweep", "upsample"),
     "__main__": ("cli",),
     "__init__": ABOVE_TRAINING,
 }
@@ -46,15 +47,21 @@ MAY_IMPORT = {
 ONLY_IN = {
     "gymnasium": ("envs",),
     "mujoco": ("envs",),
+    "gymnasium_robotics": ("envs",),
     "flax": ("core.networks", "diffusion"),
     "wandb": ("training.logging",),
     "tensorboardX": ("training.logging",),
-    "minari": ("data.minari",),
+    "minari": ("data.minari", "data.convert"),
     "matplotlib": ("report",),
     "sklearn": ("report",),
 }
 NEVER = {"torch", "distrax", "tensorflow", "tensorflow_probability", "gym", "d4rl", "mujoco_py", "rliable"}
-IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "orbax-checkpoint": "orbax"}
+IMPORT_NAMES = {
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+    "orbax-checkpoint": "orbax",
+    "gymnasium-robotics": "gymnasium_robotics",
+}
 MEDIAN_FILE, MAX_FILE, MAX_FUNCTION = 150, 350, 60
 
 
@@ -69,7 +76,9 @@ def import_names(requirements):
 
 
 OPTIONAL = import_names(
-    r for extra in ("minari", "tensorboard", "wandb", "likelihood") for r in project()["optional-dependencies"][extra]
+    r
+    for extra in ("minari", "adroit", "tensorboard", "wandb", "likelihood")
+    for r in project()["optional-dependencies"][extra]
 )
 
 

@@ -18,6 +18,7 @@ from cfdg_jax.data.files import exists
 from cfdg_jax.data.hdf5 import write_hdf5
 from cfdg_jax.data.load import load_dataset
 from cfdg_jax.data.npz import write_npz
+from cfdg_jax.envs.spaces import box
 from cfdg_jax.errors import UserError, require
 
 
@@ -51,7 +52,6 @@ def write_minari(dataset: Dataset, dataset_id: str) -> None:
       UserError: if minari is not installed or refuses the name.
     """
     try:
-        import gymnasium
         import minari
         from minari.data_collector.episode_buffer import EpisodeBuffer
     except ImportError:
@@ -65,14 +65,13 @@ def write_minari(dataset: Dataset, dataset_id: str) -> None:
         observations = np.concatenate([dataset.observations[rows], dataset.next_observations[last : last + 1]])
         fields = {"actions": dataset.actions[rows], "rewards": dataset.rewards[rows], "terminations": terminal}
         buffers.append(EpisodeBuffer(id=i, observations=observations, truncations=cut, infos={}, **fields))
-    everything = gymnasium.spaces.Box(-np.inf, np.inf, (dataset.obs_dim,), np.float32)
     try:
         minari.create_dataset_from_buffers(
             dataset_id=dataset_id,
             buffer=buffers,
             algorithm_name=dataset.name,
-            observation_space=everything,
-            action_space=gymnasium.spaces.Box(-1.0, 1.0, (dataset.act_dim,), np.float32),
+            observation_space=box(dataset.obs_dim),
+            action_space=box(dataset.act_dim, 1.0),
             author="cfdg_jax",
             author_email="nobody@example.org",
             code_permalink="https://example.org",
