@@ -18,7 +18,7 @@ import numpy as np
 from train_behaviour import evaluate, make_task
 
 from cfdg_jax.data.behaviours import ASSETS
-from cfdg_jax.data.collect import GaussianPolicy, save_policies
+from cfdg_jax.data.collect import GaussianPolicy, load_policies, save_policies
 from cfdg_jax.data.reference_scores import normalized_score
 
 SNAPSHOTS = 8
@@ -55,12 +55,15 @@ def main() -> None:
     parser.add_argument("task", choices=("hopper", "halfcheetah", "walker2d", "ant-goals"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/behaviour"))
+    parser.add_argument("--mend", action="store_true", help="keep the asset's medium and expert, renew the way to them")
     parser.add_argument("--command", default="", help="how it was trained, for the record")
     args = parser.parse_args()
     folder = args.out / f"{args.task}-{args.seed}"
     written = json.loads((folder / "curve.json").read_text())
     curve = {int(step): value for step, value in written.items()}
     env = make_task(args.task, [7_000_000 + i for i in range(EPISODES)])
+    if args.mend:
+        return mend(args, folder, curve, env)
     again = lambda step: float(evaluate(load(folder, step), env, step).mean())
     maze = args.task == "ant-goals"
     score = (lambda value: value) if maze else lambda value: float(normalized_score(args.task, value))
@@ -77,12 +80,32 @@ def main() -> None:
     snapshots = [trained(load(folder, step), replayed[step]) for step in chosen]
     path = ASSETS / f"{'antmaze' if maze else args.task}-policies.npz"
     save_policies(path, snapshots, trained(load(folder, expert), replayed[expert]))
+    report(args, path, {step: replayed[step] for step in [*chosen, expert]}, curve)
+
+
+def mend(args: argparse.Namespace, folder: pathlib.Path, curve: dict[int, float], env) -> None:
+    """Renews the snapshots before the asset's medium policy, whose return is where their spread ends."""
+    path = ASSETS / f"{args.task}-policies.npz"
+    kept = load_policies(path)
+    medium = max((name for name in kept if name.startswith("snapshot")), key=lambda name: int(name[8:]))
+    steps, first = sorted(curve), min(curve)
+    wanted = np.linspace(curve[first], kept[medium].mean_return, SNAPSHOTS)[1:-1]
+    chosen = sorted({first, *(min(steps, key=lambda step: abs(curve[step] - target)) for target in wanted)})
+    earned = {step: float(evaluate(load(folder, step), env, step).mean()) for step in chosen}
+    snapshots = [trained(load(folder, step), earned[step]) for step in chosen]
+    snapshots.append(trained(kept[medium], kept[medium].mean_return))
+    save_policies(path, snapshots, trained(kept["expert"], kept["expert"].mean_return))
+    report(args, path, earned, curve)
+
+
+def report(args: argparse.Namespace, path: pathlib.Path, kept: dict[int, float], curve: dict[int, float]) -> None:
+    """Prints what was chosen and records it with the curve."""
     print(f"written: {path} ({path.stat().st_size / 1e3:.0f} kB)")
-    for step in [*chosen, expert]:
-        print(f"step {step:>8}  return {replayed[step]:8.1f}  score {score(replayed[step]):6.1f}")
+    for step, earned in kept.items():
+        print(f"step {step:>8}  return {earned:8.1f}  score {normalized_score(args.task, earned)}")
     what = f"mean return of 5 episodes under D4RL's dynamics, actions drawn; chosen ones of {EPISODES}"
-    kept = {str(step): round(replayed[step], 1) for step in [*chosen, expert]}
-    record = {"command": args.command, "what": what, "chosen": kept, "curve": curve}
+    chosen = {str(step): round(earned, 1) for step, earned in kept.items()}
+    record = {"command": args.command, "what": what, "chosen": chosen, "curve": curve}
     results = pathlib.Path(__file__).parent / "results" / f"behaviour-{args.task}.json"
     results.write_text(json.dumps(record) + "\n")
 

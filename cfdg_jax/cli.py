@@ -112,6 +112,8 @@ def _parser() -> Parser:
     sweep.add_argument("file", metavar="FILE.yaml")
     sweep.add_argument("--out", help="folder for the runs and the report (default runs/<name of the file>)")
     sweep.add_argument("--quiet", action="store_true", help="no progress bars")
+    sweep.add_argument("--dry-run", action="store_true", help="print every run's steps, memory and hours, and stop")
+    sweep.add_argument("--rates", metavar="FILE", help="the benchmark's results that hours are estimated from")
     sample = add("sample", _sample, "Fit a generator to a dataset and write rows in D4RL's layout.", takes_fields=True)
     sample.add_argument("--dataset", required=True, help="offline rows")
     sample.add_argument("--online", help="a second dataset whose rows count as online ones, for generators of both")
@@ -236,6 +238,11 @@ def _sweep(arguments: argparse.Namespace) -> int:
     with starting():
         from cfdg_jax.sweep import read_sweep, sweep
 
+    if arguments.dry_run:
+        from cfdg_jax.forecast import read_rates, table
+
+        print(table(read_sweep(arguments.file), read_rates(arguments.rates)))
+        return 0
     path = pathlib.Path(arguments.file)
     out = pathlib.Path(arguments.out) if arguments.out else pathlib.Path("runs") / path.stem
     print(f"report: {sweep(read_sweep(path), out, progress=not arguments.quiet)}")

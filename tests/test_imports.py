@@ -36,9 +36,10 @@ MAY_IMPORT = {
     "upsample": (*BELOW_TRAINING, "training"),
     "bench": (*BELOW_TRAINING, "training"),
     "sweep": ABOVE_TRAINING,
+    "forecast": BELOW_TRAINING,
     "demo": (*ABOVE_TRAINING, "sweep"),
     "process": ("data",),
-    "cli": (*ABOVE_TRAINING, "bench", "demo", "process", "sweep", "upsample"),
+    "cli": (*ABOVE_TRAINING, "bench", "demo", "forecast", "process", "sweep", "upsample"),
     "__main__": ("cli",),
     "__init__": ABOVE_TRAINING,
 }
@@ -47,6 +48,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "gymnasium": ("envs",),
     "mujoco": ("envs",),
+    "gymnasium_robotics": ("envs",),
     "flax": ("core.networks", "diffusion"),
     "wandb": ("training.logging",),
     "tensorboardX": ("training.logging",),

@@ -19,9 +19,9 @@ import numpy as np
 from cfdg_jax.data.dataset import Dataset
 from cfdg_jax.data.files import PathLike, cache_dir, exists, forget_sha256, is_offline, locked, record_sha256, told
 from cfdg_jax.data.hdf5 import read_metadata, write_hdf5
-from cfdg_jax.envs.gym_bridge import spaces_of
 from cfdg_jax.envs.gym_task import task_of_spec
 from cfdg_jax.envs.locomotion import ROBOTS
+from cfdg_jax.envs.spaces import box
 from cfdg_jax.errors import UserError, require
 
 _LAYOUT = 2
@@ -174,14 +174,13 @@ def write_minari(dataset: Dataset, dataset_id: str) -> None:
         observations = np.concatenate([dataset.observations[rows], dataset.next_observations[last : last + 1]])
         fields = {"actions": dataset.actions[rows], "rewards": dataset.rewards[rows], "terminations": terminal}
         buffers.append(EpisodeBuffer(id=i, observations=observations, truncations=cut, infos={}, **fields))
-    observation_space, action_space = spaces_of(dataset.obs_dim, dataset.act_dim)
     try:
         minari.create_dataset_from_buffers(
             dataset_id=dataset_id,
             buffer=buffers,
             algorithm_name=dataset.name,
-            observation_space=observation_space,
-            action_space=action_space,
+            observation_space=box(dataset.obs_dim),
+            action_space=box(dataset.act_dim, 1.0),
             author="cfdg_jax",
             author_email="nobody@example.org",
             code_permalink="https://example.org",

@@ -25,11 +25,6 @@ _NOT_STATE = {"env", "spec", "_cached_spec", "model", "mujoco_renderer"}
 """Attributes that link environments to each other and to what their constructor makes."""
 
 
-def spaces_of(obs_dim: int, act_dim: int) -> tuple[spaces.Box, spaces.Box]:
-    """The spaces of observations, unbounded, and of actions in [-1, 1]."""
-    return spaces.Box(-np.inf, np.inf, (obs_dim,), np.float32), spaces.Box(-1.0, 1.0, (act_dim,), np.float32)
-
-
 def gym_spec(gym_id: str) -> Spec:
     """The `Spec` of a Gymnasium id, from an environment made and stepped once for it; `UserError` as `GymVecEnv`."""
     env, spec = _make(gym_id)

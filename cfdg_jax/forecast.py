@@ -1,0 +1,105 @@
+"""``cfdg-jax sweep FILE --dry-run``: what each run of a sweep would do, hold and take, without reading any data."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cfdg_jax.config import TrainConfig, choice
+from cfdg_jax.data.load import task_of_name
+from cfdg_jax.envs.registry import spec_of
+from cfdg_jax.errors import UserError, require
+
+RATES = "benchmarks/results/bench-cpu.json"
+"""What ``cfdg-jax bench --out`` wrote last; its rates are of this machine if it was run here."""
+_BENCH_SAMPLER_STEPS = 32
+"""Sampler steps that the benchmark's generated rows per second are of."""
+
+
+class Forecast(NamedTuple):
+    """One run of a sweep.
+
+    Attributes:
+      name: Its dataset and label.
+      offline, online: Steps of the two phases.
+      refreshes: How often a generator is fitted.
+      gigabytes: The largest arrays: online and synthetic rings of all seeds; None where the task is unknown.
+      hours: Of all its seeds, from rates of single updates; None where the benchmark holds no such rate.
+    """
+
+    name: str
+    offline: int
+    online: int
+    refreshes: int
+    gigabytes: float | None
+    hours: float | None
+
+
+def read_rates(path: str | None) -> Mapping[str, Any]:
+    """The results of a benchmark; empty where `path` is None and there is no file at `RATES`.
+
+    Raises:
+      UserError: if a file that was asked for is missing or is none of the benchmark's.
+    """
+    found = pathlib.Path(path or RATES)
+    if path is None and not found.is_file():
+        return {}
+    require(found.is_file(), str(found), "does not exist", "make it with: cfdg-jax bench --out FILE")
+    try:
+        plain = json.loads(found.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(str(found), f"is no json ({error})", "make it with: cfdg-jax bench --out FILE") from None
+    require(isinstance(plain, dict), str(found), "holds no results", "make it with: cfdg-jax bench --out FILE")
+    return plain
+
+
+def forecast(config: TrainConfig, rates: Mapping[str, Any]) -> Forecast:
+    """What a run of `config` comes to."""
+    online, augment = config.online, config.augment
+    generates = hasattr(augment, "sampler_steps")
+    refreshes = max(0, (online.steps - 1) // config.refresh.every) if generates else 0
+    held = online.capacity + (2 * config.refresh.rows if refreshes else 0)  # old and new rows during a refresh
+    task = config.env.task or task_of_name(config.dataset)
+    try:
+        gigabytes = config.seeds * held * spec_of(task).layout.width * 4e-9
+    except UserError:
+        gigabytes = None
+    name = f"{config.dataset or task} {config.name}"
+    hours = _hours(config, refreshes, rates)
+    return Forecast(name, config.offline.steps, online.steps, refreshes, gigabytes, hours)
+
+
+def _hours(config: TrainConfig, refreshes: int, rates: Mapping[str, Any]) -> float | None:
+    """Hours of updates, fits and sampling of all seeds, one after the other."""
+    updates = config.offline.steps + max(0, config.online.steps - config.online.start_steps) * config.online.utd
+    learn = rates.get("agents", {}).get(f"{choice(config, 'agent')}_seeds_5", {}).get("updates_per_second")
+    if not learn:
+        return None
+    seconds = updates / learn
+    if refreshes:
+        augment, generator = config.augment, rates.get("generator", {})
+        fit = generator.get(f"fit_width_{augment.width}", {}).get("steps_per_second")
+        sample = generator.get(f"sample_width_{augment.width}", {}).get("rows_per_second")
+        if not fit or not sample:
+            return None
+        slower = augment.sampler_steps / _BENCH_SAMPLER_STEPS
+        seconds += refreshes * (augment.steps / fit + config.refresh.rows * slower / sample)
+    return config.seeds * seconds / 3600
+
+
+def table(configs: Sequence[TrainConfig], rates: Mapping[str, Any]) -> str:
+    """Every run on a line, the sums on the last."""
+    rows = [forecast(config, rates) for config in configs]
+    lines = [f"{'run':<56} {'offline':>9} {'online':>9} {'refreshes':>9} {'rings':>9} {'hours':>8}"]
+    shown = lambda value, form: "?" if value is None else format(value, form)
+    for row in rows:
+        size = "?" if row.gigabytes is None else f"{row.gigabytes:.2f} GB"
+        counts = f"{row.offline:>9,} {row.online:>9,} {row.refreshes:>9,}"
+        lines.append(f"{row.name:<56} {counts} {size:>9} {shown(row.hours, '.1f'):>8}")
+    known = [row.hours for row in rows if row.hours is not None]
+    device = f" by the rates of {rates['device']}" if "device" in rates else ""
+    total = f"{len(rows)} runs, {sum(known):,.0f} hours of updates{device}"
+    lines.append(f"{total}; pre-training that runs share is counted in each")
+    return "\n".join(lines)

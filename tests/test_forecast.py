@@ -1,0 +1,54 @@
+"""A sweep's dry run: steps, memory and hours of every run, from a benchmark's rates."""
+
+import json
+import pathlib
+
+import pytest
+
+from cfdg_jax.cli import main
+from cfdg_jax.errors import UserError
+from cfdg_jax.forecast import forecast, read_rates
+from cfdg_jax.presets import make_config
+from cfdg_jax.sweep import read_sweep
+
+SWEEPS = pathlib.Path(__file__).parents[1] / "benchmarks" / "sweeps"
+RATES = {
+    "device": "a test",
+    "agents": {"iql_seeds_5": {"updates_per_second": 100.0}},
+    "generator": {"fit_width_64": {"steps_per_second": 10.0}, "sample_width_64": {"rows_per_second": 50.0}},
+}
+FIELDS = {"seeds": 2, "offline.steps": 1_000, "online.steps": 3_000, "online.start_steps": 1_000,
+          "online.capacity": 3_000, "refresh.every": 1_000, "refresh.rows": 500}  # fmt: skip
+
+
+def test_hours_and_memory_by_hand():
+    plain = forecast(make_config("local:hopper-medium-v0", "iql", **FIELDS), RATES)
+    assert (plain.offline, plain.online, plain.refreshes) == (1_000, 3_000, 0)
+    assert plain.hours == pytest.approx(2 * 3_000 / 100 / 3600)
+    assert plain.gigabytes == pytest.approx(2 * 3_000 * 29 * 4e-9)
+    own = {"augment.width": 64, "augment.steps": 100, "augment.sampler_steps": 16}
+    generated = forecast(make_config("local:hopper-medium-v0", "iql", "cfdg", **FIELDS, **own), RATES)
+    assert generated.refreshes == 2 and generated.gigabytes == pytest.approx(2 * 4_000 * 29 * 4e-9)
+    assert generated.hours == pytest.approx(2 * (3_000 / 100 + 2 * (100 / 10 + 500 * 0.5 / 50)) / 3600)
+    assert forecast(make_config("local:hopper-medium-v0", "pex", **FIELDS), RATES).hours is None
+
+
+def test_table_1_has_the_papers_cells(capsys, tmp_path):
+    configs = read_sweep(SWEEPS / "table1.yaml")
+    assert len(configs) == 16 * 3 * 2 and {config.seeds for config in configs} == {5}
+    assert {config.preset for config in configs} == {"paper"}
+    assert len(read_sweep(SWEEPS / "table1-reduced.yaml")) == len(configs)
+    rates = tmp_path / "bench.json"
+    rates.write_text(json.dumps(RATES))
+    assert main(["sweep", str(SWEEPS / "table1.yaml"), "--dry-run", "--rates", str(rates)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 96 + 1 and lines[-1].startswith("96 runs, ") and "a test" in lines[-1]
+    assert "1,000,000" in lines[1] and lines[1].startswith("d4rl:halfcheetah-random-v2 ")
+
+
+def test_rates_that_are_none(tmp_path):
+    with pytest.raises(UserError, match="does not exist; make it with: cfdg-jax bench"):
+        read_rates(str(tmp_path / "absent.json"))
+    (tmp_path / "bad.json").write_text("[")
+    with pytest.raises(UserError, match="is no json"):
+        read_rates(str(tmp_path / "bad.json"))
