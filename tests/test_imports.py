@@ -53,7 +53,6 @@ ONLY_IN = {
     "wandb": ("training.logging",),
     "tensorboardX": ("training.logging",),
     "minari": ("data.minari",),
-    "gymnasium_robotics": ("envs.adroit",),
     "matplotlib": ("report",),
     "sklearn": ("report",),
 }
