@@ -38,9 +38,13 @@ from cfdg_jax.errors import UserError, require
 FORMAT = 2
 """Of saved folders; format 1 had no record."""
 ARRAYS, RECORD = "arrays", "record.json"
-logging.getLogger("absl").addFilter(lambda record: "OCDBT" not in record.getMessage())  # told at every save otherwise
+SAID_ELSEWHERE = ("OCDBT", "raised an exception")
+"""In what orbax logs: a note at every save, and the traceback of an error that reaches the caller as well."""
+logging.getLogger("absl").addFilter(lambda record: not any(text in record.getMessage() for text in SAID_ELSEWHERE))
 SMALL = 1 << 20
 """Bytes under which an array shares a file with others of its type."""
+DISK_FULL = ("No space left", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE: Error writing", "File too large", "quota")
+"""What the messages of a failed write contain when the disk, a quota or a file-size limit is reached."""
 PARTIAL = ".partial"
 """Ends the name of a folder that is still being written."""
 NOT_OURS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -160,7 +164,8 @@ def _write_arrays(place: pathlib.Path, leaves: Mapping[str, np.ndarray]) -> dict
         with _plainly_named(place.parent) as parent, _orbax() as saver:
             saver.save(parent / place.name, args=ocp.args.PyTreeSave(files))
     except ValueError as error:  # tensorstore's way to say that a write failed
-        raise OSError(errno.EIO if shutil.disk_usage(place.parent).free else errno.ENOSPC, str(error)) from error
+        full = any(sign in str(error) for sign in DISK_FULL)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
     return contents
 
 
