@@ -55,10 +55,10 @@ def batch_of(z, name, dtype):
 
 
 @pytest.fixture
-def case(golden_dir, request):
+def case(golden_of, request):
     """(arrays, variant, dtype, parts, state) of one variant in one precision."""
     variant, dtype = request.param
-    z, dtype = golden.load(golden_dir, "rlpd.npz"), np.dtype(dtype)
+    z, dtype = golden.load(golden_of(variant if dtype == "float64" else "full"), "rlpd.npz"), np.dtype(dtype)
     with jax.enable_x64(dtype == np.float64):
         p = parts(CONFIGS[variant], SPEC)
         init = f"{variant}/init" if f"{variant}/init/log_alpha" in z.files else "small/init"

@@ -34,7 +34,7 @@ TOLERANCE = {"constant": 0.1, "observed": 0.1, "delayed": 0.1, "endless": 0.1, "
 def config_of(name: str):
     """The agent's own config, narrow, fast, and with next to no reward for entropy."""
     config = AGENTS[name].config()
-    wanted = {"discount": DISCOUNT, "tau": 0.05, "temperature": 10.0, "init_temperature": 1e-3}
+    wanted = {"discount": DISCOUNT, "tau": 0.05, "temperature": 10.0, "init_temperature": 1e-3, "advantage_scale": 0.1}
     wanted |= {"learn_temperature": False, "policy_delay": 1, "actions": 2}
     values = {}
     for field in dataclasses.fields(config):

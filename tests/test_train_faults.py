@@ -19,7 +19,7 @@ from gymnasium import spaces
 from train_helpers import TINY, assert_same_run, flip, lines, stopped_in, toy_config
 
 import cfdg_jax
-from cfdg_jax import cli
+from cfdg_jax import cli, process
 from cfdg_jax.config import OnlineConfig, get_path
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import from_dict, to_dict
@@ -207,7 +207,7 @@ def test_an_os_error_is_one_line(number, code, told, monkeypatch, capsys):
 @pytest.mark.parametrize("place", ["file/run", "x" * 300, "/dev/null/run"])
 def test_a_place_that_cannot_be_is_told_before_the_work(place, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(cli, "_setup", lambda *arguments: None)
+    monkeypatch.setattr(process, "setup", lambda *arguments: None)
     out = tmp_path / place
     assert cli.main(["train", "--dataset", "no-such", "--out", str(out)]) == 2  # the config is read first
     capsys.readouterr()
