@@ -24,7 +24,10 @@ from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.fields import override
 from cfdg_jax.mix.registry import MIXES
 from cfdg_jax.stratify.registry import STRATIFIERS
+from cfdg_jax.training.act import insert_learn_act
 from cfdg_jax.training.build import build_program
+from cfdg_jax.training.learn import no_meters
+from cfdg_jax.training.prepare import init
 from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.types import Batch, Source, Spec
 
@@ -231,13 +234,13 @@ def test_every_combination_traces_as_one_program(agent, augment, stratify):
     spec = Spec(4, 2, 50)
     rows = spec.layout.pack(np.zeros((16, 4)), np.zeros((16, 2)), 0, np.zeros((16, 4)), 0, 0, 0, xp=np)
     program = build_program(config, spec, identity_transforms(4), rows)
-    state = jax.eval_shape(lambda: program.init("online"))
+    state = jax.eval_shape(lambda: init(program, "online"))
     counts = program.mix.counts(program.augmenter.shares, 16)
     ring = state.online
     state = state._replace(synthetic={source: ring for source, _ in counts.synthetic})
     packet = jnp.zeros((2, 3 * 4 + 2 + 2))
-    arguments = (state, program.no_meters("online"), packet, jnp.asarray(1), program.offline_rows)
-    step = functools.partial(program.insert_learn_act, counts=counts, random=False)
+    arguments = (state, no_meters(program, "online"), packet, jnp.asarray(1), program.offline_rows)
+    step = functools.partial(insert_learn_act, program, counts=counts, random=False)
     new, meters, action = jax.eval_shape(step, *arguments)
     assert action.shape == (2, 2)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), new) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
