@@ -85,6 +85,7 @@ def expand(plain: Any, path: str) -> list[TrainConfig]:
 
 def _config(fields: Mapping[str, Any], own: Mapping[str, Any], preset: str) -> TrainConfig:
     """One run's config; of the common `fields` those of choices made otherwise are left out."""
+    require("preset" not in {**fields, **own}, "preset", "is no field", "write it at the top of the file")
     choices = {name: value for name, value in {**fields, **own}.items() if name in (*REGISTRIES, "dataset", "env.task")}
     known = leaf_paths(make_config(preset=preset, **choices))
     of_some_choice = {
