@@ -78,10 +78,8 @@ CASES += [(file, "small_antmaze", "float32") for file in RELEASES]
 def golden_case(golden_of, request):
     """(arrays, variant, dtype, parts, state, batch) of one variant in one precision."""
     file, variant, dtype = request.param
-    z, dtype = (
-        golden.load(golden_of(variant if (file, dtype) != ("calql_corl", "float32") else "full"), f"{file}.npz"),
-        np.dtype(dtype),
-    )
+    size = "full" if (file, dtype) == ("calql_corl", "float32") else variant  # whose arrays are stored whole
+    z, dtype = golden.load(golden_of(size), f"{file}.npz"), np.dtype(dtype)
     with jax.enable_x64(dtype == np.float64):
         config, switches = RELEASES[file][variant]
         phase = "online" if variant == "small_uncalibrated" else "offline"
