@@ -27,12 +27,10 @@ import numpy as np
 
 from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.augment.registry import AUGMENTERS
-from cfdg_jax.config import TrainConfig, named_choice
 from cfdg_jax.core.flops import product_flop
 from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.registry import make_env, spec_of
 from cfdg_jax.errors import require
-from cfdg_jax.fields import override
 from cfdg_jax.presets import make_config
 from cfdg_jax.stratify.registry import STRATIFIERS
 from cfdg_jax.training.act import online_step
@@ -69,10 +67,10 @@ def matmul_gflops(size: int = 2048, repeats: int = 8) -> float:
 
 def program_of(task: str, seeds: int, rows: int, values: dict[str, Any], agent: str | None = None) -> Program:
     """A program on `rows` standard-normal offline rows of `task`, for timing only."""
-    generator = list(AUGMENTERS)[-1]
-    chosen = {"agent": agent or next(iter(AGENTS)), "augment": generator}
-    config = TrainConfig(**{field: named_choice(field, name) for field, name in chosen.items()}, seeds=seeds)
-    config = dataclasses.replace(override(config, values), dataset="timing", seeds=seeds)
+    agent, generator = agent or next(iter(AGENTS)), list(AUGMENTERS)[-1]
+    fields = {"agent.variant": "authors", "seeds": seeds} | values
+    config = make_config("local:hopper-medium-v0", agent, generator, preset="paper", **fields)
+    config = dataclasses.replace(config, dataset="timing")
     spec = spec_of(task, "gymnasium")
     return build_program(config, spec, identity_transforms(spec.obs_dim), noise_rows(spec, rows))
 

@@ -226,7 +226,9 @@ def choice(config: TrainConfig, field: str) -> str:
 
 def named_choice(field: str, name: str) -> Any:
     """The default config of the registered `name` for a field, or a `UserError` with the nearest names."""
-    require(name in REGISTRIES[field], field, f"'{name}' is unknown", nearest(name, REGISTRIES[field]))
+    elsewhere = [other for other in REGISTRIES if other != field and name in REGISTRIES[other]]
+    remedy = f"it is chosen by --{elsewhere[0]} {name}" if elsewhere else nearest(name, REGISTRIES[field])
+    require(name in REGISTRIES[field], field, f"'{name}' is unknown", remedy)
     return REGISTRIES[field][name].config()
 
 

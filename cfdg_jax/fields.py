@@ -47,14 +47,28 @@ def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     nested: dict[str, Any] = {}
     for path, value in (variant_values(config, values) | dict(values)).items():
         if path not in known:
-            siblings = [name for name in known if name.partition(".")[0] == path.partition(".")[0]]
-            raise UserError(path, "is no config field", nearest(path, siblings or known))
+            raise UserError(path, "is no config field", _instead(path, known))
         node = nested
         *parents, leaf = path.split(".")
         for part in parents:
             node = node.setdefault(part, {})
         node[leaf] = value
     return _replace(config, nested, "")
+
+
+def _instead(path: str, known: Mapping[str, Any]) -> str:
+    """What a user may have meant by a field that a run does not have: one of another method, or a similar one."""
+    room, _, name = path.partition(".")
+    owners = [
+        each
+        for each, entry in REGISTRIES.get(room, {}).items()
+        if any(field.name == name for field in dataclasses.fields(entry.config))
+    ]
+    if owners:
+        return f"it belongs to --{room} {' or '.join(owners)}"
+    siblings = [each for each in known if each.partition(".")[0] == room]
+    variants = f"; releases are chosen by --{room}.variant" if f"{room}.variant" in known else ""
+    return nearest(path, siblings or known) + variants
 
 
 def variant_values(config: TrainConfig, values: Mapping[str, Any]) -> dict[str, Any]:

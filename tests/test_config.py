@@ -92,6 +92,18 @@ def test_unknown_choices_name_the_nearest():
         make_config("local:hopper-medium-v0", preset="papr")
 
 
+def test_what_another_method_has_is_said_where_it_is():
+    for fields, message in (
+        ({"mix.p_online": 0.1}, "mix.p_online: is no config field; it belongs to --mix oorb"),
+        ({"stratify.rho": 0.1}, "stratify.rho: is no config field; it belongs to --stratify stratdiff"),
+        ({"agent.order": "torch"}, "releases are chosen by --agent.variant"),
+        ({"stratify": "a3rl"}, "stratify: 'a3rl' is unknown; it is chosen by --mix a3rl"),
+    ):
+        with pytest.raises(UserError) as error:
+            make_config(**fields)
+        assert message in str(error.value) and "\n" not in str(error.value)
+
+
 def test_yaml_that_is_no_config_is_refused():
     for text in ("[1, 2", "- a\n- b", "nonsense: 3"):
         with pytest.raises(UserError):

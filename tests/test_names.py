@@ -62,6 +62,15 @@ def identifiers(tree):
                 yield getattr(node, "lineno", 0), value
 
 
+def imported(tree):
+    """``(line, dotted name)`` of everything imported."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
 def allowed(module):
     """What a file may name: its own methods, what they go with, their releases; a registry what is in its room."""
     room = module.split(".")[1]
@@ -87,6 +96,11 @@ def naming(module, tree):
             if name not in free and (text == name or spoken):
                 yield f"line {line}: {text!r} names {name}"
     room = module.split(".")[1]
+    for line, target in imported(tree):
+        for name in NAMES:
+            others = {home for home in homes(name) if not home.startswith(f"cfdg_jax.{room}.")}
+            if name not in free and any(f"{target}.".startswith(f"{home}.") for home in others):
+                yield f"line {line}: import of {target} names {name}"
     for line, identifier in identifiers(tree):
         for name in NAMES:
             same_room = any(home.startswith(f"cfdg_jax.{room}.") for home in homes(name))  # agents build on each other
@@ -109,6 +123,9 @@ def test_no_method_is_named_outside_its_own_file_and_registry(path):
         ("cfdg_jax.training.run", "if rule == 'uniform': pass"),
         ("cfdg_jax.bench", "AGENTS[agent].pex"),
         ("cfdg_jax.cli", "from cfdg_jax.stratify import stratdiff"),
+        ("cfdg_jax.training.run", "import cfdg_jax.agents.iql as anything"),
+        ("cfdg_jax.training.run", "from cfdg_jax.agents.iql import update_once"),
+        ("cfdg_jax.training.run", "from cfdg_jax.mix import uniform"),
         ("cfdg_jax.agents.iql", "x = 'rlpd'"),
         ("cfdg_jax.mix.oorb", "x = 'by_source'"),
     ],
