@@ -68,7 +68,7 @@ def matmul_gflops(size: int = 2048, repeats: int = 8) -> float:
 def program_of(task: str, seeds: int, rows: int, values: dict[str, Any], agent: str | None = None) -> Program:
     """A program on `rows` standard-normal offline rows of `task`, for timing only."""
     agent, generator = agent or next(iter(AGENTS)), list(AUGMENTERS)[-1]
-    fields = {"agent.variant": "authors", "seeds": seeds} | values
+    fields: dict[str, Any] = {"agent.variant": "authors", "seeds": seeds} | values
     config = make_config("local:hopper-medium-v0", agent, generator, preset="paper", **fields)
     config = dataclasses.replace(config, dataset="timing")
     spec = spec_of(task, "gymnasium")

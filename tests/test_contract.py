@@ -127,6 +127,8 @@ def test_a_terminal_cuts_the_bootstrap(name, phase):
     state = agent.init(jax.random.key(0))
     update = lambda batch: updated_by(name, phase)(state, batch, jax.random.key(1), jnp.asarray(0))
     (_, metrics), (_, ended) = update(batch_of()), update(batch_of(terminal=jnp.ones((K, B))))
+    if "target_q" not in metrics:
+        pytest.skip(f"{name} learns no values")
     reward = batch_of().reward.mean()
     assert ended["target_q"] == pytest.approx(float(reward), abs=1e-5) and abs(metrics["target_q"] - reward) > 1e-4
 
@@ -164,7 +166,10 @@ def test_a_row_s_importance_weight_is_that_of_its_td_error(name, phase):
     state = agent.init(jax.random.key(0))
     weight = jnp.ones((K, B)).at[:, 0].set(0.0)
     paid = batch_of(reward=batch_of().reward.at[:, 0].add(5.0))
-    update = lambda batch: updated_by(name, phase)(state, batch, jax.random.key(1), jnp.asarray(0))[0]
+    learnt = lambda batch: updated_by(name, phase)(state, batch, jax.random.key(1), jnp.asarray(0))
+    if "target_q" not in learnt(batch_of())[1]:
+        pytest.skip(f"{name} learns no values")
+    update = lambda batch: learnt(batch)[0]
     ignored = (update(batch._replace(weight=weight)) for batch in (batch_of(), paid))
     assert mean_difference(*ignored) < 1e-6
     assert mean_difference(update(batch_of()), update(paid)) > 1e-5
