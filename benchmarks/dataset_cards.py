@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="names to describe, with *")
     args = parser.parse_args()
     print(HEAD)
+    if args.rows:
+        print(f"Described here are samples of {args.rows:,} rows (`--rows {args.rows}`), not the default sizes.\n")
     print("| dataset | rows | episodes | median length | return 5 / 50 / 95 % | score |\n|---|---|---|---|---|---|")
     made = []
     for short in behaviours.RECIPES:
