@@ -48,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
 
     values = {"dataset": options.dataset, "augment": "synther", "augment.data": "offline"}
-    config = make_config(values | {"augment.steps": options.steps}, "reduced")
+    config = make_config(preset="reduced", **values, **{"augment.steps": options.steps})
     data = load_dataset(config.dataset)
     offline = jnp.asarray(pack(data, identity_transforms(data.obs_dim)))
     spec = Spec(data.obs_dim, data.act_dim, horizon=1_000, terminates=bool(data.terminals.any()))

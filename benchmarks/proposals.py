@@ -20,12 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from cfdg_jax.core.losses import masked_mean
 from cfdg_jax.diffusion.fit import normalise, unnormalise
 from cfdg_jax.report.tables import Table, to_markdown
 from cfdg_jax.stratify import stratdiff
-from cfdg_jax.stratify.marks import follow_freed_share, lowest, masked_mean
+from cfdg_jax.stratify.marks import follow_freed_share, lowest
+from cfdg_jax.stratify.proposals import draw_actions
 from cfdg_jax.training.logging import device_name
-from cfdg_jax.training.run import load_run
+from cfdg_jax.training.results import load_run
 from cfdg_jax.types import Batch, Source
 
 REFERENCE = dict[str, Any](sampler_steps=60, sampler_start=None)
@@ -35,18 +37,27 @@ BATCH, ONLINE_SHARES, FREED = 256, (0.1, 0.5, 0.75), 0.2
 
 
 class Option(NamedTuple):
-    """A way to score rows: fields of `StratDiffConfig`, the guidance scale (None: the run's), the distance's units."""
+    """A way to score rows.
+
+    Attributes:
+      label: In words.
+      changes: Fields of `StratDiffConfig`.
+      scale: The guidance scale; None for the run's.
+      standardise: Whether distances are in standard deviations of the actions.
+      limit: Of the push, in units of mu's score.
+    """
 
     label: str
     changes: dict[str, Any]
     scale: float | None = None
     standardise: bool = False
+    limit: float | None = None
 
 
 OPTIONS = [
     Option("mu alone (s = 0)", {}, 0.0),
     *(Option(f"s = {scale:g}", {}, scale) for scale in (1.0, 2.0, 3.0, 5.0, 8.0, 10.0)),
-    *(Option(f"s = 10, at most {limit:g} of mu's score", {"guidance_limit": limit}, 10.0) for limit in (1.0, 0.3)),
+    *(Option(f"s = 10, at most {limit:g} of mu's score", {}, 10.0, limit=limit) for limit in (1.0, 0.3)),
     *(Option(f"J = {j}", {"proposals": j}) for j in (4, 16)),
     Option("mu alone, J = 16", {"proposals": 16}, 0.0),
     Option("actions in standard deviations", {}, standardise=True),
@@ -70,19 +81,20 @@ class Proposals:
         """Scores and Q of the proposals less Q of the rows' actions, `[S, 2 n]`; the noise is always the same."""
         spec = self.program.spec
         layout, value = spec.layout, self.program.online_agent.value
-        p = stratdiff.parts(dataclasses.replace(self.config, **option.changes), spec)
+        config = dataclasses.replace(self.config, **option.changes)
+        p = stratdiff.parts(config, spec).proposer
         std = self.program.offline_rows[:, layout.action].std(axis=0) if option.standardise else 1.0
 
-        own, common = self.program.split_stratifier(self.state.stratifier)
+        shared, own = self.state.stratifier
 
         def of_seed(own, agent, online):
-            state = own._replace(**common)
+            mu = stratdiff.model_of(shared, own).behavior
             rows = jnp.concatenate([self.offline, online])
             obs, action = rows[:, layout.obs], rows[:, layout.action]
-            scale = state.guidance if option.scale is None else option.scale
-            drawn = stratdiff.draw_actions(p, state, obs, jax.random.key(0), p.config.proposals, scale)
-            away = (drawn - normalise(state.behavior.normaliser, action)) / std
-            proposed = unnormalise(state.behavior.normaliser, drawn)
+            scale = own.guidance if option.scale is None else option.scale
+            drawn = draw_actions(p, mu, own.energy, obs, jax.random.key(0), config.proposals, scale, option.limit)
+            away = (drawn - normalise(mu.normaliser, action)) / std
+            proposed = unnormalise(mu.normaliser, drawn)
             reached = jax.vmap(value, (None, None, 0))(agent, obs, proposed).mean(axis=0)
             return jnp.sum(away**2, axis=-1).mean(axis=0), reached - value(agent, obs, action)
 

@@ -88,7 +88,7 @@ def main() -> None:
         "augment.data": "offline",
         "augment.steps": options.steps,
     }
-    config = make_config(values | {"augment.precision": options.precision}, "reduced")
+    config = make_config(preset="reduced", **values, **{"augment.precision": options.precision})
     data = load_dataset(config.dataset)
     rows = pack(data, identity_transforms(data.obs_dim))
     spec = Spec(data.obs_dim, data.act_dim, horizon=1_000, terminates=bool(data.terminals.any()))

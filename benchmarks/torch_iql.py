@@ -39,7 +39,7 @@ class Policy(nn.Module):
 
 
 class IQL:
-    """Losses and order of `cfdg_jax.agents.iql` with ``order="jax"``, ``q_loss="sum"``."""
+    """Losses and order of `cfdg_jax.agents.iql` in variant ``authors``."""
 
     def __init__(self, obs_dim, act_dim, width, steps):
         self.q = nn.ModuleList([mlp(obs_dim + act_dim, 1, width) for _ in range(2)])

@@ -1,8 +1,9 @@
 """``cfdg-jax bench``: throughput, each number beside the matrix-product rate of the same machine in the same run.
 
-``offline``    IQL updates/s for 1, 5 and 20 seeds
+``offline``    updates/s of the first agent for 1, 5 and 20 seeds
+``agents``     updates/s of every agent, and seconds to compile
 ``online``     environment steps/s of the whole loop, split into update, environment and everything else
-``stratify``   the same step of preset `reduced` with and without StratDiff
+``stratify``   the same step of preset `reduced` with each stratifier
 ``generator``  denoiser training steps/s, generated rows/s
 ``env``        environment steps/s for 1, 5, 20 and 64 copies
 
@@ -15,30 +16,35 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.augment.registry import AUGMENTERS
 from cfdg_jax.config import TrainConfig, named_choice
+from cfdg_jax.core.flops import product_flop
 from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.registry import make_env, spec_of
 from cfdg_jax.errors import require
 from cfdg_jax.fields import override
 from cfdg_jax.presets import make_config
 from cfdg_jax.stratify.registry import STRATIFIERS
+from cfdg_jax.training.act import online_step
 from cfdg_jax.training.build import build_program
+from cfdg_jax.training.generate import fit_generator, generate, start_generator
+from cfdg_jax.training.learn import no_meters, offline_chunk, update_all
 from cfdg_jax.training.logging import device_name, versions, write_atomic
-from cfdg_jax.training.program import Program
-from cfdg_jax.types import Source, Spec
+from cfdg_jax.training.meters import Meters
+from cfdg_jax.training.packet import Packet
+from cfdg_jax.training.prepare import init
+from cfdg_jax.training.program import Program, agent_of, keys_of
+from cfdg_jax.types import Source, Spec, TrainState
 
 WHAT = ("offline", "agents", "online", "stratify", "generator", "env")
 
@@ -80,42 +86,8 @@ def noise_rows(spec: Spec, rows: int) -> np.ndarray:
     return spec.layout.pack(obs, action, reward, next_obs, 0.0, -np.inf, float(Source.OFFLINE), xp=np)
 
 
-def product_flop(function: Callable, *args: Any, delay: int = 1) -> float:
-    """FLOP of the matrix products in ``function(*args)``, scans times their length.
-
-    Args:
-      function: Traceable; constants are bound.
-      delay: A conditional takes its dearest branch in one call of `delay`, its cheapest in the others.
-    """
-    return _flop_in(jax.make_jaxpr(function)(*args).jaxpr, delay)
-
-
-def _flop_in(jaxpr: Jaxpr, delay: int) -> float:
-    return sum(_flop_of(equation, delay) for equation in jaxpr.eqns)
-
-
-def _flop_of(equation: Any, delay: int) -> float:
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        shape = equation.invars[0].aval.shape
-        return 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
-    inside = [_flop_in(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner, delay) for inner in _jaxprs(params)]
-    if name == "cond":
-        return (max(inside) + (delay - 1) * min(inside)) / delay
-    require(name != "while" or sum(inside) == 0.0, name, "loops over products unknown times", "count it by hand")
-    return params.get("length", 1) * sum(inside)
-
-
-def _jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr | ClosedJaxpr]:
-    for value in params.values():
-        for one in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(one, Jaxpr | ClosedJaxpr):
-                yield one
-
-
 def offline_rates(quick: bool) -> dict[str, Any]:
-    """IQL updates/s over all seeds, halfcheetah sizes, batch 256."""
+    """Updates/s of the first agent over all seeds, halfcheetah sizes, batch 256."""
     updates, repeats = (50, 2) if quick else (250, 5)
     results: dict[str, Any] = {}
     for seeds in (1, 5) if quick else (1, 5, 20):
@@ -127,14 +99,17 @@ def offline_rates(quick: bool) -> dict[str, Any]:
 
 def update_rate(program: Program, updates: int, repeats: int, phase: str = "offline") -> dict[str, float]:
     """Updates/s of `phase` over all seeds, `updates` per call on offline rows, and the rate of the products in them."""
-    agent, arguments = program.config.agent, _chunk_arguments(program, phase)
-    delay = getattr(agent, "delay", getattr(agent, "policy_delay", 1))
-    flop = product_flop(lambda *args: program.offline_chunk(*args, updates, phase), *arguments, delay=delay) / updates
+    arguments, delay = _chunk_arguments(program, phase), _policy_delay(program)
+
+    def chunk(state: TrainState, meters: Meters, rows: jax.Array) -> tuple[TrainState, Meters]:
+        return offline_chunk(program, state, meters, rows, updates, phase)
+
+    flop = product_flop(chunk, *arguments, delay=delay) / updates
     carry = arguments[:2]
 
     def call():
         nonlocal carry
-        carry = program.offline_chunk(*carry, program.offline_rows, updates, phase)
+        carry = chunk(carry[0], carry[1], program.offline_rows)
         return carry[0].step
 
     seeds = program.config.seeds
@@ -142,10 +117,16 @@ def update_rate(program: Program, updates: int, repeats: int, phase: str = "offl
     return {"updates_per_second": rate, "gflops": rate * flop / seeds / 1e9}
 
 
+def _policy_delay(program: Program) -> int:
+    """Critic steps for each step of the policy; 1 for an agent without such a field."""
+    names = {field.name for field in dataclasses.fields(program.config.agent)} & {"delay", "policy_delay"}
+    return max((getattr(program.config.agent, name) for name in names), default=1)
+
+
 def agent_rates(quick: bool) -> dict[str, Any]:
     """Updates/s over all seeds of every agent at its own sizes, halfcheetah, batch 256; and seconds to compile.
 
-    Of the online phase: PEX's offline update is IQL's, of the others both phases' are the same.
+    Of the online phase: an agent may pre-train as another one does.
     """
     results: dict[str, Any] = {}
     for name in list(AGENTS)[:: 9 if quick else 1]:
@@ -166,7 +147,7 @@ def compile_seconds(program: Program) -> dict[str, float]:
         for updates in (1, 20, 1, 20):
             jax.clear_caches()
             start = time.perf_counter()
-            program.offline_chunk.lower(*arguments, updates=updates, phase="online").compile()
+            offline_chunk.of(program).lower(*arguments, updates=updates, phase="online").compile()
             seconds[f"utd_{updates}"] = min(seconds[f"utd_{updates}"], time.perf_counter() - start)
     finally:
         jax.config.update("jax_enable_compilation_cache", cached)
@@ -174,8 +155,8 @@ def compile_seconds(program: Program) -> dict[str, float]:
 
 
 def _chunk_arguments(program: Program, phase: str) -> tuple:
-    agent = jax.jit(jax.vmap(program.agent(phase).init))(program.keys)  # of `init`, but without the online ring
-    return program.init("offline")._replace(agent=agent), program.no_meters(phase), program.offline_rows
+    agent = jax.jit(jax.vmap(agent_of(program, phase).init))(keys_of(program))  # of `init`, without the online ring
+    return init(program, "offline")._replace(agent=agent), no_meters(program, phase), program.offline_rows
 
 
 def online_rates(quick: bool) -> dict[str, Any]:
@@ -184,7 +165,7 @@ def online_rates(quick: bool) -> dict[str, Any]:
     program = program_of("hopper", seeds, 200_000, {"online.capacity": capacity, "augment.width": 64})
     step, environment, state, arguments = _online_seconds(program, 40 if quick else 300)
     update = _update_alone(program, state, 10 if quick else 100)
-    temp = program.online_step.lower(state, *arguments).compile().memory_analysis().temp_size_in_bytes
+    temp = online_step.of(program).lower(state, *arguments).compile().memory_analysis().temp_size_in_bytes
     return {
         "seeds": seeds,
         "capacity": capacity,
@@ -197,12 +178,12 @@ def online_rates(quick: bool) -> dict[str, Any]:
         },
         "share_not_update": 1 - update / step,
         "temp_megabytes": temp / 1e6,
-        "traces": program.online_step._cache_size(),
+        "traces": online_step.of(program)._cache_size(),
     }
 
 
 def stratify_rates(quick: bool) -> dict[str, Any]:
-    """Milliseconds of an online step of IQL on Hopper at the sizes of preset `reduced`, with and without StratDiff."""
+    """Milliseconds of an online step on Hopper at the sizes of preset `reduced`, with each stratifier."""
     results: dict[str, Any] = {}
     for seeds in (1,) if quick else (1, 3):
         for stratify in STRATIFIERS:
@@ -224,20 +205,19 @@ def _online_seconds(program: Program, steps: int) -> tuple[float, float, Any, tu
     seeds = program.config.seeds
     counts = program.mix.counts({}, program.offline_rows.shape[0])
     env = make_env("hopper", list(range(seeds)), "gymnasium")
-    state, meters = program.init("online"), program.no_meters("online")
-    obs, action = env.reset(), np.zeros((seeds, program.spec.act_dim), np.float32)
+    state, meters = init(program, "online"), no_meters(program, "online")
+    obs, action = env.reset(), jnp.zeros((seeds, program.spec.act_dim))
     whole, environment = [], []
     for t in range(steps + 10):
         start = time.perf_counter()
-        result = env.step(action)
+        result = env.step(np.asarray(action))
         done = result.terminal | result.truncated
         current = env.reset(done) if done.any() else result.next_obs
         environment.append(time.perf_counter() - start)
-        columns = [obs, action, result.reward[:, None], result.next_obs, result.terminal[:, None], current]
-        packet, obs = np.concatenate(columns, axis=1, dtype=np.float32), current
-        rest = (packet, np.int32(t + 1), program.offline_rows, counts, False)
-        state, meters, action = program.online_step(state, meters, *rest)
-        action = np.asarray(action)
+        packet, obs = Packet(obs, action, result.reward, result.next_obs, result.terminal, current), current
+        rest = (packet.pack(), np.int32(t + 1), program.offline_rows, counts, False)
+        state, meters, action = online_step(program, state, meters, *rest)
+        jax.block_until_ready(action)
         whole.append(time.perf_counter() - start)
     env.close()
     return float(np.median(whole[10:])), float(np.median(environment[10:])), state, (meters, *rest)
@@ -247,8 +227,8 @@ def _update_alone(program: Program, state, repeats: int) -> float:
     """Median seconds of one update of all seeds on rows that are already there."""
     seeds, batch, width = program.config.seeds, program.config.mix.batch_size, program.spec.layout.width
     rows = jnp.asarray(noise_rows(program.spec, seeds * batch)).reshape(seeds, 1, batch, width)
-    small = program.init("offline")._replace(agent=state.agent)
-    update = jax.jit(lambda state, rows: program._update_all("online", state, state.key, rows), donate_argnums=0)
+    small = init(program, "offline")._replace(agent=state.agent)
+    update = jax.jit(lambda state, rows: update_all(program, "online", state, state.key, rows), donate_argnums=0)
     times = []
     for _ in range(repeats + 3):
         start = time.perf_counter()
@@ -267,13 +247,13 @@ def generator_rates(quick: bool) -> dict[str, Any]:
         steps, rows = (5, 100) if quick else (50, 1_000)
         values = {"augment.width": width, "augment.sampler_steps": 8 if quick else 32, "online.capacity": 20_000}
         program = program_of("hopper", 1, 50_000, values)
-        state = program.init("online")
+        state = init(program, "online")
         online = ring.insert(state.online, jnp.asarray(noise_rows(program.spec, 10_000))[None])
         state = state._replace(online=online)
-        generator = program.start_generator(state, state.key, program.offline_rows)
+        generator = start_generator(program, state, state.key, program.offline_rows)
 
-        learn = functools.partial(program.fit_generator, steps=steps)
-        sample = functools.partial(program.generate, source=int(Source.SYNTHETIC_ONLINE), rows=rows)
+        learn = functools.partial(fit_generator, program, steps=steps)
+        sample = functools.partial(generate, program, source=int(Source.SYNTHETIC_ONLINE), rows=rows)
         learnt, drawn = (state, program.offline_rows, state.key), (generator, state.key)
         flop = {"fit": product_flop(learn, generator, *learnt) / steps, "sample": product_flop(sample, *drawn) / rows}
 

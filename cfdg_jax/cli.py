@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import errno
 import os
 import pathlib
@@ -15,9 +14,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cfdg_jax.errors import UserError, require
+from cfdg_jax.process import starting
 from cfdg_jax.training.progress import Interrupted
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PATH_ERRORS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+"""What is wrong with a path that a user named."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,13 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        place = f" while writing {error.filename}" if error.filename else ""
-        print(
-            f"error: disk full{place} ({error.strerror}); free some space, what was complete is kept", file=sys.stderr
-        )
+        return _os_error(error)
+
+
+def _os_error(error: OSError) -> int:
+    """One line for a file that cannot be read or written."""
+    reason, name = error.strerror or " ".join(str(error).split()), error.filename
+    if error.errno in DISK_ERRORS:
+        place = f" while writing {name}" if name else ""
+        print(f"error: disk full{place} ({reason}); free some space, what was complete is kept", file=sys.stderr)
         return 1
+    print(f"error: {name}: {reason}" if name else f"error: {reason}", file=sys.stderr)
+    return 2 if error.errno in PATH_ERRORS else 1
 
 
 def parse_fields(rest: Sequence[str]) -> dict[str, str]:
@@ -92,7 +101,7 @@ def _parser() -> Parser:
         command.set_defaults(run=run, takes_fields=takes_fields, prog=f"cfdg-jax {name}")
         return command
 
-    demo = add("demo", _demo, "Pre-train IQL, improve it with and without CFDG, write a report.", takes_fields=True)
+    demo = add("demo", _demo, "Pre-train, improve with and without generated rows, write a report.", takes_fields=True)
     demo.add_argument("--out", help="folder for the runs and the report (default runs/demo)")
     demo.add_argument("--preset", default="reduced", help="reduced (minutes) or smoke (seconds)")
     train = add(
@@ -107,9 +116,8 @@ def _parser() -> Parser:
     sweep.add_argument("--rates", metavar="FILE", help="the benchmark's results that hours are estimated from")
     sample = add("sample", _sample, "Fit a generator to a dataset and write rows in D4RL's layout.", takes_fields=True)
     sample.add_argument("--dataset", required=True, help="offline rows")
-    second = "a second dataset whose rows count as online ones: for cfdg, edis, and synther with --augment.data online"
-    sample.add_argument("--online", help=f"{second} (its default here) or pooled")
-    sample.add_argument("--augment", default="synther", help="generator (default synther)")
+    sample.add_argument("--online", help="a second dataset whose rows count as online ones, for generators of both")
+    sample.add_argument("--augment", help="generator (default: the first that can be fitted to one dataset alone)")
     sample.add_argument("--rows", required=True, help="rows to generate")
     sample.add_argument("--out", required=True, metavar="FILE.hdf5")
     sample.add_argument("--preset", default="paper", help="paper, reduced or smoke: where values start from")
@@ -161,38 +169,10 @@ def _version() -> str:
     return f"cfdg-jax {metadata.version('cfdg-jax')}"
 
 
-def _keep_freed_memory() -> None:
-    """Lets glibc keep up to 1 GiB of freed memory and take large blocks from it, where the user has set neither.
-
-    XLA on CPU takes the scratch memory of a dispatch anew each time. Blocks above glibc's threshold (at most 32 MB)
-    would be pages fresh from the kernel, faulted in and zeroed at every step of the environments.
-    """
-    if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # malloc.h; before glibc 2.35 or so the second is at most 32 MB
-        if mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25):
-            mallopt(trim_threshold, 1 << 30)
-
-
-def _setup(deterministic: bool = False) -> None:
-    """Compile cache beside the datasets; XLA flags must be there before the first array is."""
-    _keep_freed_memory()
-    if deterministic:
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-    import jax
-
-    from cfdg_jax.data.files import cache_dir
-
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
 def _train(arguments: argparse.Namespace) -> int:
-    _setup(arguments.deterministic)
-    from cfdg_jax.config import to_yaml
-    from cfdg_jax.training.run import default_folder, train
+    with starting(arguments.deterministic):
+        from cfdg_jax.fields import to_yaml
+        from cfdg_jax.training.run import default_folder, train
 
     if arguments.resume:
         given = [
@@ -230,26 +210,22 @@ def resolve(arguments: argparse.Namespace):
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    _setup()
-    from cfdg_jax.demo import demo
+    with starting():
+        from cfdg_jax.demo import demo
 
     print(demo(pathlib.Path(arguments.out or "runs/demo"), arguments.preset, arguments.fields))
     return 0
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    _setup()
-    from cfdg_jax.config import coerce
-    from cfdg_jax.presets import make_config
-    from cfdg_jax.training.progress import Progress
-    from cfdg_jax.training.sample import check, prepare, sample
+    with starting():
+        from cfdg_jax.fields import coerce
+        from cfdg_jax.training.progress import Progress
+        from cfdg_jax.upsample import check, default_generator, job_config, prepare, sample
 
-    values = {"dataset": arguments.dataset, "augment": arguments.augment} | arguments.fields
-    if arguments.augment == "synther" and arguments.online is None:
-        values = {"augment.data": "offline"} | values
-    progress = Progress(not arguments.quiet)
-    rows = coerce(int, arguments.rows, "rows")
-    config, out = make_config(preset=arguments.preset, **values), pathlib.Path(arguments.out)
+    progress, out = Progress(not arguments.quiet), pathlib.Path(arguments.out)
+    rows, generator = coerce(int, arguments.rows, "rows"), arguments.augment or default_generator()
+    config = job_config(arguments.dataset, generator, arguments.online, arguments.preset, arguments.fields)
     job = prepare(config, arguments.online, rows, out, progress, checked=arguments.check)
     print(f"written: {sample(job, progress)}  ({rows:,} transitions)")
     if arguments.check:
@@ -259,8 +235,8 @@ def _sample(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    _setup()
-    from cfdg_jax.sweep import read_sweep, sweep
+    with starting():
+        from cfdg_jax.sweep import read_sweep, sweep
 
     if arguments.dry_run:
         from cfdg_jax.forecast import read_rates, table
@@ -274,24 +250,35 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from cfdg_jax.report.build import build_report
+    with starting(compiles=False):
+        from cfdg_jax.report.build import build_report
 
-    print(build_report([pathlib.Path(run) for run in arguments.runs], arguments.out and pathlib.Path(arguments.out)))
+    try:
+        page = build_report(
+            [pathlib.Path(run) for run in arguments.runs], arguments.out and pathlib.Path(arguments.out)
+        )
+    except OSError as error:
+        if error.errno not in PATH_ERRORS:
+            raise
+        remedy = "name a folder that may be written with --out"
+        raise UserError(str(error.filename), f"cannot be written ({error.strerror})", remedy) from None
+    print(page)
     return 0
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    _setup()
-    from cfdg_jax.bench import bench
+    with starting():
+        from cfdg_jax.bench import bench
 
     bench(arguments.what, arguments.out and pathlib.Path(arguments.out), quick=arguments.quick)
     return 0
 
 
 def _data(arguments: argparse.Namespace) -> int:
-    from cfdg_jax.data import commands, doctor
-    from cfdg_jax.data.convert import convert
-    from cfdg_jax.fields import coerce
+    with starting(compiles=False):
+        from cfdg_jax.data import commands, doctor
+        from cfdg_jax.data.convert import convert
+        from cfdg_jax.fields import coerce
 
     wanted = {"list": 0, "info": 1, "check": 1, "build": 1, "convert": 2}[arguments.action]
     names = arguments.names

@@ -45,11 +45,11 @@ class EnvConfig:
 class TransformConfig:
     """Fitted on the offline data, applied to it and to every online row; evaluation returns stay raw."""
 
-    reward: RewardKind = "return_range"  # reference section 1.3
+    reward: RewardKind = "return_range"  # docs/algorithms.md#transforms
     scale: float = 10.0  # of scale_bias, scale r + bias: AntMaze 10 and -5, Adroit 10 and 5 (Cal-QL)
     bias: float = -5.0
     online_reward: Literal["same", "raw"] = "same"  # of online rows; raw: implicit_q_learning on locomotion
-    observation: ObservationKind = "none"  # reference section 1.4
+    observation: ObservationKind = "none"  # docs/algorithms.md#transforms
     failure_reward: float | None = None  # raw reward of a step without success, sparse tasks (Cal-QL: AntMaze 0)
     failure_rule: Literal["all", "last"] = "all"  # rewards that must be failures: all (Cal-QL) or the last (CORL)
     truncation: Truncation = "none"  # worth of a cut trajectory after its end (none: Cal-QL; its kitchen: last_reward)
@@ -74,13 +74,22 @@ class OnlineConfig:
     random_steps: int = 0  # uniformly random actions for this many first steps (SAC, RLPD, REDQ: start_steps)
     capacity: int = 1_000_000  # online ring, rows per seed
 
+    @property
+    def updates(self) -> int:
+        """Gradient updates of the whole phase: `utd` a step from `start_steps` on, or as many at the end of a block."""
+        if self.update_every == 1:
+            return max(self.steps - self.start_steps, 0) * self.utd
+        first = max(-(-self.start_steps // self.update_every), 1)
+        blocks = self.steps // self.update_every - first + 1
+        return max(blocks, 0) * self.update_every * self.utd
+
 
 @dataclasses.dataclass(frozen=True)
 class RefreshConfig:
     """When and how much an augmenter generates."""
 
     every: int = 100_000  # T_diff, environment steps (CFDG: 100K for IQL and PEX, 10K for APL)
-    min_online: int = 5_000  # no refresh while there are fewer online rows (reference section 5.4)
+    min_online: int = 5_000  # no refresh while there are fewer online rows (docs/algorithms.md#refresh)
     rows: int = 1_000_000  # generated rows per refresh, all sources together (CFDG: synthetic buffer 1M)
     chunk: int = 10_000  # rows generated in one dispatch; bounds the memory of sampling
     fit_steps_per_call: int = 250  # generator updates scanned in one dispatch
@@ -93,7 +102,7 @@ class EvaluateConfig:
     """Evaluation on environments of its own, with the agent's evaluation policy."""
 
     offline_every: int = 50_000  # gradient updates between evaluations offline
-    online_every: int = 10_000  # environment steps between evaluations online (reference section 1.5)
+    online_every: int = 10_000  # environment steps between evaluations online
     episodes: int = 10  # per seed and evaluation (10 locomotion, 100 AntMaze)
 
 
@@ -150,6 +159,7 @@ class TrainConfig:
         for path, least in minima.items():
             value = get_path(self, path)
             require(value >= least, path, f"is {value}", f"must be at least {least}")
+        self._require_countable()
         require(
             self.dataset != "" or self.offline.steps == 0,
             "offline.steps",
@@ -171,6 +181,16 @@ class TrainConfig:
         for _ in method_remarks(self):  # conflicts are errors, and warnings are said when a run begins
             pass
 
+    def _require_countable(self) -> None:
+        """Refuses whole numbers that counters, which have 32 bits, cannot hold."""
+        for path, value in _whole_numbers(self):
+            bits = 32 if path == "run_key" else 31
+            require(abs(value) < 2**bits, path, f"is {value}", f"must be below 2^{bits}")
+        last = self.first_seed + self.seeds
+        require(last < 2**31, "first_seed", f"is {self.first_seed} for {self.seeds} seeds", "must stay below 2^31")
+        updates = self.online.updates
+        require(updates < 2**31, "online.utd", f"makes {updates} updates", "must stay below 2^31: lower it")
+
     @property
     def name(self) -> str:
         """The run's label: the given one, or such as ``IQL + CFDG``; what goes with the agent is not named."""
@@ -180,6 +200,17 @@ class TrainConfig:
         own |= entry_of(self.agent, "agent").companions(type(self.agent))
         named = [field for field in REGISTRIES if field == "agent" or choice(self, field) != own[field]]
         return " + ".join(type(getattr(self, field)).__name__.removesuffix("Config") for field in named)
+
+
+def _whole_numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Dotted paths and values of all whole numbers, those in tuples too."""
+    for field in dataclasses.fields(config):
+        value, path = getattr(config, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            yield from _whole_numbers(value, path + ".")
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, int) and not isinstance(one, bool):
+                yield path, one
 
 
 def entry_of(config: Any, field: str) -> Entry:

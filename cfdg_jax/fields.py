@@ -93,6 +93,8 @@ def coerce(annotation: Any, value: Any, path: str) -> Any:
         if isinstance(value, str):
             inner = value.strip("()[] ").removesuffix(",")
             value = inner.split(",") if inner else ()
+        if not isinstance(value, list | tuple):
+            raise UserError(path, f"is {value!r}", "must be a list, such as 64,64")
         return tuple(coerce(args[0], item.strip() if isinstance(item, str) else item, path) for item in value)
     if annotation is str:
         return str(value)
@@ -137,7 +139,10 @@ def from_dict(plain: Mapping[str, Any]) -> TrainConfig:
     """The inverse of `to_dict`; fields left out keep their defaults."""
     config = TrainConfig()
     values: dict[str, Any] = {}
-    names = {field: plain[field]["name"] for field in REGISTRIES if isinstance(plain.get(field), Mapping)}
+    names = {field: plain[field].get("name") for field in REGISTRIES if isinstance(plain.get(field), Mapping)}
+    for field, name in names.items():
+        valid = f"valid: {', '.join(REGISTRIES[field])}"
+        require(isinstance(name, str), f"{field}.name", "is missing" if name is None else f"is {name!r}", valid)
     config = dataclasses.replace(config, **{field: named_choice(field, name) for field, name in names.items()})
     for name, value in plain.items():
         if isinstance(value, Mapping):

@@ -198,6 +198,7 @@ class Entry:
       pretrains: Whether an agent is made to be pre-trained on logged data.
       without: For the contract test, of an agent with an offline regulariser: fields of a config, and fields of the
         same config without the regulariser. None for an agent that has none.
+      one_dataset: Of an augmenter, the fields that fit it to one dataset alone; None for one that needs two.
     """
 
     config: type
@@ -210,6 +211,7 @@ class Entry:
     variants: Mapping[str, Variant] = dataclasses.field(default_factory=dict)
     pretrains: bool = True
     without: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
+    one_dataset: Mapping[str, Any] | None = None
 
 
 def check_variant(field: str, name: str, variants: Mapping[str, Variant]) -> None:

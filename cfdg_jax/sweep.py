@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,8 @@ from cfdg_jax.fields import config_hash, leaf_paths, to_dict
 from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
 from cfdg_jax.training.progress import Progress
-from cfdg_jax.training.run import Run, load_run, read_config, train
+from cfdg_jax.training.results import Run, load_run, read_config
+from cfdg_jax.training.run import folder_name, train
 
 KEYS = ("preset", "fields", "over", "runs")
 NOT_PRE_TRAINING = ("augment", "stratify", "online", "refresh", "label", "preset", "checkpoint", "log")
@@ -48,8 +48,8 @@ def read_sweep(path: str | os.PathLike) -> list[TrainConfig]:
     require(path.is_file(), str(path), "does not exist", "name a yaml file")
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(str(path), f"is not valid yaml ({error})", "see cfdg_jax/sweep.py for the layout") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(str(path), f"is not valid yaml in UTF-8 ({error})", "see docs/use.md for the layout") from None
     return expand(plain, str(path))
 
 
@@ -66,6 +66,9 @@ def expand(plain: Any, path: str) -> list[TrainConfig]:
     runs = plain.get("runs") or [{}]
     for name, value, kind in (("fields", fields, dict), ("over", over, dict), ("runs", runs, list)):
         require(isinstance(value, kind), f"{path}: {name}", f"is {value!r}", f"must be a {kind.__name__}")
+    for number, run in enumerate(runs, 1):
+        found = f"is {run!r}"
+        require(isinstance(run, dict), f"{path}: run {number}", found, "must hold fields, such as {agent: NAME}")
     for name, values in over.items():
         require(isinstance(values, list) and bool(values), f"{path}: over.{name}", f"is {values!r}", "must be a list")
     combinations = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
@@ -82,6 +85,7 @@ def expand(plain: Any, path: str) -> list[TrainConfig]:
 
 def _config(fields: Mapping[str, Any], own: Mapping[str, Any], preset: str) -> TrainConfig:
     """One run's config; of the common `fields` those of choices made otherwise are left out."""
+    require("preset" not in {**fields, **own}, "preset", "is no field", "write it at the top of the file")
     choices = {name: value for name, value in {**fields, **own}.items() if name in (*REGISTRIES, "dataset", "env.task")}
     known = leaf_paths(make_config(preset=preset, **choices))
     of_some_choice = {
@@ -132,10 +136,8 @@ def run_or_continue(
     found = read_config(folder)
     asked = dataclasses.replace(config, env=found.env)
     require(found == asked, str(folder), "holds a run of other settings", "name another --out")
-    summary = folder / "summary.json"
-    if summary.is_file() and json.loads(summary.read_text(encoding="utf-8"))["status"] == "done":
-        return load_run(folder)
-    return train(resume=folder, offline_from=offline_from, progress=progress)
+    run = load_run(folder)
+    return run if run.summary.get("status") == "done" else train(resume=folder, progress=progress)
 
 
 def pre_training_hash(config: TrainConfig) -> str:
@@ -147,5 +149,4 @@ def pre_training_hash(config: TrainConfig) -> str:
 
 
 def _folder_name(config: TrainConfig) -> str:
-    name = f"{config.dataset or config.env.task}-{config.name}-{config_hash(config)[:6]}"
-    return "".join(c if c.isalnum() or c in "-." else "_" for c in name)
+    return folder_name(f"{config.dataset or config.env.task}-{config.name}", config_hash(config)[:6])

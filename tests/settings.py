@@ -4,10 +4,10 @@ from cfdg_jax.config import REGISTRIES, entry_of, get_path, resolved
 
 
 def setting(config, entry, name):
-    """A public field of a method's config, or a switch of its variant."""
+    """A public field of a method's config, or a switch of its variant by dotted path."""
     if hasattr(config, name):
         return getattr(config, name)
-    return getattr(entry.variants[config.variant].switches, name)
+    return get_path(entry.variants[config.variant].switches, name)
 
 
 def value_at(config, path):

@@ -9,57 +9,66 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import restatement
+from variants import of_variant
 
+from cfdg_jax.agents import apl_cql, calql, penalty, soft
 from cfdg_jax.agents import cql as module
 from cfdg_jax.agents import sac as sac_module
-from cfdg_jax.agents.cql import (
-    APLCQLConfig,
-    CalQLConfig,
-    CQLConfig,
-    CQLState,
-    Noise,
-    Proposals,
-    cql,
-    critic_loss,
-    update_once,
-)
+from cfdg_jax.agents.apl_cql import APLCQLConfig
+from cfdg_jax.agents.calql import CalQLConfig
+from cfdg_jax.agents.cql import VARIANTS, CQLConfig, CQLState, Noise, Switches, cql, update_once
+from cfdg_jax.agents.penalty import Proposals
 from cfdg_jax.agents.sac import SACConfig, SACState
 from cfdg_jax.errors import UserError
 from cfdg_jax.types import Source, Spec
 
 parts = functools.cache(module.parts)
-bootstrap, propose, regulariser, update_critic, draw_noise = (
+bootstrap, regulariser, update_critic, draw_noise = (
     jax.jit(f, static_argnums=static)
     for f, static in (
-        (module.bootstrap, 0), (module.propose, 0), (module.regulariser, 0), (module.update_critic, 0),
-        (module.draw_noise, (0, 2)),
+        (module.bootstrap, 0), (penalty.regulariser, 0), (module.update_critic, 0), (module.draw_noise, (0, 2)),
     )
 )  # fmt: skip
 
+
+@functools.partial(jax.jit, static_argnums=0)
+def propose(p, policy, batch, noise):
+    return penalty.propose(p.penalty, p.soft, policy, batch, noise.uniform, noise.policy)
+
+
+def critic_loss(p, params, log_multiplier, batch, proposals, target):
+    return penalty.critic_loss(p.penalty, p.critic, params, log_multiplier, batch, proposals, target)
+
+
 SPEC = Spec(obs_dim=4, act_dim=2, horizon=100)
-SMALL = CQLConfig(hidden=(6, 5), critic_hidden=(5, 6), actions=2, init="pytorch")
-CALQL = CalQLConfig(hidden=(6, 5), critic_hidden=(5, 6), actions=2, init="pytorch")
-APL = APLCQLConfig(hidden=(6, 5), critic_hidden=(5, 6), actions=2, init="pytorch")
+NARROW = {"hidden": (6, 5), "critic_hidden": (5, 6), "actions": 2}
+SMALL, CALQL, APL = CQLConfig(**NARROW), CalQLConfig(**NARROW), APLCQLConfig(**NARROW)
+PLAIN = Switches(init="pytorch")
+OWN = {CQLConfig: PLAIN, CalQLConfig: PLAIN, APLCQLConfig: apl_cql.AUTHORS._replace(init="pytorch")}
+"""The switches of each config's authors, with weights that no test has to fear are zero."""
 
 GOLDEN_SPEC = Spec(obs_dim=5, act_dim=3, horizon=1000)
-CORL = CQLConfig(hidden=(32, 32), critic_hidden=(32, 32), actions=4)
-VARIANTS = {
-    "small": CORL,
-    "small_antmaze": dataclasses.replace(
-        CORL, policy_learning_rate=1e-4, penalty_weight=5.0, lagrange_gap=0.8, backup="max", penalty_min=-200.0
-    ),
-    "small_noIS": dataclasses.replace(
-        CORL,
-        importance_weights=False,
-        softmax_temperature=0.5,
-        entropy_backup=True,
-        backup="max",
-        penalty_min=0.5,
-        penalty_max=2.5,
-    ),
-    "full": dataclasses.replace(CORL, hidden=(256, 256, 256), critic_hidden=(256, 256), actions=10),
+TINY = {"hidden": (32, 32), "critic_hidden": (32, 32), "actions": 4}
+of_cql = functools.partial(of_variant, CQLConfig, VARIANTS)
+of_calql = functools.partial(of_variant, CalQLConfig, calql.VARIANTS)
+CLIPPED = VARIANTS["unweighted"].switches._replace(softmax_temperature=0.5, penalty_max=2.5)
+RELEASES = {
+    "cql_corl": {
+        "small": (of_cql(**TINY), None),
+        "small_antmaze": (of_cql("corl_antmaze", **TINY), None),
+        "small_noIS": (of_cql("unweighted", **TINY, entropy_backup=True, backup="max", penalty_min=0.5), CLIPPED),
+        "full": (of_cql(critic_hidden=(256, 256)), None),
+    },
+    "calql_corl": {
+        "small": (of_calql("corl", **TINY), None),
+        "small_antmaze": (of_calql("corl_antmaze", **TINY), None),
+        "small_uncalibrated": (of_calql("corl", **TINY), None),
+        "full": (of_calql("corl"), None),
+    },
 }
-CASES = [*((variant, "float64") for variant in VARIANTS), ("small_antmaze", "float32")]
+"""By file and variant of the released numbers: the config in a variant's name, and switches if they are not its own."""
+CASES = [(file, variant, "float64") for file, variants in RELEASES.items() for variant in variants]
+CASES += [(file, "small_antmaze", "float32") for file in RELEASES]
 
 
 # -- released code ---------------------------------------------------------------------------------------------------
@@ -68,10 +77,13 @@ CASES = [*((variant, "float64") for variant in VARIANTS), ("small_antmaze", "flo
 @pytest.fixture
 def golden_case(golden_of, request):
     """(arrays, variant, dtype, parts, state, batch) of one variant in one precision."""
-    variant, dtype = request.param
-    z, dtype = golden.load(golden_of(variant), "cql_corl.npz"), np.dtype(dtype)
+    file, variant, dtype = request.param
+    size = "full" if (file, dtype) == ("calql_corl", "float32") else variant  # whose arrays are stored whole
+    z, dtype = golden.load(golden_of(size), f"{file}.npz"), np.dtype(dtype)
     with jax.enable_x64(dtype == np.float64):
-        p = parts(VARIANTS[variant], GOLDEN_SPEC, "offline")
+        config, switches = RELEASES[file][variant]
+        phase = "online" if variant == "small_uncalibrated" else "offline"
+        p = parts(config, GOLDEN_SPEC, phase, switches=switches)
         init = f"{variant}/init" if f"{variant}/init/q1/l0/W" in z.files else "small/init"
         critic, target = (golden.stacked(z, [f"{init}/{q}1", f"{init}/{q}2"], dtype) for q in ("q", "tq"))
         scalars = [z[f"{init}/{name}"].astype(dtype) for name in ("log_alpha", "log_alpha_prime")]
@@ -81,8 +93,8 @@ def golden_case(golden_of, request):
 
 def state_of(p, critic, target, policy, log_alpha, log_multiplier):
     fresh = p.optimiser.init
-    sac = SACState(critic, target, policy, log_alpha, fresh(critic), fresh(policy), fresh(log_alpha))
-    return CQLState(sac, log_multiplier, fresh(log_multiplier))
+    moments = (fresh(critic), fresh(policy), fresh(log_alpha))
+    return CQLState(critic, target, policy, log_alpha, *moments, log_multiplier, fresh(log_multiplier))
 
 
 def golden_noise(z, variant, step, dtype):
@@ -100,20 +112,18 @@ def golden_noise(z, variant, step, dtype):
 
 def terms_and_gradients(p, state, batch, noise):
     """The released code's per-row quantities and gradients, from this package's functions."""
-    sac, target = state.sac, bootstrap(p, state.sac, batch, noise)
-    proposals = propose(p, sac.policy, batch, noise)
-    q = p.sac.critic.apply(
-        sac.critic, module.at_each(batch.obs, proposals.action.shape[0]), proposals.action
-    )  # [Q, M, B]
-    unclipped = p._replace(config=dataclasses.replace(p.config, penalty_min=None, penalty_max=None))
-    difference = regulariser(unclipped, q, proposals)
+    target, proposals = bootstrap(p, state, batch, noise), propose(p, state.policy, batch, noise)
+    obs = penalty.at_each(batch.obs, proposals.action.shape[0])
+    q = p.critic.apply(state.critic, obs, proposals.action)  # [Q, M, B]
+    difference = regulariser(p.penalty._replace(limits=(None, None)), q, proposals)
     terms = {"target": target}
     for i in range(2):
         data = q[i, 0]
         terms |= {f"q{i + 1}": data, f"diff{i + 1}_unclipped": difference[i], f"lse{i + 1}": difference[i] + data}
-    critic = jax.grad(lambda x: critic_loss(p, x, state.log_multiplier, batch, proposals, target)[0])(sac.critic)
-    policy = jax.grad(lambda x: sac_module.policy_loss(p.sac, x, sac.critic, sac.log_alpha, batch, noise.action)[0])(
-        sac.policy
+    critic = jax.grad(lambda x: critic_loss(p, x, state.log_multiplier, batch, proposals, target)[0])(state.critic)
+    critics = functools.partial(p.critic.apply, state.critic)
+    policy = jax.grad(lambda x: soft.policy_loss(p.soft, x, critics, state.log_alpha, batch, noise.action)[0])(
+        state.policy
     )
     return terms, {"q1": golden.member(critic, 0), "q2": golden.member(critic, 1), "pi": policy}
 
@@ -154,12 +164,11 @@ def test_three_updates_equal_the_released_code(golden_case):
             np.testing.assert_allclose(metrics[name], reference, rtol=0, atol=(1e-9 if exact else 2e-5) * scale)
         if step == 2:
             continue
-        sac = state.sac
-        scalars = {"log_alpha": sac.log_alpha}
+        scalars = {"log_alpha": state.log_alpha}
         if p.config.lagrange_gap is not None:
             scalars["log_alpha_prime"] = state.log_multiplier
-        nets = {"pi": sac.policy} | {f"q{i + 1}": golden.member(sac.critic, i) for i in range(2)}
-        nets |= {f"tq{i + 1}": golden.member(sac.target, i) for i in range(2)}
+        nets = {"pi": state.policy} | {f"q{i + 1}": golden.member(state.critic, i) for i in range(2)}
+        nets |= {f"tq{i + 1}": golden.member(state.target, i) for i in range(2)}
         flat = {f"{net}/{name}": x for net, params in nets.items() for name, x in golden.flatten(params).items()}
         for name, value in (scalars | flat).items():
             compare_parameters(z, variant, step, name, value, exact)
@@ -184,15 +193,16 @@ def fresh(p, seed=0, dtype=np.float32):
     sizes = (SPEC.obs_dim + SPEC.act_dim, *c.critic_hidden, 1)
     critic, target = restatement.ensemble(rng, sizes, c.critics), restatement.ensemble(rng, sizes, c.critics)
     policy = restatement.network(rng, (SPEC.obs_dim, *c.hidden, 2 * SPEC.act_dim))
-    if c.log_std_affine:
+    if p.switches.log_std_affine:
         policy |= {"log_std_multiplier": np.array(0.9), "log_std_offset": np.array(-0.8)}
     params = (critic, target, policy, np.array(-0.7), np.array(0.3))
     return state_of(p, *jax.tree.map(lambda x: jnp.asarray(x, dtype), params))
 
 
-def made(config, phase="offline", seed=0):
-    p = parts(config, SPEC, phase)
-    return p, cql(config, SPEC, phase), fresh(p, seed)
+def made(config, phase="offline", seed=0, **switches):
+    switches = OWN[type(config)]._replace(**switches)
+    p = parts(config, SPEC, phase, switches=switches)
+    return p, cql(config, SPEC, phase, switches=switches), fresh(p, seed)
 
 
 def random_batches(seed, updates=2, rows=16, dtype=np.float32):
@@ -221,22 +231,22 @@ def random_noise(seed, p, rows=16, dtype=np.float32):
     return Noise(*(jnp.asarray(x, dtype) for x in arrays), jnp.asarray(subset))
 
 
-def restated_sample(policy, obs, noise, config):
+def restated_sample(policy, obs, noise, switches):
     """Action and log-probability of the squashed Gaussian."""
     mean, raw = np.split(restatement.forward(policy, obs), 2, axis=1)
-    if config.log_std_affine:
+    if switches.log_std_affine:
         raw = policy["log_std_multiplier"] * raw + policy["log_std_offset"]
-    low = config.log_std_min
+    low = switches.log_std_range[0]
     log_std = np.where(raw.real > 2, 2, np.where(raw.real < low, low, raw))
     u = mean + np.exp(log_std) * noise
-    log_det = np.log(1 - np.tanh(u) ** 2 + config.density_epsilon)
+    log_det = np.log(1 - np.tanh(u) ** 2 + switches.density_epsilon)
     return np.tanh(u), (-0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - log_det).sum(axis=1)
 
 
-def restated_target(nets, batch, noise, config):
+def restated_target(nets, batch, noise, config, switches):
     s2, values, log_probs = batch.next_obs, [], []
     for eps in noise.next_action:
-        action, log_prob = restated_sample(nets["pi"], s2, eps, config)
+        action, log_prob = restated_sample(nets["pi"], s2, eps, switches)
         values.append(np.stack([restatement.critic(nets[f"t{i}"], s2, action) for i in noise.subset]))
         log_probs.append(log_prob)
     if config.backup == "max_each":  # every critic at its own best action
@@ -251,16 +261,16 @@ def restated_target(nets, batch, noise, config):
     return y
 
 
-def restated_regulariser(q, policy, batch, noise, config, calibrate):
+def restated_regulariser(q, policy, batch, noise, config, switches, calibrate):
     """One critic's R `[B]`, action by action."""
     s, total = batch.obs, 0.0
-    temperature, weighted = config.softmax_temperature, config.importance_weights
+    temperature, weighted = switches.softmax_temperature, switches.importance_weights
     for k in range(config.actions):
         uniform = noise.uniform[k]
         density = np.full(len(s), -SPEC.act_dim * np.log(2))
         total += np.exp((restatement.critic(q, s, uniform) - weighted * density) / temperature)
         for kind, obs in enumerate((s, batch.next_obs)):
-            action, density = restated_sample(policy, obs, noise.policy[k, kind], config)
+            action, density = restated_sample(policy, obs, noise.policy[k, kind], switches)
             value = restatement.critic(q, s, action)
             if calibrate:
                 value = np.where(value.real > batch.mc_return, value, batch.mc_return)
@@ -272,14 +282,14 @@ def restated_regulariser(q, policy, batch, noise, config, calibrate):
     return np.where(r.real < config.penalty_min, config.penalty_min, r) if config.penalty_min is not None else r
 
 
-def restated_step(nets, batch, noise, adams, config, calibrate):
+def restated_step(nets, batch, noise, adams, config, switches, calibrate):
     """One step in NumPy; `nets` holds q0.., t0.., pi, log_alpha and log_multiplier."""
-    if config.order == "actor_first":
-        actor, loss_pi = restated_actor(nets, nets, batch, noise, adams, config)
-        critics, loss_q = restated_critics(nets | actor, batch, noise, adams, config, calibrate)
+    if switches.order == "actor_first":
+        actor, loss_pi = restated_actor(nets, nets, batch, noise, adams, config, switches)
+        critics, loss_q = restated_critics(nets | actor, batch, noise, adams, config, switches, calibrate)
     else:
-        critics, loss_q = restated_critics(nets, batch, noise, adams, config, calibrate)
-        actor, loss_pi = restated_actor(nets, critics, batch, noise, adams, config)
+        critics, loss_q = restated_critics(nets, batch, noise, adams, config, switches, calibrate)
+        actor, loss_pi = restated_actor(nets, critics, batch, noise, adams, config, switches)
     return critics | actor, loss_q, loss_pi
 
 
@@ -287,16 +297,16 @@ def scalar_step(nets, adams, name, gradient):
     return adams[name].step({"x": nets[name]}, {"x": gradient})["x"]
 
 
-def restated_critics(nets, batch, noise, adams, config, calibrate):
+def restated_critics(nets, batch, noise, adams, config, switches, calibrate):
     """The stepped critics and multiplier, the targets, and the critics' loss."""
     s, count, new = batch.obs, config.critics, {}
-    y = restated_target(nets, batch, noise, config)
+    y = restated_target(nets, batch, noise, config, switches)
     lagrange = config.lagrange_gap is not None
     weight = config.penalty_weight * (np.exp(nets["log_multiplier"]) if lagrange else 1.0)
     share, gap, loss_q, excess = batch.conserve.mean(), config.lagrange_gap or 0.0, 0.0, 0.0
     for i in range(count):
         mean_r = lambda q: np.mean(
-            batch.conserve * restated_regulariser(q, nets["pi"], batch, noise, config, calibrate)
+            batch.conserve * restated_regulariser(q, nets["pi"], batch, noise, config, switches, calibrate)
         )
         td = lambda q: np.mean((restatement.critic(q, s, batch.action) - y) ** 2)
         loss = lambda q: td(q) + weight * (mean_r(q) - gap * share)  # noqa: B023
@@ -308,21 +318,21 @@ def restated_critics(nets, batch, noise, adams, config, calibrate):
     return new | {"log_multiplier": step}, loss_q
 
 
-def restated_actor(nets, stepped, batch, noise, adams, config):
+def restated_actor(nets, stepped, batch, noise, adams, config, switches):
     """The stepped policy and temperature and the policy's loss; `stepped` are the critics after their step."""
     s, count = batch.obs, config.critics
-    log_prob = restated_sample(nets["pi"], s, noise.action, config)[1]
+    log_prob = restated_sample(nets["pi"], s, noise.action, switches)[1]
     new = {"log_alpha": scalar_step(nets, adams, "log_alpha", -np.mean(log_prob - SPEC.act_dim))}
-    alpha = np.exp((nets if config.order in ("critic_first", "joint", "in_place_joint") else new)["log_alpha"])
-    seen = stepped if config.order in ("critic_first", "alpha_first") else nets
+    alpha = np.exp((nets if switches.order in ("critic_first", "joint", "in_place_joint") else new)["log_alpha"])
+    seen = stepped if switches.order in ("critic_first", "alpha_first") else nets
 
     def loss_pi(pi):
-        action, log_prob = restated_sample(pi, s, noise.action, config)
-        if config.order.startswith("in_place"):
+        action, log_prob = restated_sample(pi, s, noise.action, switches)
+        if switches.order.startswith("in_place"):
             q = [restatement.critic_in_place(nets[f"q{i}"], stepped[f"q{i}"], s, action) for i in range(count)]
         else:
             q = [restatement.critic(seen[f"q{i}"], s, action) for i in range(count)]
-        q = functools.reduce(restatement.smaller, q) if config.policy_q == "min" else sum(q) / count
+        q = functools.reduce(restatement.smaller, q) if switches.policy_q == "min" else sum(q) / count
         return np.mean(alpha * log_prob - q)
 
     new["pi"] = adams["pi"].step(nets["pi"], restatement.gradient(loss_pi, nets["pi"]))
@@ -330,29 +340,33 @@ def restated_actor(nets, stepped, batch, noise, adams, config):
 
 
 @pytest.mark.parametrize(
-    "config",
+    "config, switches",
     [
-        dataclasses.replace(SMALL, importance_weights=False, softmax_temperature=0.7),
-        CALQL,
-        dataclasses.replace(SMALL, order="actor_first", backup="max_each", learning_rate=0.05),
-        APL,
-        dataclasses.replace(APL, order="in_place", density_epsilon=1e-2, policy_learning_rate=1e-2, learning_rate=0.05),
+        (SMALL, {"importance_weights": False, "softmax_temperature": 0.7}),
+        (CALQL, {}),
+        (dataclasses.replace(SMALL, backup="max_each", learning_rate=0.05), {"order": "actor_first"}),
+        (APL, {}),
+        (
+            dataclasses.replace(APL, policy_learning_rate=1e-2, learning_rate=0.05),
+            {"order": "in_place", "density_epsilon": 1e-2},
+        ),
     ],
     ids=["cql", "calql", "actor first", "apl", "apl as released"],
 )
-def test_three_updates_equal_an_independent_restatement(config):
+def test_three_updates_equal_an_independent_restatement(config, switches):
     config = dataclasses.replace(config, entropy_backup=config.calibrate == "always")
+    switches = OWN[type(config)]._replace(**switches)
     with jax.enable_x64(True):
-        p = parts(config, SPEC, "offline")
+        p = parts(config, SPEC, "offline", switches=switches)
         state = fresh(p, dtype=np.float64)
         rate = {"pi": config.policy_learning_rate, "log_alpha": config.policy_learning_rate}
 
         def by_name(state):
             arrays = jax.tree.map(np.asarray, state)
-            nets = {f"q{i}": golden.member(arrays.sac.critic, i) for i in range(config.critics)}
-            nets |= {f"t{i}": golden.member(arrays.sac.target, i) for i in range(config.critics)}
-            scalars = {"log_alpha": arrays.sac.log_alpha, "log_multiplier": arrays.log_multiplier}
-            return nets | {"pi": arrays.sac.policy} | scalars
+            nets = {f"q{i}": golden.member(arrays.critic, i) for i in range(config.critics)}
+            nets |= {f"t{i}": golden.member(arrays.target, i) for i in range(config.critics)}
+            scalars = {"log_alpha": arrays.log_alpha, "log_multiplier": arrays.log_multiplier}
+            return nets | {"pi": arrays.policy} | scalars
 
         nets = by_name(state)
         adams = {name: restatement.Adam(lambda step, r=rate.get(name, config.learning_rate): r) for name in nets}
@@ -363,7 +377,7 @@ def test_three_updates_equal_an_independent_restatement(config):
             noise = random_noise(step, p, dtype=np.float64)
             state, metrics = once(state, batch, noise, step)
             arrays = jax.tree.map(np.asarray, (batch, noise))
-            nets, loss_q, loss_pi = restated_step(nets, *arrays, adams, config, p.calibrate)
+            nets, loss_q, loss_pi = restated_step(nets, *arrays, adams, config, switches, p.penalty.calibrate)
             np.testing.assert_allclose(metrics["critic_loss"], loss_q, rtol=1e-10)
             np.testing.assert_allclose(metrics["policy_loss"], loss_pi, rtol=1e-9)
         for net, params in by_name(state).items():
@@ -377,11 +391,11 @@ def test_three_updates_equal_an_independent_restatement(config):
 
 def test_targets_may_start_as_networks_of_their_own():
     """APL's release never copies the critics into the targets."""
-    copied, own = (cql(dataclasses.replace(APL, copied_targets=c), SPEC, "offline") for c in (True, False))
-    a, b = copied.init(jax.random.key(0)).sac, own.init(jax.random.key(0)).sac
+    copied, own = (made(APL, copied_targets=copied)[1] for copied in (True, False))
+    a, b = copied.init(jax.random.key(0)), own.init(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, (a.critic, a.critic), (a.target, b.critic))
     obs, action = jnp.ones((5, SPEC.obs_dim)), jnp.zeros((5, SPEC.act_dim))
-    values = [parts(APL, SPEC, "offline").sac.critic.apply(params, obs, action) for params in (b.critic, b.target)]
+    values = [made(APL)[0].critic.apply(params, obs, action) for params in (b.critic, b.target)]
     assert not np.allclose(*values, rtol=0.1) and np.isfinite(values[1]).all()
 
 
@@ -397,15 +411,15 @@ def flat_proposals(count, act_dim, bound=-np.inf):
 @pytest.mark.parametrize("count, act_dim, value", [(30, 3, 5.4806), (30, 6, 7.5601), (30, 8, 8.9464), (10, 3, 4.3820)])
 def test_regulariser_of_a_zero_critic_counts_the_actions(count, act_dim, value):
     """Reference check 39: log of their number and the box's volume."""
-    r = regulariser(made(SMALL)[0], jnp.zeros((1, 1 + count, 1)), flat_proposals(count, act_dim))
+    r = regulariser(made(SMALL)[0].penalty, jnp.zeros((1, 1 + count, 1)), flat_proposals(count, act_dim))
     np.testing.assert_allclose(r, np.full((1, 1), value), atol=5e-5)
 
 
 def one_dimensional(n, log_std=0.5):
     """Proposals of `n` actions per kind for the policy tanh(N(0, exp(log_std)^2)), and the parts."""
     spec = Spec(1, 1, 10)
-    config = dataclasses.replace(SMALL, hidden=(2,), critic_hidden=(2,), actions=n, log_std_affine=False)
-    p = parts(config, spec, "offline")
+    config = dataclasses.replace(SMALL, hidden=(2,), critic_hidden=(2,), actions=n)
+    p = parts(config, spec, "offline", switches=PLAIN._replace(log_std_affine=False))
     policy = jax.tree.map(jnp.zeros_like, restatement.network(np.random.default_rng(0), (1, 2, 2)))
     policy["l1"]["bias"] = jnp.array([0.0, log_std])
     batch = spec.layout.unpack(jnp.zeros((1, spec.layout.width)))
@@ -423,30 +437,32 @@ def test_regulariser_equals_brute_force():
         squashed = np.exp(-0.5 * (u / std) ** 2) / (std * np.sqrt(2 * np.pi)) / (1 - action[k] ** 2)
         total += np.exp(q[k]) / (0.5 if k <= 10 else squashed)
     q = jnp.asarray(q, jnp.float32)[None, :, None]
-    r = regulariser(p, q, proposals)
+    r = regulariser(p.penalty, q, proposals)
     np.testing.assert_allclose(r[0, 0], np.log(total) - q[0, 0, 0], rtol=1e-5)
-    np.testing.assert_allclose(regulariser(p, q + 7.0, proposals), r, rtol=1e-5)
+    np.testing.assert_allclose(regulariser(p.penalty, q + 7.0, proposals), r, rtol=1e-5)
 
 
 def test_regulariser_estimates_the_integral_over_the_box():
     """Reference check 40: Q(a) = a gives log(2 sinh 1), whatever the policy."""
     p, proposals = one_dimensional(30_000)
     q = proposals.action[None, :, :, 0]
-    assert regulariser(p, q, proposals)[0, 0] - np.log(90_000) == pytest.approx(np.log(2 * np.sinh(1.0)), abs=0.01)
+    assert regulariser(p.penalty, q, proposals)[0, 0] - np.log(90_000) == pytest.approx(
+        np.log(2 * np.sinh(1.0)), abs=0.01
+    )
 
 
 @pytest.mark.parametrize("weighted", [True, False])
 def test_calibration_without_a_known_return_is_none(weighted):
     """Reference check 41, first half; the batch's known returns do change the loss."""
-    of = lambda calibrate: made(dataclasses.replace(SMALL, calibrate=calibrate, importance_weights=weighted))[0]
+    of = lambda calibrate: made(dataclasses.replace(SMALL, calibrate=calibrate), importance_weights=weighted)[0]
 
     @functools.partial(jax.jit, static_argnums=0)
     def loss_and_gradient(calibrate, batch):
         p = of(calibrate)
         state, noise = fresh(p), random_noise(0, p)
-        proposals, target = propose(p, state.sac.policy, batch, noise), bootstrap(p, state.sac, batch, noise)
+        proposals, target = propose(p, state.policy, batch, noise), bootstrap(p, state, batch, noise)
         loss = lambda params: critic_loss(p, params, state.log_multiplier, batch, proposals, target)[0]
-        return jax.value_and_grad(loss)(state.sac.critic)
+        return jax.value_and_grad(loss)(state.critic)
 
     unknown = one_batch(0, mc_return=jnp.full(16, -jnp.inf))
     plain = loss_and_gradient("never", unknown)
@@ -458,15 +474,15 @@ def test_a_return_above_all_values_stops_the_push_through_policy_actions():
     """Reference check 41, second half; random and data actions are never bounded."""
     p, _, state = made(CALQL)
     batch, noise = one_batch(0, mc_return=jnp.full(16, 1e6)), random_noise(0, p)
-    proposals = propose(p, state.sac.policy, batch, noise)
+    proposals = propose(p, state.policy, batch, noise)
     q = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 16)).astype(np.float32))
-    gradient = jax.grad(lambda q: regulariser(p, q, proposals).sum())(q)
+    gradient = jax.grad(lambda q: regulariser(p.penalty, q, proposals).sum())(q)
     np.testing.assert_array_equal(gradient[:, 3:], 0.0)
     np.testing.assert_array_equal(gradient[:, 0], -1.0)
     np.testing.assert_array_equal(proposals.bound[:3], -np.inf)
     columns = np.concatenate([np.asarray(q[0, 1:3]), np.full((4, 16), 1e6)]) - proposals.log_density[1:]
     wanted = 1e6 + np.log(np.exp(np.float64(columns) - 1e6).sum(axis=0)) - q[0, 0]
-    np.testing.assert_allclose(regulariser(p, q, proposals)[0], wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(regulariser(p.penalty, q, proposals)[0], wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -474,7 +490,7 @@ def test_a_return_above_all_values_stops_the_push_through_policy_actions():
 )
 def test_calibration_by_phase(calibrate, held):
     config = dataclasses.replace(SMALL, calibrate=calibrate)
-    assert tuple(parts(config, SPEC, phase).calibrate for phase in ("offline", "online")) == held
+    assert tuple(parts(config, SPEC, phase).penalty.calibrate for phase in ("offline", "online")) == held
 
 
 def test_the_regulariser_moves_critics_only():
@@ -484,8 +500,8 @@ def test_the_regulariser_moves_critics_only():
     loud, silent = (
         jax.jit(functools.partial(update_once, parts))(state, batch, noise, 0)[0] for parts in (p, made(quiet)[0])
     )
-    jax.tree.map(np.testing.assert_array_equal, loud.sac.policy, silent.sac.policy)
-    assert not np.array_equal(loud.sac.critic["l0"]["kernel"], silent.sac.critic["l0"]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, loud.policy, silent.policy)
+    assert not np.array_equal(loud.critic["l0"]["kernel"], silent.critic["l0"]["kernel"])
 
 
 # -- conserve --------------------------------------------------------------------------------------------------------
@@ -493,8 +509,8 @@ def test_the_regulariser_moves_critics_only():
 
 @functools.partial(jax.jit, static_argnums=0)
 def losses(p, state, batch, noise):
-    proposals, target = propose(p, state.sac.policy, batch, noise), bootstrap(p, state.sac, batch, noise)
-    return critic_loss(p, state.sac.critic, state.log_multiplier, batch, proposals, target)[1]
+    proposals, target = propose(p, state.policy, batch, noise), bootstrap(p, state, batch, noise)
+    return critic_loss(p, state.critic, state.log_multiplier, batch, proposals, target)[1]
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 1.0])
@@ -517,18 +533,20 @@ def test_conserve_weighs_each_row():
 @pytest.mark.parametrize("lagrange_gap", [None, 0.8])
 def test_no_conservative_row_makes_it_sac(lagrange_gap):
     """Every parameter and moment equals those of `sac` after the same step; the multiplier rests."""
-    shared = {"hidden": (6, 5), "entropy_backup": True, "log_std_min": -20.0, "init": "pytorch"}
     config = CQLConfig(
-        critic_hidden=(6, 5), actions=2, policy_learning_rate=3e-4, log_std_affine=False, order="critic_first",
-        temperature_loss="alpha", lagrange_gap=lagrange_gap, calibrate="always", **shared,
+        hidden=(6, 5), critic_hidden=(6, 5), actions=2, policy_learning_rate=3e-4, entropy_backup=True,
+        lagrange_gap=lagrange_gap, calibrate="always",
     )  # fmt: skip
-    p, _, state = made(config)
+    p, _, state = made(config, log_std_affine=False, order="critic_first")
     noise, batch = random_noise(0, p), one_batch(0, conserve=jnp.zeros(16))
     new, _ = jax.jit(functools.partial(update_once, p))(state, batch, noise, 0)
-    sac_parts = sac_module.parts(SACConfig(**shared), SPEC)
+    plain = sac_module.Switches(temperature_loss="log_alpha", log_std_range=(-20.0, 2.0), init="pytorch")
+    sac_parts = sac_module.parts(SACConfig(hidden=(6, 5)), SPEC, plain)
     sac_noise = sac_module.Noise(noise.next_action[0], noise.action, noise.subset)
-    wanted, _ = jax.jit(functools.partial(sac_module.update_once, sac_parts))(state.sac, batch, sac_noise, 0)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), new.sac, wanted)
+    first = SACState(*state[: len(SACState._fields)])
+    wanted, _ = jax.jit(functools.partial(sac_module.update_once, sac_parts))(first, batch, sac_noise, 0)
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(same, SACState(*new[: len(SACState._fields)]), wanted)
     np.testing.assert_array_equal(new.log_multiplier, state.log_multiplier)
 
 
@@ -536,7 +554,7 @@ def test_no_conservative_row_makes_it_sac(lagrange_gap):
 
 
 def test_multiplier_starts_where_it_is_told():
-    agent = cql(dataclasses.replace(CALQL, init_log_multiplier=0.7), SPEC, "offline")
+    agent = made(CALQL, init_log_multiplier=0.7)[1]
     assert agent.init(jax.random.key(0)).log_multiplier == pytest.approx(0.7)
 
 
@@ -556,7 +574,7 @@ def test_multiplier_rises_above_the_gap_and_falls_below(distance):
 
 def test_multiplier_is_bounded_and_comes_back():
     p, _, state = made(CALQL)
-    step = jax.jit(functools.partial(module.update_multiplier, p))
+    step = jax.jit(functools.partial(penalty.update_multiplier, p.penalty, p.optimiser))
     state = state._replace(log_multiplier=jnp.log(jnp.float32(1e6)) - 1e-4)
     for _ in range(3):
         state = step(state, jnp.full(2, 5.0), 0)
@@ -582,19 +600,19 @@ def test_best_of_several_next_actions_is_at_least_each():
     config = dataclasses.replace(SMALL, backup="max", actions=4)
     p, _, state = made(config)
     batch, noise = one_batch(0), random_noise(0, p)
-    best = bootstrap(p, state.sac, batch, noise)
-    singles = np.stack([bootstrap(p, state.sac, batch, noise._replace(next_action=x[None])) for x in noise.next_action])
+    best = bootstrap(p, state, batch, noise)
+    singles = np.stack([bootstrap(p, state, batch, noise._replace(next_action=x[None])) for x in noise.next_action])
     np.testing.assert_allclose(best, singles.max(axis=0), rtol=1e-5, atol=1e-6)
     assert np.all(best > singles.min(axis=0), where=np.asarray(batch.terminal) == 0)
     of = lambda backup: made(dataclasses.replace(SMALL, backup=backup, actions=1))[0]
     lone = random_noise(0, of("max"))
-    np.testing.assert_array_equal(*(bootstrap(of(kind), state.sac, batch, lone) for kind in ("max", "sample")))
+    np.testing.assert_array_equal(*(bootstrap(of(kind), state, batch, lone) for kind in ("max", "sample")))
 
 
 def test_a_terminal_row_does_not_bootstrap_and_a_cut_row_does():
     p, _, state = made(CALQL)
     batch = one_batch(0)
-    target, ended = bootstrap(p, state.sac, batch, random_noise(0, p)), np.asarray(batch.terminal) == 1
+    target, ended = bootstrap(p, state, batch, random_noise(0, p)), np.asarray(batch.terminal) == 1
     assert 0 < ended.sum() < 16
     np.testing.assert_array_equal(np.asarray(target)[ended], np.asarray(batch.reward)[ended])
     assert np.abs(np.asarray(target - batch.reward)[~ended]).min() > 1e-4
@@ -603,12 +621,12 @@ def test_a_terminal_row_does_not_bootstrap_and_a_cut_row_does():
 def test_ensemble_subset_of_the_target():
     p, _, state = made(APL)
     batch, noise = one_batch(0), random_noise(0, p)
-    full = parts(dataclasses.replace(APL, subset=0), SPEC, "offline")
-    same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), state.sac.target)
-    of = lambda parts, target: bootstrap(parts, state.sac._replace(target=target), batch, noise)
+    full = made(dataclasses.replace(APL, subset=0))[0]
+    same = jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), state.target)
+    of = lambda parts, target: bootstrap(parts, state._replace(target=target), batch, noise)
     np.testing.assert_allclose(of(p, same), of(full, same), rtol=1e-5, atol=1e-6)
-    assert np.all(of(p, state.sac.target) >= of(full, state.sac.target) - 1e-6)
-    assert np.any(of(p, state.sac.target) > of(full, state.sac.target) + 1e-3)
+    assert np.all(of(p, state.target) >= of(full, state.target) - 1e-6)
+    assert np.any(of(p, state.target) > of(full, state.target) + 1e-3)
     subsets = np.asarray(jax.vmap(lambda key: draw_noise(p, key, 1).subset)(jax.random.split(jax.random.key(0), 500)))
     assert subsets.shape == (500, 2) and set(subsets.ravel()) == set(range(5))
     assert np.all(subsets[:, 0] != subsets[:, 1])
@@ -642,15 +660,18 @@ def test_a_call_of_several_updates_is_one_after_another():
 
 
 def test_actor_steps_after_every_policy_delay_updates_on_their_last_minibatch():
-    p, agent, state = made(dataclasses.replace(SMALL, policy_delay=3, order="critic_first"))
+    p, agent, state = made(SMALL, policy_delay=3, order="critic_first")
     batches = random_batches(0, 3)
     new, metrics = jax.jit(agent.update)(state, batches, jax.random.key(0), jnp.int32(0))
-    assert int(new.sac.critic_opt.count) == 3 and int(new.sac.policy_opt.count) == int(new.sac.alpha_opt.count) == 1
+    assert int(new.critic_opt.count) == 3 and int(new.policy_opt.count) == int(new.log_alpha_opt.count) == 1
     last, noise = jax.tree.map(lambda x: x[-1], batches), draw_noise(p, jax.random.split(jax.random.key(0), 3)[-1], 16)
-    again, _ = jax.jit(functools.partial(module.update_actor, p.sac))(state.sac, new.sac.critic, last, noise.action, 2)
-    for field in ("policy", "policy_opt", "log_alpha", "alpha_opt"):
+    step = lambda state, critic: soft.update_actor(
+        p.soft, state, functools.partial(p.critic.apply, critic), last, noise.action, 2
+    )
+    again, _ = jax.jit(step)(state, new.critic)
+    for field in ("policy", "policy_opt", "log_alpha", "log_alpha_opt"):
         same = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7)
-        jax.tree.map(same, getattr(new.sac, field), getattr(again, field))
+        jax.tree.map(same, getattr(new, field), getattr(again, field))
     assert {"critic_loss", "policy_loss@moves", "entropy@moves", "temperature@moves", "@moves"} <= set(metrics)
     assert metrics["@moves"] == pytest.approx(1 / 3)
 
@@ -669,33 +690,32 @@ def test_noise_covers_the_box_and_is_drawn_per_kind():
 
 @pytest.mark.parametrize("config", [SMALL, CALQL, APL], ids=["cql", "calql", "apl"])
 def test_hand_over_keeps_everything(config):
-    offline, online = cql(config, SPEC, "offline"), cql(config, SPEC, "online")
-    _, _, state = made(config)
+    (_, offline, state), (_, online, _) = made(config), made(config, "online")
     assert offline.go_online(state, jax.random.key(0)) is state
     structure = lambda agent: jax.eval_shape(agent.init, jax.random.key(0))
     assert jax.tree.structure(structure(offline)) == jax.tree.structure(structure(online))
     shapes = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
     assert shapes(structure(online)) == shapes(state)
     obs, action = jnp.ones((3, 4)), jnp.ones((3, 2))
-    both = made(config)[0].sac.critic.apply(state.sac.target, obs, action)
+    both = made(config)[0].critic.apply(state.target, obs, action)
     np.testing.assert_array_equal(online.value(state, obs, action), both.min(axis=0))
 
 
 def test_hand_over_resets_the_optimisers_where_asked():
-    _, agent, state = made(dataclasses.replace(CALQL, reset_optimiser_online=True))
+    _, agent, state = made(CALQL, reset_optimiser_online=True)
     moved = jax.tree.map(lambda x: x + 1, state)
     handed = jax.jit(agent.go_online)(moved, jax.random.key(0))
-    optimisers = lambda s: (s.sac.critic_opt, s.sac.policy_opt, s.sac.alpha_opt, s.multiplier_opt)
+    optimisers = lambda s: (s.critic_opt, s.policy_opt, s.log_alpha_opt, s.log_multiplier_opt)
     jax.tree.map(np.testing.assert_array_equal, optimisers(handed), optimisers(state))
-    jax.tree.map(np.testing.assert_array_equal, handed.sac.critic, moved.sac.critic)
+    jax.tree.map(np.testing.assert_array_equal, handed.critic, moved.critic)
     np.testing.assert_array_equal(handed.log_multiplier, moved.log_multiplier)
 
 
 def test_rows_that_are_not_the_datasets_are_bounded_by_zero_where_asked():
-    p, _, state = made(dataclasses.replace(CALQL, online_bound="zero"))
+    p, _, state = made(CALQL, online_bound="zero")
     source = jnp.arange(16) % 4  # of all origins
     batch = one_batch(0, source=source, mc_return=jnp.linspace(-3.0, 3.0, 16))
-    bound = module.propose(p, state.sac.policy, batch, random_noise(0, p)).bound[1 + p.config.actions :]
+    bound = propose(p, state.policy, batch, random_noise(0, p)).bound[1 + p.config.actions :]
     expected = np.where(source == Source.OFFLINE, batch.mc_return, 0.0)
     np.testing.assert_array_equal(bound, np.broadcast_to(expected, bound.shape))
 
@@ -712,9 +732,10 @@ def test_data_within_half_the_box_keeps_the_policy_there():
     spec, rng = Spec(obs_dim=1, act_dim=1, horizon=1), np.random.default_rng(0)
     config = CQLConfig(
         hidden=(32,), critic_hidden=(32, 32), actions=4, learning_rate=1e-3, policy_learning_rate=1e-3,
-        init_temperature=0.02, learn_temperature=False, tau=0.05, penalty_weight=2.0,
+        init_temperature=0.02, tau=0.05, penalty_weight=2.0,
     )  # fmt: skip
-    agent, action = cql(config, spec, "offline"), rng.uniform(-1, 0, (1000, 64, 1)).astype(np.float32)
+    fixed = Switches(learn_temperature=False)
+    agent, action = cql(config, spec, "offline", switches=fixed), rng.uniform(-1, 0, (1000, 64, 1)).astype(np.float32)
     obs = np.ones_like(action)
     rows = jnp.asarray(spec.layout.pack(obs, action, action[..., 0], obs, 1.0, -np.inf, 0.0, xp=np))
     state, update = jax.jit(agent.init)(jax.random.key(0)), jax.jit(agent.update)
@@ -729,15 +750,10 @@ def test_data_within_half_the_box_keeps_the_policy_there():
 @pytest.mark.parametrize(
     "field, value",
     [
-        ("critic_hidden", (-1,)), ("policy_learning_rate", 0.0), ("actions", 0), ("softmax_temperature", 0.0),
+        ("critic_hidden", (-1,)), ("policy_learning_rate", 0.0), ("actions", 0), ("variant", "corl"),
         ("penalty_weight", -1.0), ("online_penalty_share", -1.0), ("tau", 2.0), ("subset", 3),
     ],
 )  # fmt: skip
 def test_a_bad_value_names_its_field(field, value):
     with pytest.raises(UserError, match=f"^agent.{field}: "):
         CQLConfig(**{field: value})
-
-
-def test_the_clip_must_leave_a_range():
-    with pytest.raises(UserError, match=r"^agent.penalty_min: is 2.0; must lie below agent.penalty_max = 1.0"):
-        CQLConfig(penalty_min=2.0, penalty_max=1.0)

@@ -9,9 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import restatement
+from variants import of_variant
 
 from cfdg_jax.agents import iql as module
-from cfdg_jax.agents.iql import IQLConfig, IQLState, iql, parts, policy_loss, update_once, value_loss
+from cfdg_jax.agents.iql import (
+    VARIANTS,
+    IQLConfig,
+    IQLState,
+    Switches,
+    iql,
+    parts,
+    policy_loss,
+    update_once,
+    value_loss,
+)
 from cfdg_jax.core.losses import awr_weight, expectile, td_target
 from cfdg_jax.core.seeds import over_seeds
 from cfdg_jax.errors import UserError
@@ -19,13 +30,17 @@ from cfdg_jax.types import Batch, Spec
 
 SPEC = Spec(obs_dim=5, act_dim=3, horizon=1000)
 EXACT = 5e-7  # float64: the released code rounds the expectile's weights to float32
-CORL = IQLConfig(hidden=(32, 32), order="torch", q_loss="mean", log_std_min=-20.0)
-VARIANTS = {
-    "small": CORL,
-    "small_antmaze": dataclasses.replace(CORL, expectile=0.9, temperature=10.0),
-    "small_det": dataclasses.replace(CORL, policy="deterministic"),
-    "full": dataclasses.replace(CORL, hidden=(256, 256)),
+made_as = functools.partial(of_variant, IQLConfig, VARIANTS)
+CORL, PEX = (functools.partial(made_as, name) for name in ("corl", "pex"))
+RELEASES = {
+    "corl small": ("iql_corl.npz", "small", CORL(hidden=(32, 32))),
+    "corl small_antmaze": ("iql_corl.npz", "small_antmaze", CORL(hidden=(32, 32), expectile=0.9, temperature=10.0)),
+    "corl small_det": ("iql_corl.npz", "small_det", CORL(hidden=(32, 32), policy="deterministic")),
+    "corl full": ("iql_corl.npz", "full", CORL()),
+    "pex small": ("iql_pex.npz", "small", PEX(hidden=(32, 32))),
+    "pex full": ("iql_pex.npz", "full", PEX()),
 }
+"""By case: the file, its variant, and the config with the variant of this package that meets it."""
 NAMES = {"q1": ("critic", 0), "q2": ("critic", 1), "tq1": ("target", 0), "tq2": ("target", 1)}
 
 
@@ -36,14 +51,25 @@ def dtype(request):
         yield np.dtype(request.param)
 
 
+def golden_run(golden_of, case, dtype):
+    """The file, its variant, the parts, the state at the start and the batch of a case."""
+    file, variant, config = RELEASES[case]
+    z, p = golden.load(golden_of(variant), file), parts(config, SPEC, "offline", 1_000_000)
+    return z, variant, p, golden_state(z, p, variant, dtype), golden.batch(z, dtype)
+
+
 def golden_state(z, p, variant, dtype):
     init = f"{variant}/init" if f"{variant}/init/q1/l0/W" in z.files else "small/init"
     critic, target = (golden.stacked(z, [f"{init}/{q}1", f"{init}/{q}2"], dtype) for q in ("q", "tq"))
     value, policy = golden.params(z, f"{init}/v", dtype), golden.params(z, f"{init}/pi", dtype)
     if p.config.policy == "deterministic":
         policy.pop("log_std", None)
-    state = IQLState(critic, target, value, policy, *module.init_optimisers(p, critic, value, policy))
-    return jax.tree.map(jnp.asarray, state)
+    return with_moments(p, critic, target, value, policy)
+
+
+def with_moments(p, *networks):
+    state = IQLState(*networks, None, None, None)
+    return jax.tree.map(jnp.asarray, module.with_optimisers(p, state))
 
 
 def golden_network(state, name):
@@ -89,11 +115,9 @@ def gradients(p, state, batch):
     }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_terms_and_losses_equal_the_released_code(golden_of, variant, dtype):
-    z = golden.load(golden_of(variant), "iql_corl.npz")
-    p = parts(VARIANTS[variant], SPEC, "offline", 1_000_000)
-    state, batch = golden_state(z, p, variant, dtype), golden.batch(z, dtype)
+@pytest.mark.parametrize("case", RELEASES)
+def test_terms_and_losses_equal_the_released_code(golden_of, case, dtype):
+    z, variant, p, state, batch = golden_run(golden_of, case, dtype)
     ref = lambda name: z[f"{variant}/f64/step1/term/{name}"]
     ours = jax.jit(functools.partial(terms, p))(state, batch)
     rtol = EXACT if dtype == np.float64 else 1e-5
@@ -102,11 +126,9 @@ def test_terms_and_losses_equal_the_released_code(golden_of, variant, dtype):
         np.testing.assert_allclose(value, ref(name), rtol=rtol, atol=rtol * np.abs(ref(name)).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_gradients_equal_the_released_code(golden_of, variant, dtype):
-    z = golden.load(golden_of(variant), "iql_corl.npz")
-    p = parts(VARIANTS[variant], SPEC, "offline", 1_000_000)
-    state, batch = golden_state(z, p, variant, dtype), golden.batch(z, dtype)
+@pytest.mark.parametrize("case", RELEASES)
+def test_gradients_equal_the_released_code(golden_of, case, dtype):
+    z, variant, p, state, batch = golden_run(golden_of, case, dtype)
     grads = jax.jit(functools.partial(gradients, p))(state, batch)
     compared = 0
     for net, network in grads.items():
@@ -115,15 +137,13 @@ def test_gradients_equal_the_released_code(golden_of, variant, dtype):
             golden.compare(z, f"{variant}/f64/step1/grad/{net}/{name}", value, atol + 1e-12)
             compared += 1
     assert compared == 24 + (p.config.policy == "gaussian")
-    if p.config.policy == "gaussian" and variant == "small":
-        assert grads["pi"]["log_std"][2] == 0.0  # above the clip
+    if case in ("corl small", "pex small"):
+        assert grads["pi"]["log_std"][2] == 0.0  # beyond the clip
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_three_updates_equal_the_released_code(golden_of, variant, dtype):
-    z = golden.load(golden_of(variant), "iql_corl.npz")
-    p = parts(VARIANTS[variant], SPEC, "offline", 1_000_000)
-    state, batch = golden_state(z, p, variant, dtype), golden.batch(z, dtype)
+@pytest.mark.parametrize("case", RELEASES)
+def test_three_updates_equal_the_released_code(golden_of, case, dtype):
+    z, variant, p, state, batch = golden_run(golden_of, case, dtype)
     exact = dtype == np.float64
     once = jax.jit(functools.partial(update_once, p))
     for step in range(3):
@@ -159,7 +179,7 @@ def compare_parameters(z, variant, step, name, value, exact):
 
 def test_cosine_schedule_of_the_released_code(golden_dir, dtype):
     z = golden.load(golden_dir, "iql_corl.npz")
-    p = parts(CORL, SPEC, "offline", phase_updates=4)
+    p = parts(CORL(hidden=(32, 32)), SPEC, "offline", phase_updates=4)
     state, batch = golden_state(z, p, "small_sched", dtype), golden.batch(z, dtype)
     once = jax.jit(functools.partial(update_once, p))
     for step in range(3):
@@ -174,7 +194,7 @@ def test_cosine_schedule_of_the_released_code(golden_dir, dtype):
 # -- an independent re-statement ------------------------------------------------------------------------------------
 
 
-def restated_step(nets, batch, adams, step, order, config):
+def restated_step(nets, batch, adams, step, config, switches):
     """One IQL step in NumPy; `nets` holds q1, q2, tq1, tq2, v, pi and is replaced."""
     s, a, r, s2, d = batch
     q = restatement.smaller(restatement.critic(nets["tq1"], s, a), restatement.critic(nets["tq2"], s, a))
@@ -185,13 +205,13 @@ def restated_step(nets, batch, adams, step, order, config):
 
     old_v = nets["v"]
     new_v = adams["v"].step(old_v, restatement.gradient(loss_v, old_v))
-    used_v = new_v if order == "jax" else old_v
+    used_v = new_v if switches.order == "jax" else old_v
     advantage = q - restatement.forward(used_v, s)[:, 0]
     weight = np.minimum(np.exp(config.temperature * advantage), 100.0)
     y = r + 0.99 * (1 - d) * restatement.forward(used_v, s2)[:, 0]
 
     def loss_q(name):
-        scale = 1.0 if config.q_loss == "sum" else 0.5
+        scale = 1.0 if switches.q_loss == "sum" else 0.5
         return lambda q_net: scale * np.mean((restatement.critic(q_net, s, a) - y) ** 2)
 
     def loss_pi(pi):
@@ -210,10 +230,10 @@ def restated_step(nets, batch, adams, step, order, config):
 
 @pytest.mark.parametrize("order, q_loss", [("jax", "sum"), ("torch", "mean")])
 def test_three_updates_equal_an_independent_restatement(order, q_loss):
-    config = IQLConfig(hidden=(6, 5), order=order, q_loss=q_loss, init="pytorch")
+    config, switches = IQLConfig(hidden=(6, 5)), Switches(order=order, q_loss=q_loss, init="pytorch")
     with jax.enable_x64(True):
         spec = Spec(4, 2, 100)
-        p = parts(config, spec, "offline", phase_updates=5)
+        p = parts(config, spec, "offline", 5, switches)
         state = fresh(p, spec=spec)
         state = state._replace(policy={**state.policy, "log_std": jnp.array([-0.5, 2.5])})
         state = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
@@ -231,7 +251,7 @@ def test_three_updates_equal_an_independent_restatement(order, q_loss):
             ones = np.ones(16)
             batch = Batch(*map(jnp.asarray, (s, a, r, s2, d, -np.inf * ones, np.zeros(16, np.int32), ones)))
             state, metrics = once(state, batch, step)
-            nets, losses = restated_step(nets, (s, a, r, s2, d), adams, step, order, config)
+            nets, losses = restated_step(nets, (s, a, r, s2, d), adams, step, config, switches)
             for name, metric in (("v", "value_loss"), ("q", "critic_loss"), ("pi", "policy_loss")):
                 np.testing.assert_allclose(metrics[metric], losses[name], rtol=1e-10)
         for net, reference in nets.items():
@@ -242,7 +262,7 @@ def test_three_updates_equal_an_independent_restatement(order, q_loss):
 
 # -- promises --------------------------------------------------------------------------------------------------------
 
-SMALL = IQLConfig(hidden=(16, 16), init="pytorch")
+SMALL, PYTORCH = IQLConfig(hidden=(16, 16)), Switches(init="pytorch")
 
 
 def fresh(p, seed=1, spec=SPEC):
@@ -253,15 +273,13 @@ def fresh(p, seed=1, spec=SPEC):
     policy = restatement.network(rng, (spec.obs_dim, *hidden, spec.act_dim))
     if p.config.policy == "gaussian":
         policy["log_std"] = np.zeros(spec.act_dim, np.float32)
-    return jax.tree.map(
-        jnp.asarray, IQLState(critic, target, value, policy, *module.init_optimisers(p, critic, value, policy))
-    )
+    return with_moments(p, critic, target, value, policy)
 
 
-def made(config, phase="offline", phase_updates=100):
+def made(config, phase="offline", phase_updates=100, switches=PYTORCH):
     """Parts, agent and a fresh state of a config."""
-    p = parts(config, SPEC, phase, phase_updates)
-    return p, iql(config, SPEC, phase, phase_updates), fresh(p)
+    p = parts(config, SPEC, phase, phase_updates, switches)
+    return p, iql(config, SPEC, phase, phase_updates, switches), fresh(p)
 
 
 def random_batches(seed, updates=2, rows=32):
@@ -276,7 +294,7 @@ def test_actor_weight_uses_the_value_after_its_step_in_jax_order_and_before_in_t
     batch = jax.tree.map(lambda x: x[0], random_batches(0))
     advantages = {}
     for order in ("jax", "torch"):
-        p = parts(dataclasses.replace(SMALL, order=order, learning_rate=0.1), SPEC, "offline", 100)
+        p = parts(dataclasses.replace(SMALL, learning_rate=0.1), SPEC, "offline", 100, Switches(order=order))
         state = fresh(p)
         new, metrics = jax.jit(functools.partial(update_once, p))(state, batch, 0)
         q = p.critic.apply(state.target, batch.obs, batch.action).min(axis=0)
@@ -288,7 +306,7 @@ def test_actor_weight_uses_the_value_after_its_step_in_jax_order_and_before_in_t
 
 def test_a_terminal_row_does_not_bootstrap_and_a_timeout_row_does():
     """Reference check 33, through the critic's loss at a known value."""
-    p = parts(dataclasses.replace(SMALL, order="torch"), SPEC, "offline", 100)
+    p = parts(SMALL, SPEC, "offline", 100, Switches(order="torch"))
     state, once = fresh(p), jax.jit(functools.partial(update_once, p))
     batch = jax.tree.map(lambda x: x[0], random_batches(0))
     last = {**state.value["l2"], "bias": jnp.array([1000.0])}
@@ -316,7 +334,7 @@ def test_conserve_one_is_plain_iql_and_zero_is_the_free_expectile():
     np.testing.assert_allclose(loss(half), (plain[:16].sum() + free[16:].sum()) / 32, rtol=1e-5, atol=1e-6)
     same = dataclasses.replace(SMALL, free_expectile=0.7, free_target="min")
     np.testing.assert_allclose(loss(half, same), plain.mean(), rtol=1e-5, atol=1e-6)
-    equal, marked = jnp.stack([target_q[0], target_q[0]]), batch._replace(conserve=half)  # reference check 59
+    equal, marked = jnp.stack([target_q[0], target_q[0]]), batch._replace(conserve=half)  # docs/algorithms.md#checks
     with_min = p._replace(config=dataclasses.replace(SMALL, free_target="min"))
     assert value_loss(p, state.value, marked, equal)[0] == value_loss(with_min, state.value, marked, equal)[0]
 
@@ -325,7 +343,7 @@ def test_conserve_one_leaves_no_trace_of_the_free_settings():
     batches = random_batches(0)
     results = []
     for changes in ({}, {"free_expectile": 0.6, "free_target": "min"}):
-        agent = iql(dataclasses.replace(SMALL, **changes), SPEC, "online")
+        agent = iql(dataclasses.replace(SMALL, **changes), SPEC, "online", switches=PYTORCH)
         state, _ = jax.jit(agent.update)(
             jax.jit(agent.init)(jax.random.key(1)), batches, jax.random.key(2), jnp.int32(0)
         )
@@ -333,9 +351,10 @@ def test_conserve_one_leaves_no_trace_of_the_free_settings():
     jax.tree.map(np.testing.assert_array_equal, *results)
 
 
-def sampled_case(**changes):
-    config = dataclasses.replace(SMALL, free_target="sampled", free_actions=3, **changes)
-    p = parts(config, SPEC, "online", 100)
+def sampled_case(order="jax", policy="gaussian"):
+    config = dataclasses.replace(SMALL, free_target="sampled", policy=policy)
+    switches = Switches(free_actions=3, order=order)
+    p = parts(config, SPEC, "online", 100, switches)
     batch = jax.tree.map(lambda x: x[0], random_batches(0))
     return p, fresh(p), batch, jax.jit(functools.partial(update_once, p))
 
@@ -367,7 +386,7 @@ def test_sampled_targets_leave_conservative_rows_alone_and_regress_v_on_the_mini
     batches, key = random_batches(0), jax.random.key(2)
     results = {}
     for target in ("sampled", "min"):
-        agent = iql(dataclasses.replace(SMALL, free_target=target), SPEC, "online")
+        agent = iql(dataclasses.replace(SMALL, free_target=target), SPEC, "online", switches=PYTORCH)
         state = jax.jit(agent.init)(jax.random.key(1))
         for conserve in (0.0, 1.0):
             marked = batches._replace(conserve=jnp.full((2, 32), conserve))
@@ -433,27 +452,27 @@ def test_seed_i_of_many_equals_seed_i_alone(how):
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_going_online_carries_the_optimiser_or_resets_it(reset):
-    config = dataclasses.replace(SMALL, reset_optimiser_online=reset)
-    _, agent, state = made(config)
+    switches = PYTORCH._replace(reset_optimiser_online=reset)
+    _, agent, state = made(SMALL, switches=switches)
     state, _ = jax.jit(agent.update)(state, random_batches(0), jax.random.key(2), jnp.int32(0))
     online = agent.go_online(state, jax.random.key(3))
     jax.tree.map(np.testing.assert_array_equal, state[:4], online[:4])
     assert int(online.critic_opt.count) == (0 if reset else 2)
-    fresh = jax.eval_shape(iql(config, SPEC, "online").init, jax.random.key(1))
+    fresh = jax.eval_shape(iql(SMALL, SPEC, "online", switches=switches).init, jax.random.key(1))
     assert jax.tree.structure(online) == jax.tree.structure(fresh)
 
 
 def test_going_online_may_set_the_targets_to_the_critics():
     """As the PEX repository does for its IQL; the policy starts by its own rule there."""
-    config = dataclasses.replace(SMALL, copy_to_target=True, policy_init="xavier")
-    _, agent, state = made(config)
+    switches = PYTORCH._replace(copy_to_target=True, policy_init="xavier")
+    _, agent, state = made(SMALL, switches=switches)
     state, _ = jax.jit(agent.update)(state, random_batches(0), jax.random.key(2), jnp.int32(0))
     online = agent.go_online(state, jax.random.key(3))
     jax.tree.map(np.testing.assert_array_equal, online.target, state.critic)
     assert not np.array_equal(state.target["l1"]["kernel"], state.critic["l1"]["kernel"])
     jax.tree.map(np.testing.assert_array_equal, online.critic, state.critic)
     first = agent.init(jax.random.key(0))
-    xavier = iql(dataclasses.replace(config, init="xavier", policy_init=None), SPEC, "offline").init(jax.random.key(0))
+    xavier = iql(SMALL, SPEC, "offline", switches=Switches(init="xavier")).init(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, first.policy, xavier.policy)
     assert not np.array_equal(first.critic["l0"]["kernel"], xavier.critic["l0"]["kernel"])
 
@@ -478,15 +497,39 @@ def test_value_is_the_smaller_target_critic():
     np.testing.assert_array_equal(agent.value(state, obs, action), both.min(axis=0))
 
 
+def test_the_regression_weight_has_its_limit_and_its_critics():
+    def metrics_of(switches=PYTORCH, **changes):
+        _, agent, state = made(dataclasses.replace(SMALL, **changes), switches=switches)
+        return jax.jit(agent.update)(state, random_batches(0), jax.random.key(1), jnp.int32(0))[1]
+
+    free, limited = metrics_of(), metrics_of(advantage_limit=0.01)
+    assert free["weight"] > 0.01 and limited["weight"] <= 0.01 * (1 + 1e-6) and limited["weight_limited"] > 0.5
+    assert VARIANTS["jax_corl"].switches.advantage == "online"
+    assert metrics_of(PYTORCH._replace(advantage="online"))["advantage"] != free["advantage"], "targets are others"
+
+
+def test_variants_start_and_are_shaped_as_their_releases():
+    """The gain of the output layers, who is normalised, and the bounds of the policy's spread."""
+    first = {name: iql(made_as(name, hidden=(16, 16)), SPEC, "offline").init(jax.random.key(0)) for name in VARIANTS}
+    last = {name: np.linalg.norm(state.value["l2"]["kernel"]) for name, state in first.items()}
+    assert last["authors"] == pytest.approx(1e-2, rel=1e-3)
+    assert last["released"] == last["jax_corl"] == pytest.approx(2**0.5, rel=1e-3)
+    jax.tree.map(np.testing.assert_array_equal, first["authors"].critic["l0"], first["released"].critic["l0"])
+    assert {name for name, state in first.items() if "ln0" in state.value} == {"jax_corl"}
+    assert not any("ln0" in state.critic for state in first.values())
+    for name, lowest in (("authors", -5.0), ("pex", -5.0), ("corl", -20.0)):
+        p = parts(made_as(name, hidden=(16, 16)), SPEC, "offline", 1)
+        policy = p.policy.apply(first[name].policy | {"log_std": jnp.full(3, -50.0)}, jnp.ones((1, 5)))
+        np.testing.assert_array_equal(policy.log_std, np.full((1, 3), lowest))
+
+
 def test_known_values_of_a_two_state_chain():
     """s0 leads to s1 without reward; at s1 the reward is the action, -1 or 1 equally often, and the episode ends.
 
     V(s1) is the 0.7 expectile of {-1, 1}, 2 * 0.7 - 1; V(s0) is that, discounted; the policy's mean at s1 is the mean
     action under weights exp(+-beta), which is tanh(beta).
     """
-    config = IQLConfig(
-        hidden=(32,), expectile=0.7, temperature=1.0, learning_rate=3e-3, tau=0.05, anneal="never", init="pytorch"
-    )
+    config = IQLConfig(hidden=(32,), expectile=0.7, temperature=1.0, learning_rate=3e-3, tau=0.05, anneal="never")
     spec = Spec(obs_dim=2, act_dim=1, horizon=2)
     agent, p = iql(config, spec, "online"), parts(config, spec, "online", 1)
     obs = np.repeat(np.eye(2, dtype=np.float32), 16, axis=0)
@@ -507,8 +550,8 @@ def test_known_values_of_a_two_state_chain():
     "field, value",
     [
         ("expectile", 1.2), ("free_expectile", 0.0), ("temperature", -1.0), ("tau", 0.0), ("discount", 1.5),
-        ("learning_rate", 0.0), ("hidden", (0,)), ("critics", 0), ("clip_norm", 0.0), ("log_std_min", 3.0),
-        ("free_actions", 0),
+        ("learning_rate", 0.0), ("hidden", (0,)), ("critics", 0), ("advantage_limit", 0.0),
+        ("variant", "corll"),
     ],
 )  # fmt: skip
 def test_a_bad_value_names_its_field(field, value):

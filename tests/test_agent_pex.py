@@ -11,27 +11,27 @@ import pytest
 import restatement
 from batches import random_batch
 from train_helpers import toy_config
+from variants import of_variant
 
 import cfdg_jax
 from cfdg_jax.agents import iql as base
 from cfdg_jax.agents import pex as module
 from cfdg_jax.agents.iql import IQLState
-from cfdg_jax.agents.pex import Noise, PEXConfig, PEXState, parts, pex, update_once
+from cfdg_jax.agents.pex import VARIANTS, Noise, PEXConfig, PEXState, Switches, parts, pex, update_once
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import override
+from cfdg_jax.presets import make_config
 from cfdg_jax.types import Spec
 
 SPEC = Spec(obs_dim=5, act_dim=3, horizon=1000)
-RELEASED = PEXConfig(
-    hidden=(32, 32),
-    clip_proposals=False,
-    evaluation="eps_greedy",
+RELEASED = functools.partial(
+    of_variant,
+    PEXConfig,
+    VARIANTS,
+    "released",
     discount=float(np.float32(0.99)),  # the released code rounds it to float32, in its float64 run too
 )
-VARIANTS = {
-    "small": dataclasses.replace(RELEASED, inverse_temperature=3.0),
-    "full": dataclasses.replace(RELEASED, hidden=(256, 256)),
-}
+CASES = {"small": RELEASED(hidden=(32, 32), inverse_temperature=3.0), "full": RELEASED()}
 EXACT = 1e-9  # float64
 
 
@@ -43,11 +43,11 @@ def dtype(request):
 
 
 def golden_run(golden_of, variant, dtype):
-    z, p = golden.load(golden_of(variant), "pex.npz"), parts(VARIANTS[variant], SPEC, "online", 1)
+    z, p = golden.load(golden_of(variant), "pex.npz"), parts(CASES[variant], SPEC, "online", 1)
     init = f"{variant}/init"
     critic, target = (golden.stacked(z, [f"{init}/{q}1", f"{init}/{q}2"], dtype) for q in ("q", "tq"))
     value, policy = golden.params(z, f"{init}/v", dtype), golden.params(z, f"{init}/pi", dtype)
-    iql = IQLState(critic, target, value, policy, *base.init_optimisers(p.iql, critic, value, policy))
+    iql = base.with_optimisers(p.iql, IQLState(critic, target, value, policy, None, None, None))
     state = PEXState(golden.params(z, f"{init}/pi_off", dtype), iql)
     return z, p, jax.tree.map(jnp.asarray, state), golden.batch(z, dtype)
 
@@ -66,7 +66,7 @@ def network(state, name):
     return {"v": state.iql.value, "pi": state.iql.policy, "pi_off": state.offline_policy}[name]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", CASES)
 def test_three_updates_equal_the_released_code(golden_of, variant, dtype):
     z, p, state, batch = golden_run(golden_of, variant, dtype)
     step = jax.jit(functools.partial(update_once, p))
@@ -84,7 +84,7 @@ def test_three_updates_equal_the_released_code(golden_of, variant, dtype):
                     golden.compare(z, reference, value, 5e-4 if dtype == np.float32 else EXACT)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", CASES)
 def test_the_composite_action_equals_the_released_code(golden_of, variant, dtype):
     z, p, state, batch = golden_run(golden_of, variant, dtype)
     state, _ = jax.jit(functools.partial(module.update_critics, p))(state, batch, 0)
@@ -161,7 +161,7 @@ def test_three_updates_equal_an_independent_restatement():
     critic, target = (restatement.ensemble(rng, (8, 4, 1), 2) for _ in range(2))
     value = restatement.network(rng, (5, 4, 1))
     policies = [restatement.network(rng, (5, 4, 3)) | {"log_std": np.full(3, -0.5, np.float32)} for _ in range(2)]
-    iql = IQLState(critic, target, value, policies[0], *base.init_optimisers(p.iql, critic, value, policies[0]))
+    iql = base.with_optimisers(p.iql, IQLState(critic, target, value, policies[0], None, None, None))
     state, batch = PEXState(policies[1], iql), random_batch(rng)
     draw = lambda: Noise(rng.normal(size=(6, 3)), rng.random(6), rng.random((6, 2)))
     noises = [jax.tree.map(np.float32, draw()) for _ in range(3)]
@@ -179,8 +179,8 @@ def test_three_updates_equal_an_independent_restatement():
 )
 def test_how_often_the_better_proposal_is_chosen(alpha, gap, epsilon, expected):
     """Check 36; epsilon 1 never chooses greedily."""
-    config = PEXConfig(hidden=(4,), inverse_temperature=alpha, evaluation="eps_greedy", epsilon=epsilon)
-    p = parts(config, SPEC, "online", 1)
+    switches = Switches(evaluation="eps_greedy", epsilon=epsilon)
+    p = parts(PEXConfig(hidden=(4,), inverse_temperature=alpha), SPEC, "online", 1, switches)
     state, draws = module.init_online(p, jax.random.key(0)), 100_000
     q = jnp.array([0.0, gap])
     critic = lambda params, obs, action: jnp.broadcast_to(q[:, None], (2, 2, draws))
@@ -247,8 +247,9 @@ def test_the_policies_start_by_xavier_and_the_critics_as_in_pytorch():
 
 @pytest.mark.parametrize(("copy", "reset"), [(False, True), (True, False)])
 def test_the_hand_over_expands_the_policy_and_keeps_the_critics(copy, reset):
-    config = PEXConfig(hidden=(16, 16), copy_to_target=copy, reset_optimiser_online=reset)
-    offline, online = (pex(config, SPEC, phase) for phase in ("offline", "online"))
+    config = PEXConfig(hidden=(16, 16))
+    switches = Switches(iql=base.PEX_SWITCHES._replace(copy_to_target=copy, reset_optimiser_online=reset))
+    offline, online = (pex(config, SPEC, phase, switches=switches) for phase in ("offline", "online"))
     batches = jax.tree.map(lambda x: jnp.asarray(x)[None], random_batch(np.random.default_rng(2)))
     before, _ = offline.update(offline.init(jax.random.key(0)), batches, jax.random.key(1), jnp.asarray(0))
     after = offline.go_online(before, jax.random.key(3))
@@ -265,7 +266,7 @@ def test_the_hand_over_expands_the_policy_and_keeps_the_critics(copy, reset):
         if not reset:
             same(kept, old)
     obs = jax.random.normal(jax.random.key(4), (9, 5))
-    p = parts(config, SPEC, "online", 1)
+    p = parts(config, SPEC, "online", 1, switches)
     proposals = module.propose(p, after, obs, jnp.zeros((9, 3)))
     np.testing.assert_allclose(proposals[0], offline.act(before, obs, jax.random.key(0), False), rtol=1e-5, atol=1e-6)
     chosen = online.act(after, obs, jax.random.key(5), False)
@@ -305,9 +306,7 @@ def test_exploring_actions_lie_in_the_box_and_are_drawn():
     ("field", "value", "message"),
     [
         ("inverse_temperature", -1.0, "agent.inverse_temperature: is -1.0"),
-        ("epsilon", 2.0, "agent.epsilon: is 2.0; must lie in"),
-        ("policy", "deterministic", "agent.policy: is deterministic; PEX proposes samples"),
-        ("free_target", "sampled", "agent.free_target: is sampled"),
+        ("variant", "corl", "agent.variant: 'corl' is unknown"),
         ("expectile", 1.0, "agent.expectile"),
         ("online_expectile", 0.0, "agent.online_expectile: is 0.0"),
         ("online_temperature", -1.0, "agent.online_temperature: is -1.0"),
@@ -318,10 +317,46 @@ def test_bad_values_are_refused_by_name(field, value, message):
         PEXConfig(**{field: value})
 
 
+def test_the_regression_weight_has_its_limit_and_its_critics():
+    batches = jax.tree.map(lambda *x: jnp.stack(x), *(random_batch(np.random.default_rng(k)) for k in range(3)))
+
+    def metrics_of(switches=Switches(), **changes):
+        agent = pex(PEXConfig(hidden=(16, 16), **changes), SPEC, "online", switches=switches)
+        return jax.jit(agent.update)(agent.init(jax.random.key(0)), batches, jax.random.key(1), jnp.int32(0))[1]
+
+    free, limited = metrics_of(), metrics_of(advantage_limit=0.01)
+    assert free["weight"] > 0.01 and limited["weight"] <= 0.01 * (1 + 1e-6) and limited["weight_limited"] > 0.5
+    online = Switches(iql=Switches().iql._replace(advantage="online"))
+    assert metrics_of(online)["advantage"] != free["advantage"], "critics have left their targets"
+
+
+def test_what_only_iql_can_do_is_no_choice():
+    """PEX proposes samples of Gaussians, and its critics bootstrap with V."""
+    with pytest.raises(UserError, match=r"agent\.policy: is no config field"):
+        make_config(agent="pex", agent__policy="deterministic")
+    with pytest.raises(UserError, match=r"agent\.free_target: is 'sampled'.*valid: twin, min"):
+        make_config(agent="pex", agent__free_target="sampled")
+
+
+def test_no_field_is_lost_between_pex_and_its_iql():
+    """Each field that both configs have reaches the steps that PEX shares with IQL."""
+    other = PEXConfig(
+        expectile=0.6, temperature=5.0, advantage_limit=50.0, discount=0.9, tau=0.1, hidden=(8,), critics=3,
+        layer_norm=True, learning_rate=1e-3, anneal="each", free_expectile=0.8, free_target="min",
+    )  # fmt: skip
+    for phase in ("offline", "online"):
+        own = parts(other, SPEC, phase, 1).iql.config
+        fields = {field.name for field in dataclasses.fields(own)} - {"variant", "policy"}
+        assert {name: getattr(own, name) for name in fields} == {name: getattr(other, name) for name in fields}
+        assert all(getattr(other, name) != getattr(PEXConfig(), name) for name in fields)
+
+
 @pytest.mark.parametrize("released", [False, True])
 def test_the_replay_holds_the_action_as_proposed_in_the_released_form_alone(released, tmp_path):
     """What the environment executes is clipped either way."""
-    config = toy_config("none", "pex", **{"agent__clip_proposals": not released, "agent__hidden": (16,)})
+    config = toy_config(
+        "none", "pex", **{"agent__variant": "released" if released else "authors", "agent__hidden": (16,)}
+    )
     config = override(config, {"offline.steps": 0, "online.steps": 90, "online.start_steps": 90})
     run = cfdg_jax.train(config, tmp_path / "run", progress=False)
     program, saved = run.restore()

@@ -34,26 +34,29 @@ def test_a_foreign_config_is_refused():
 PUBLISHED = {
     # implicit_q_learning
     "iql": {"expectile": 0.7, "temperature": 3.0, "advantage_limit": 100.0, "discount": 0.99, "tau": 0.005,
-            "hidden": (256, 256), "critics": 2, "learning_rate": 3e-4, "anneal": "offline", "log_std_min": -5.0,
-            "log_std_max": 2.0, "order": "jax", "q_loss": "sum", "advantage": "target"},
+            "hidden": (256, 256), "critics": 2, "learning_rate": 3e-4, "anneal": "offline",
+            "log_std_range": (-5.0, 2.0), "order": "jax", "q_loss": "sum", "advantage": "target"},
     # PEX's README and code
     "pex": {"expectile": 0.9, "temperature": 10.0, "inverse_temperature": 10.0, "epsilon": 0.1, "evaluation": "argmax",
-            "reset_optimiser_online": True, "copy_to_target": False, "discount": 0.99, "tau": 0.005,
+            "iql.reset_optimiser_online": True, "iql.copy_to_target": False, "discount": 0.99, "tau": 0.005,
             "learning_rate": 3e-4, "hidden": (256, 256)},
+    # rlkit's AWAC on locomotion
+    "awac": {"advantage_scale": 2.0, "discount": 0.99, "tau": 0.005, "hidden": (256,) * 4, "critic_hidden": (256, 256),
+             "learning_rate": 3e-4, "weights": "softmax", "seen": "before", "log_std_range": (-6.0, 0.0)},
     # CORL on locomotion
     "cql": {"actions": 10, "importance_weights": True, "softmax_temperature": 1.0, "penalty_weight": 10.0,
             "lagrange_gap": None, "penalty_min": None, "calibrate": "never", "backup": "sample",
             "entropy_backup": False, "critic_hidden": (256, 256, 256), "policy_learning_rate": 3e-5,
-            "learning_rate": 3e-4, "target_entropy_scale": 1.0, "log_std_min": -20.0, "log_std_affine": True,
-            "order": "joint", "temperature_loss": "log_alpha", "tau": 0.005, "init_log_multiplier": 1.0},
+            "learning_rate": 3e-4, "target_entropy_scale": 1.0, "log_std_range": (-20.0, 2.0), "log_std_affine": True,
+            "order": "joint", "tau": 0.005, "init_log_multiplier": 1.0},
     # its authors on AntMaze
     "calql": {"hidden": (256, 256), "critic_hidden": (256, 256, 256, 256), "policy_learning_rate": 1e-4,
               "learning_rate": 3e-4, "penalty_weight": 5.0, "lagrange_gap": 0.8, "calibrate": "always",
               "online_bound": "return", "backup": "max", "entropy_backup": False, "actions": 10, "layer_norm": False,
-              "log_std_min": -20.0, "log_std_affine": True, "order": "joint", "online_penalty_share": 1.0},
+              "log_std_range": (-20.0, 2.0), "log_std_affine": True, "order": "joint", "online_penalty_share": 1.0},
     # APL's GCQL.py
     "apl_cql": {"critics": 5, "subset": 2, "policy_q": "mean", "policy_learning_rate": 1e-4, "learning_rate": 3e-4,
-                "penalty_weight": 5.0, "actions": 10, "entropy_backup": False, "log_std_min": -5.0,
+                "penalty_weight": 5.0, "actions": 10, "entropy_backup": False, "log_std_range": (-5.0, 2.0),
                 "log_std_affine": False, "critic_hidden": (256, 256, 256), "hidden": (256, 256, 256),
                 "order": "alpha_first", "target_entropy_scale": 1.0},
     # TD3_BC.py
@@ -63,11 +66,11 @@ PUBLISHED = {
             "layer_norm": False, "target_entropy_scale": 1.0, "entropy_backup": True, "policy_delay": 1,
             "init_temperature": 1.0, "learning_rate": 3e-4, "tau": 0.005},
     "redq": {"critics": 10, "subset": 2, "target_rule": "min", "policy_q": "mean", "q_loss": "sum", "order": "joint",
-             "layer_norm": False, "temperature_loss": "log_alpha", "policy_delay": None, "log_std_min": -20.0,
-             "density_epsilon": 1e-6, "init": "xavier", "entropy_backup": True},
+             "layer_norm": False, "temperature_loss": "log_alpha", "policy_delay": None,
+             "log_std_range": (-20.0, 2.0), "density_epsilon": 1e-6, "init": "xavier", "entropy_backup": True},
     "rlpd": {"critics": 10, "subset": 2, "policy_q": "mean", "q_loss": "mean", "layer_norm": True,
              "order": "critic_first", "target_entropy_scale": 0.5, "entropy_backup": True, "policy_delay": None,
-             "log_std_min": -20.0, "density_epsilon": 0.0, "init": "xavier", "hidden": (256, 256),
+             "log_std_range": (-20.0, 2.0), "density_epsilon": 0.0, "init": "xavier", "hidden": (256, 256),
              "init_temperature": 1.0, "temperature_loss": "alpha"},
 }  # fmt: skip
 """What released code and papers give (docs/algorithms.md); `docs/differences.md` has what departs from it."""

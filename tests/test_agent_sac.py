@@ -9,18 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import restatement
+from variants import of_variant
 
+from cfdg_jax.agents import redq
 from cfdg_jax.agents import sac as module
 from cfdg_jax.agents.cql import CQLConfig
-from cfdg_jax.agents.sac import Noise, SACConfig, SACState, bootstrap, parts, sac, update_actor, update_once
+from cfdg_jax.agents.redq import REDQConfig
+from cfdg_jax.agents.sac import Noise, SACConfig, SACState, Switches, bootstrap, parts, sac, update_once
+from cfdg_jax.agents.soft import update_actor
 from cfdg_jax.core.seeds import over_seeds
 from cfdg_jax.errors import UserError
 from cfdg_jax.training.session import per_group
 from cfdg_jax.types import Spec
 
 SPEC = Spec(obs_dim=4, act_dim=2, horizon=100)
-SMALL = SACConfig(hidden=(6, 5), init="pytorch")
-REDQ = dataclasses.replace(SMALL, critics=4, subset=2, policy_q="mean", policy_delay=3)
+SMALL = SACConfig(hidden=(6, 5))
+SWITCHES = Switches(init="pytorch")
+REDQ = dataclasses.replace(SMALL, critics=4, subset=2, policy_delay=3)
+MEAN = SWITCHES._replace(policy_q="mean")
 EVERY = dataclasses.replace(REDQ, policy_delay=1)
 
 
@@ -36,9 +42,15 @@ def fresh(p, seed=0, dtype=np.float32):
     return SACState(critic, target, policy, log_alpha, *optimisers)
 
 
-def made(config, seed=0):
-    p = parts(config, SPEC)
-    return p, sac(config, SPEC, "online"), fresh(p, seed)
+def made(config, switches=None, seed=0):
+    switches = switches or (SWITCHES if config.critics == 2 else MEAN)
+    p = parts(config, SPEC, switches)
+    return p, sac(config, SPEC, "online", switches=switches), fresh(p, seed)
+
+
+def critics_of(p, params):
+    """The critics that the actor's step takes."""
+    return functools.partial(p.critic.apply, params)
 
 
 def random_batches(seed, updates=2, rows=16, dtype=np.float32):
@@ -55,50 +67,50 @@ def random_noise(seed, p, rows=16):
     subset = rng.permutation(p.config.critics)[: int(p.config.subset) or p.config.critics]
     shape = (rows, SPEC.act_dim)
     drawn = map(jnp.asarray, (rng.normal(size=shape), rng.normal(size=shape), subset.astype(np.int32)))
-    mixture = jnp.asarray(rng.random((rows, subset.size))) if p.config.target_rule == "random" else None
+    mixture = jnp.asarray(rng.random((rows, subset.size))) if p.switches.target_rule == "random" else None
     return Noise(*drawn, mixture)
 
 
 # -- an independent re-statement -------------------------------------------------------------------------------------
 
 
-def restated_sample(policy, obs, noise, config):
+def restated_sample(policy, obs, noise, switches):
     """Action and log-probability of the squashed Gaussian."""
     mean, raw = np.split(restatement.forward(policy, obs), 2, axis=1)
-    low = config.log_std_min
+    low = switches.log_std_range[0]
     log_std = np.where(raw.real > 2, 2, np.where(raw.real < low, low, raw))
     u = mean + np.exp(log_std) * noise
-    log_det = np.log(1 - np.tanh(u) ** 2 + config.density_epsilon)
+    log_det = np.log(1 - np.tanh(u) ** 2 + switches.density_epsilon)
     return np.tanh(u), (-0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - log_det).sum(axis=1)
 
 
-def restated_step(nets, batch, noise, adams, config):
+def restated_step(nets, batch, noise, adams, config, switches):
     """One SAC step in NumPy; `nets` holds q0.., t0.., pi and log_alpha. The critics move first, or the actor."""
-    if config.order == "actor_first":
-        actor, loss_pi = restated_actor(nets, nets, batch, noise, adams, config)
-        critics, loss_q = restated_critics(nets | actor, batch, noise, adams, config)
+    if switches.order == "actor_first":
+        actor, loss_pi = restated_actor(nets, nets, batch, noise, adams, config, switches)
+        critics, loss_q = restated_critics(nets | actor, batch, noise, adams, config, switches)
     else:
-        critics, loss_q = restated_critics(nets, batch, noise, adams, config)
-        actor, loss_pi = restated_actor(nets, critics, batch, noise, adams, config)
+        critics, loss_q = restated_critics(nets, batch, noise, adams, config, switches)
+        actor, loss_pi = restated_actor(nets, critics, batch, noise, adams, config, switches)
     return critics | actor, loss_q, loss_pi
 
 
-def restated_critics(nets, batch, noise, adams, config):
+def restated_critics(nets, batch, noise, adams, config, switches):
     """The stepped critics, their targets and their loss."""
     s, a, r, s2, d = batch
     count, alpha = config.critics, np.exp(nets["log_alpha"])
-    next_action, next_log_prob = restated_sample(nets["pi"], s2, noise.next_action, config)
+    next_action, next_log_prob = restated_sample(nets["pi"], s2, noise.next_action, switches)
     target_q = np.stack([restatement.critic(nets[f"t{i}"], s2, next_action) for i in noise.subset])
-    if config.target_rule == "random":
+    if switches.target_rule == "random":
         shares = np.stack([row / row.sum() for row in noise.mixture])
         target_q = np.array([share @ values for share, values in zip(shares, target_q.T, strict=True)])
     else:
-        target_q = {"min": np.min, "mean": np.mean}[config.target_rule](target_q, axis=0)
+        target_q = {"min": np.min, "mean": np.mean}[switches.target_rule](target_q, axis=0)
     y = r + 0.99 * (1 - d) * (target_q - config.entropy_backup * alpha * next_log_prob)
     new, loss_q = {}, 0.0
     for i in range(count):
         loss = lambda q: np.mean((restatement.critic(q, s, a) - y) ** 2)
-        share = 1 / count if config.q_loss == "mean" else 1
+        share = 1 / count if switches.q_loss == "mean" else 1
         loss_q += share * loss(nets[f"q{i}"])
         gradient = jax.tree.map(lambda x: share * x, restatement.gradient(loss, nets[f"q{i}"]))  # noqa: B023
         new[f"q{i}"] = adams[f"q{i}"].step(nets[f"q{i}"], gradient)
@@ -106,42 +118,48 @@ def restated_critics(nets, batch, noise, adams, config):
     return new, loss_q
 
 
-def restated_actor(nets, stepped, batch, noise, adams, config):
+def restated_actor(nets, stepped, batch, noise, adams, config, switches):
     """The stepped policy and temperature and the policy's loss; `stepped` are the critics after their step."""
     s, count = batch[0], config.critics
-    log_prob = restated_sample(nets["pi"], s, noise.action, config)[1]
-    factor = np.exp(nets["log_alpha"]) if config.temperature_loss == "alpha" else 1.0
+    log_prob = restated_sample(nets["pi"], s, noise.action, switches)[1]
+    factor = np.exp(nets["log_alpha"]) if switches.temperature_loss == "alpha" else 1.0
     gradient = -factor * np.mean(log_prob - config.target_entropy_scale * SPEC.act_dim)
     new = {"log_alpha": adams["alpha"].step({"x": nets["log_alpha"]}, {"x": gradient})["x"]}
-    seen = stepped if config.order in ("critic_first", "alpha_first") else nets
-    alpha = np.exp((nets if config.order in ("critic_first", "joint", "in_place_joint") else new)["log_alpha"])
+    seen = stepped if switches.order in ("critic_first", "alpha_first") else nets
+    alpha = np.exp((nets if switches.order in ("critic_first", "joint", "in_place_joint") else new)["log_alpha"])
 
     def loss_pi(pi):
-        action, log_prob = restated_sample(pi, s, noise.action, config)
-        if config.order.startswith("in_place"):
+        action, log_prob = restated_sample(pi, s, noise.action, switches)
+        if switches.order.startswith("in_place"):
             q = [restatement.critic_in_place(nets[f"q{i}"], stepped[f"q{i}"], s, action) for i in range(count)]
         else:
             q = [restatement.critic(seen[f"q{i}"], s, action) for i in range(count)]
-        q = functools.reduce(restatement.smaller, q) if config.policy_q == "min" else sum(q) / count
+        q = functools.reduce(restatement.smaller, q) if switches.policy_q == "min" else sum(q) / count
         return np.mean(alpha * log_prob - q)
 
     new["pi"] = adams["pi"].step(nets["pi"], restatement.gradient(loss_pi, nets["pi"]))
     return new, loss_pi(nets["pi"])
 
 
+FAST = {"learning_rate": 0.05}
+
+
 @pytest.mark.parametrize(
-    "config",
+    "config, switches",
     [
-        SMALL,
-        dataclasses.replace(EVERY, target_entropy_scale=0.5, entropy_backup=False, q_loss="mean"),
-        dataclasses.replace(EVERY, order="joint", temperature_loss="log_alpha", density_epsilon=1e-2, log_std_min=-0.2),
-        dataclasses.replace(SMALL, order="alpha_first"),
-        dataclasses.replace(SMALL, order="alpha_only"),
-        dataclasses.replace(EVERY, order="in_place", learning_rate=0.05),
-        dataclasses.replace(EVERY, order="in_place_joint", learning_rate=0.05),
-        dataclasses.replace(SMALL, order="actor_first", learning_rate=0.05),
-        dataclasses.replace(EVERY, target_rule="mean"),
-        dataclasses.replace(EVERY, target_rule="random"),
+        (SMALL, {}),
+        (dataclasses.replace(EVERY, target_entropy_scale=0.5, entropy_backup=False), {"q_loss": "mean"}),
+        (
+            EVERY,
+            {"order": "joint", "temperature_loss": "log_alpha", "density_epsilon": 1e-2, "log_std_range": (-0.2, 2.0)},
+        ),
+        (SMALL, {"order": "alpha_first"}),
+        (SMALL, {"order": "alpha_only"}),
+        (dataclasses.replace(EVERY, **FAST), {"order": "in_place"}),
+        (dataclasses.replace(EVERY, **FAST), {"order": "in_place_joint"}),
+        (dataclasses.replace(SMALL, **FAST), {"order": "actor_first"}),
+        (EVERY, {"target_rule": "mean"}),
+        (EVERY, {"target_rule": "random"}),
     ],
     ids=[
         "sac",
@@ -156,9 +174,10 @@ def restated_actor(nets, stepped, batch, noise, adams, config):
         "redq rem",
     ],
 )
-def test_three_updates_equal_an_independent_restatement(config):
+def test_three_updates_equal_an_independent_restatement(config, switches):
+    switches = (SWITCHES if config.critics == 2 else MEAN)._replace(**switches)
     with jax.enable_x64(True):
-        p = parts(config, SPEC)
+        p = parts(config, SPEC, switches)
         state = fresh(p, dtype=np.float64)
         arrays = jax.tree.map(np.asarray, state)
         nets = {f"q{i}": golden.member(arrays.critic, i) for i in range(config.critics)}
@@ -171,7 +190,7 @@ def test_three_updates_equal_an_independent_restatement(config):
             noise = random_noise(step, p)
             state, metrics = once(state, batch, noise, step)
             nets, loss_q, loss_pi = restated_step(
-                nets, tuple(map(np.asarray, batch[:5])), jax.tree.map(np.asarray, noise), adams, config
+                nets, tuple(map(np.asarray, batch[:5])), jax.tree.map(np.asarray, noise), adams, config, switches
             )
             np.testing.assert_allclose(metrics["critic_loss"], loss_q, rtol=1e-10)
             np.testing.assert_allclose(metrics["policy_loss"], loss_pi, rtol=1e-9)
@@ -202,13 +221,13 @@ def test_identical_critics_make_redq_sac():
 
 def test_a_random_mixture_s_weights_are_fresh_for_every_row_and_update():
     """REDQ's rem: uniform weights, normalised over the critics."""
-    p = parts(dataclasses.replace(REDQ, critics=10, subset=0, target_rule="random"), SPEC)
+    p = parts(dataclasses.replace(REDQ, critics=10, subset=0), SPEC, MEAN._replace(target_rule="random"))
     drawn = [np.asarray(module.draw_noise(p, jax.random.key(i), 500).mixture) for i in range(2)]
     assert drawn[0].shape == (500, 10) and not np.array_equal(*drawn)
     assert len(np.unique(drawn[0])) > 4900 and abs(drawn[0].mean() - 0.5) < 0.02 and drawn[0].min() >= 0.0
-    for refused in (lambda: CQLConfig(target_rule="mean"), lambda: SACConfig(target_rule="random", critics=1)):
-        with pytest.raises(UserError, match=r"agent\.target_rule"):
-            refused()
+    with pytest.raises(UserError, match=r"agent\.subset: leaves one critic at 0 under agent.variant rem"):
+        of_variant(REDQConfig, redq.VARIANTS, "rem", critics=1)
+    assert not hasattr(CQLConfig().variants()["authors"].switches, "target_rule")
 
 
 def test_subsets_are_distinct_uniform_and_redrawn():
@@ -235,9 +254,11 @@ def test_a_fractional_subset_is_at_random_the_next_smaller_or_larger_number():
     np.testing.assert_array_equal(of(p, 3, 3), of(alone, 3))
     np.testing.assert_array_equal(of(p, 3, 7), jnp.minimum(of(alone, 3), of(alone, 7)))
     assert np.any(of(alone, 3) != of(alone, 7))
-    for wrong in ({"subset": 0.5}, {"subset": 1.5, "target_rule": "mean"}, {"subset": 10.5}):
+    for wrong in ({"subset": 0.5}, {"subset": 10.5}):
         with pytest.raises(UserError, match=r"agent\.subset"):
             dataclasses.replace(p.config, **wrong)
+    with pytest.raises(UserError, match=r"agent\.subset: is 1.5 under agent.variant ave"):
+        of_variant(REDQConfig, redq.VARIANTS, "ave", subset=1.5)
 
 
 @pytest.mark.parametrize("scale, act_dim, target", [(1.0, 3, -3.0), (0.5, 3, -1.5), (0.5, 6, -3.0), (0.5, 8, -4.0)])
@@ -245,7 +266,7 @@ def test_temperature_rises_below_the_target_entropy_and_falls_above(scale, act_d
     """Reference check 46: the target is -A (SAC) or -A/2 (RLPD), bracketed by the sign of alpha's step."""
     spec = Spec(2, act_dim, 10)
     config = dataclasses.replace(SMALL, hidden=(2,), target_entropy_scale=scale)
-    p = parts(config, spec)
+    p = parts(config, spec, SWITCHES)
     rng = np.random.default_rng(0)
     critic = restatement.ensemble(rng, (2 + act_dim, 2, 1), 2)
     policy = jax.tree.map(jnp.zeros_like, restatement.network(rng, (2, 2, 2 * act_dim)))
@@ -259,7 +280,7 @@ def test_temperature_rises_below_the_target_entropy_and_falls_above(scale, act_d
         state = SACState(critic, critic, params, log_alpha, *optimisers)
         rows = spec.layout.unpack(jnp.zeros((4, spec.layout.width)))
         noise = Noise(jnp.zeros((4, act_dim)), jnp.zeros((4, act_dim)), jnp.arange(2))
-        state, metrics = update_actor(p, state, state.critic, rows, noise.action, 0)
+        state, metrics = update_actor(p.soft, state, critics_of(p, state.critic), rows, noise.action, 0)
         return state.log_alpha, metrics["entropy"]
 
     per_dim = 0.5 * np.log(2 * np.pi)  # -log density of a squashed Gaussian at u = 0 is log_std + this
@@ -271,14 +292,15 @@ def test_temperature_rises_below_the_target_entropy_and_falls_above(scale, act_d
 
 @pytest.mark.parametrize("order", ["critic_first", "joint"])
 def test_actor_steps_after_every_policy_delay_updates_on_their_last_minibatch(order):
-    p, agent, state = made(dataclasses.replace(REDQ, order=order))
+    switches = MEAN._replace(order=order)
+    p, agent, state = made(REDQ, switches)
     batches = random_batches(0, updates=3)
     new, metrics = jax.jit(agent.update)(state, batches, jax.random.key(5), jnp.int32(0))
-    assert int(new.policy_opt.count) == int(new.alpha_opt.count) == 1 and int(new.critic_opt.count) == 3
+    assert int(new.policy_opt.count) == int(new.log_alpha_opt.count) == 1 and int(new.critic_opt.count) == 3
     keys = jax.random.split(jax.random.key(5), 3)
     last, noise = jax.tree.map(lambda x: x[-1], batches), module.draw_noise(p, keys[-1], 16)
     before = new._replace(policy=state.policy, policy_opt=state.policy_opt)
-    before = before._replace(log_alpha=state.log_alpha, alpha_opt=state.alpha_opt)
+    before = before._replace(log_alpha=state.log_alpha, log_alpha_opt=state.log_alpha_opt)
     critic = new.critic
     if order == "joint":  # those before the last update
         earlier = state
@@ -286,19 +308,20 @@ def test_actor_steps_after_every_policy_delay_updates_on_their_last_minibatch(or
             one = jax.tree.map(lambda x, k=k: x[k], batches)
             earlier, _ = module.update_critic(p, earlier, one, module.draw_noise(p, keys[k], 16), k)
         critic = earlier.critic
-    again, actor_metrics = jax.jit(functools.partial(update_actor, p))(before, critic, last, noise.action, 2)
+    step = lambda before, critic: update_actor(p.soft, before, critics_of(p, critic), last, noise.action, 2)
+    again, actor_metrics = jax.jit(step)(before, critic)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), again, new)
     told = per_group({name: np.asarray(value) for name, value in metrics.items()})
     assert set(told) == {"critic_loss", "q", "target_q", "policy_loss", "entropy", "temperature"}
     for name in ("policy_loss", "entropy", "temperature"):  # means are over the updates that made the step
         np.testing.assert_allclose(told[name], actor_metrics[name], rtol=1e-4)
-    new, _ = jax.jit(sac(EVERY, SPEC, "online").update)(state, batches, jax.random.key(5), jnp.int32(0))
+    new, _ = jax.jit(sac(EVERY, SPEC, "online", switches=MEAN).update)(state, batches, jax.random.key(5), jnp.int32(0))
     assert int(new.policy_opt.count) == 3
     cut = state  # into calls of another length: the delay counts the updates of the phase
     two = jax.jit(agent.update)
     for step in (0, 2, 4):
         cut, _ = two(cut, jax.tree.map(lambda x: x[:2], batches), jax.random.key(step), jnp.int32(step))
-    assert [int(cut.policy_opt.count), int(cut.alpha_opt.count), int(cut.critic_opt.count)] == [2, 2, 6]
+    assert [int(cut.policy_opt.count), int(cut.log_alpha_opt.count), int(cut.critic_opt.count)] == [2, 2, 6]
 
 
 def test_a_terminal_row_does_not_bootstrap():
@@ -312,7 +335,7 @@ def test_a_terminal_row_does_not_bootstrap():
 
 
 def test_layer_norm_is_in_the_critics_only():
-    agent = sac(dataclasses.replace(SMALL, layer_norm=True), SPEC, "online")
+    agent = sac(dataclasses.replace(SMALL, layer_norm=True), SPEC, "online", switches=SWITCHES)
     state = jax.eval_shape(agent.init, jax.random.key(0))
     assert set(state.critic) == {"l0", "ln0", "l1", "ln1", "l2"} and set(state.policy) == {"l0", "l1", "l2"}
     assert state.critic["ln0"]["scale"].shape == (2, 6)
@@ -372,7 +395,7 @@ def test_updates_are_finite_at_the_edge_of_the_action_box():
 
 
 def test_both_phases_share_state_and_the_hand_over_keeps_it():
-    agent = sac(SMALL, SPEC, "offline")
+    agent = sac(SMALL, SPEC, "offline", switches=SWITCHES)
     _, _, state = made(SMALL)
     assert agent.go_online(state, jax.random.key(0)) is state
     obs, action = jnp.ones((3, 4)), jnp.ones((3, 2))
@@ -400,9 +423,14 @@ def test_known_optimum_of_a_one_step_task():
     "field, value",
     [
         ("subset", 3), ("critics", 0), ("tau", 1.5), ("discount", -0.1), ("learning_rate", -1.0), ("hidden", (-1,)),
-        ("clip_norm", -1.0), ("init_temperature", 0.0), ("log_std_min", 2.0),
+        ("init_temperature", 0.0), ("policy_delay", 0), ("variant", "corl"),
     ],
 )  # fmt: skip
 def test_a_bad_value_names_its_field(field, value):
     with pytest.raises(UserError, match=f"^agent.{field}: "):
         SACConfig(**{field: value})
+
+
+def test_networks_with_layer_norm_have_no_gradient_in_place():
+    with pytest.raises(UserError, match=r"agent\.layer_norm: is True under agent.variant first_release"):
+        of_variant(REDQConfig, redq.VARIANTS, "first_release", layer_norm=True)

@@ -10,9 +10,22 @@ import numpy as np
 import pytest
 import restatement
 from batches import random_batch
+from variants import of_variant
 
 from cfdg_jax.agents import td3bc as module
-from cfdg_jax.agents.td3bc import APLTD3BCConfig, TD3BCConfig, TD3BCState, parts, policy_loss, td3bc, update_once
+from cfdg_jax.agents.td3bc import (
+    ONE_VARIANT,
+    VARIANTS,
+    APLTD3BCConfig,
+    Switches,
+    TD3BCConfig,
+    TD3BCState,
+    TD3Config,
+    parts,
+    policy_loss,
+    td3bc,
+    update_once,
+)
 from cfdg_jax.core.seeds import over_seeds, seed_keys
 from cfdg_jax.errors import UserError
 from cfdg_jax.training.session import per_group
@@ -20,12 +33,14 @@ from cfdg_jax.types import Batch, Spec
 
 SPEC = Spec(obs_dim=5, act_dim=3, horizon=1000)
 SMALL = TD3BCConfig(hidden=(32, 32))
+CORL = functools.partial(of_variant, TD3BCConfig, VARIANTS, "corl")
+APL = functools.partial(of_variant, APLTD3BCConfig, ONE_VARIANT)
 CASES = {
-    "td3bc small": ("td3bc_corl.npz", "small", SMALL, 1.0),
-    "td3bc full": ("td3bc_corl.npz", "full", TD3BCConfig(), 1.0),
-    "apl offline": ("apl_gctd3bc.npz", "small", APLTD3BCConfig(hidden=(32, 32)), 1.0),
-    "apl online": ("apl_gctd3bc.npz", "small_online", APLTD3BCConfig(hidden=(32, 32)), 0.0),
-    "apl full": ("apl_gctd3bc.npz", "full", APLTD3BCConfig(), 0.0),
+    "td3bc small": ("td3bc_corl.npz", "small", CORL(hidden=(32, 32)), 1.0),
+    "td3bc full": ("td3bc_corl.npz", "full", CORL(), 1.0),
+    "apl offline": ("apl_gctd3bc.npz", "small", APL(hidden=(32, 32)), 1.0),
+    "apl online": ("apl_gctd3bc.npz", "small_online", APL(hidden=(32, 32)), 0.0),
+    "apl full": ("apl_gctd3bc.npz", "full", APL(), 0.0),
 }
 
 
@@ -157,14 +172,14 @@ def test_scaling_the_critics_leaves_the_policys_loss():
     }
     loss = jax.jit(lambda critic: policy_loss(p, state.policy, critic, batch, 0)[0])
     np.testing.assert_allclose(loss(state.critic), loss(tenfold), rtol=1e-5)
-    plain, free = parts(dataclasses.replace(SMALL, normalise_q=False), SPEC), batch._replace(conserve=0.0)
+    plain, free = parts(TD3Config(hidden=(32, 32)), SPEC), batch._replace(conserve=0.0)
     loss = jax.jit(lambda critic: policy_loss(plain, state.policy, critic, free, 0)[0])
     unscaled = loss(state.critic), loss(tenfold)
     np.testing.assert_allclose(10 * unscaled[0], unscaled[1], rtol=1e-5)
 
 
 def test_conserve_weighs_each_rows_cloning():
-    p = parts(dataclasses.replace(SMALL, bc_loss="sum"), SPEC)
+    p = parts(of_variant(TD3BCConfig, VARIANTS, "paper", hidden=(32, 32)), SPEC)
     state, rng = module.init_state(p, jax.random.key(0)), np.random.default_rng(2)
     batch = random_batch(rng)
     loss = lambda conserve: policy_loss(
@@ -279,7 +294,7 @@ def test_twenty_updates_compile_to_one_scan():
 
 def test_the_hand_over_keeps_everything_or_starts_adam_afresh():
     for reset in (False, True):
-        agent = td3bc(dataclasses.replace(SMALL, reset_optimiser_online=reset), SPEC, "offline")
+        agent = td3bc(SMALL, SPEC, "offline", switches=Switches(reset_optimiser_online=reset))
         batches = jax.tree.map(lambda x: jnp.asarray(x)[None], random_batch(np.random.default_rng(4)))
         state, _ = agent.update(agent.init(jax.random.key(0)), batches, jax.random.key(1), jnp.asarray(1))
         online = agent.go_online(state, jax.random.key(2))
@@ -288,7 +303,7 @@ def test_the_hand_over_keeps_everything_or_starts_adam_afresh():
         assert all(jax.tree.leaves((same.critic_opt, same.policy_opt))) != reset
 
 
-@pytest.mark.parametrize(("field", "value"), [("alpha", 0.0), ("delay", 0), ("tau", 1.5), ("noise_clip", -1.0)])
+@pytest.mark.parametrize(("field", "value"), [("alpha", 0.0), ("delay", 0), ("tau", 1.5), ("bc_decay", -1.0)])
 def test_bad_values_are_refused_by_name(field, value):
     with pytest.raises(UserError, match=f"agent.{field}: is {value}"):
         TD3BCConfig(**{field: value})

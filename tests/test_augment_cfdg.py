@@ -19,7 +19,7 @@ from cfdg_jax.types import Source, Spec
 
 SPEC = Spec(obs_dim=2, act_dim=1, horizon=100)
 LAYOUT = SPEC.layout
-SMALL = CFDGConfig(width=16, blocks=1, dim_t=8, steps=20, batch=32, sampler_steps=4)
+SMALL = CFDGConfig(width=16, steps=20, batch=32, sampler_steps=4)
 ONLINE, OFFLINE = int(Source.SYNTHETIC_ONLINE), int(Source.SYNTHETIC_OFFLINE)
 
 
@@ -59,7 +59,7 @@ def small(data):
 @pytest.fixture(scope="module")
 def trained(data):
     """A generator that has learnt the two clusters, with its config."""
-    config = CFDGConfig(width=64, blocks=2, dim_t=32, steps=600, lr=3e-3, sampler_steps=16, churn=0.0)
+    config = CFDGConfig(width=64, steps=600, lr=3e-3, sampler_steps=16, churn=0.0)
     init, fit, _ = jitted(config)
     state = init(jax.random.key(0), *data)
     state, metrics = fit(state, *data, jax.random.key(1), 600)
@@ -310,7 +310,7 @@ def test_solvers_draw_the_same_distribution(data, trained, solver):
 
 
 def test_other_options(data):
-    config = dataclasses.replace(SMALL, label_embed="onehot_concat", layer_norm=True, precision="bfloat16", w=0.0)
+    config = dataclasses.replace(SMALL, label_embed="onehot_concat", precision="bfloat16", w=0.0)
     init, fit, generate = jitted(config)
     state, metrics = fit(init(jax.random.key(0), *data), *data, jax.random.key(1), 5)
     rows, _ = generate(state, jax.random.key(2), OFFLINE, 6)
@@ -358,9 +358,7 @@ def test_modelling_changes_gives_back_next_observations_of_the_right_size():
     rows = jnp.asarray(spec.layout.pack(obs, np.tanh(obs[:, :1]), obs[:, 0], next_obs, 0.0, 0.0, 0.0, xp=np))
     spread = {}
     for kind in ("absolute", "change"):
-        config = CFDGConfig(
-            width=32, dim_t=16, blocks=2, steps=300, batch=64, sampler_steps=16, churn=0.0, next_obs=kind
-        )
+        config = CFDGConfig(width=32, steps=300, batch=64, sampler_steps=16, churn=0.0, next_obs=kind)
         made = cfdg(config, spec, False)
         state = made.init(jax.random.key(0), rows, ring.full(rows))
         state, _ = jax.jit(made.fit, static_argnames="steps")(

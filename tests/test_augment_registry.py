@@ -21,7 +21,17 @@ def test_every_entry_makes_an_augmenter_from_its_default_config(name):
     assert isinstance(augmenter, Augmenter)
     assert sum(augmenter.shares.values()) == pytest.approx(1.0 if augmenter.shares else 0.0)
     assert set(augmenter.shares) <= {Source.SYNTHETIC_OFFLINE, Source.SYNTHETIC_ONLINE}
-    assert (augmenter.fit_steps > 0) == bool(augmenter.shares)
+    assert (augmenter.fit_steps > 0) == bool(augmenter.shares) == (config_class().fitted_to is not None)
+
+
+@pytest.mark.parametrize("name", list(AUGMENTERS))
+def test_a_method_has_few_knobs(name):
+    """Public fields, the variant's name among them; low-level switches are the variants'."""
+    limits = {"none": 0, "synther": 14, "edis": 18, "cfdg": 18}
+    assert len(dataclasses.fields(AUGMENTERS[name].config)) <= limits[name]
+    for variant, (fields, switches) in AUGMENTERS[name].variants.items():
+        assert dataclasses.is_dataclass(switches) and switches.__dataclass_params__.frozen
+        assert AUGMENTERS[name].config(**fields, variant=variant).variant == variant
 
 
 def test_unregistered_config():

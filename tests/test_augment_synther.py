@@ -7,15 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cfdg_jax.augment.denoiser import row_network
 from cfdg_jax.augment.synther import SynthERConfig, synther
 from cfdg_jax.core import ring
 from cfdg_jax.diffusion.samplers import Solver
 from cfdg_jax.errors import UserError
+from cfdg_jax.presets import make_config
 from cfdg_jax.types import Source, Spec
 
 SPEC = Spec(obs_dim=2, act_dim=1, horizon=100)
 LAYOUT = SPEC.layout
-SMALL = SynthERConfig(width=16, blocks=1, dim_t=8, steps=20, batch=32, sampler_steps=4)
+SMALL = SynthERConfig(width=16, steps=20, batch=32, sampler_steps=4)
 ONLINE, OFFLINE = int(Source.SYNTHETIC_ONLINE), int(Source.SYNTHETIC_OFFLINE)
 
 
@@ -67,9 +69,7 @@ def test_normaliser_is_of_the_rows_it_learns(data, config, mean, variance):
     ids=["online", "recent", "offline", "pooled"],
 )  # fmt: skip
 def test_generated_rows_lie_where_the_data_chosen_lie(data, choice, centres):
-    config = SynthERConfig(
-        width=48, blocks=2, dim_t=32, steps=500, batch=128, lr=3e-3, solver="dpm++3m", sampler_steps=12, **choice
-    )
+    config = SynthERConfig(width=48, steps=500, batch=128, lr=3e-3, solver="dpm++3m", sampler_steps=12, **choice)
     init, fit, generate = jitted(config)
     state, metrics = fit(init(jax.random.key(0), *data), *data, jax.random.key(1), 500)
     source = OFFLINE if config.data == "offline" else ONLINE
@@ -139,9 +139,28 @@ def test_fit_may_be_cut_and_seeds_are_independent(data):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-3, atol=2e-5), states, state)
 
 
+def test_published_sizes_by_variant():
+    """The online agent's generator, and offline upsampling's wider one (resmlp_denoiser.gin)."""
+    online = make_config(augment="synther").augment
+    assert (online.width, online.embedding, online.steps, online.lr, online.ema_decay) == (
+        1024, 256, 100_000, 3e-4, 0.995
+    )  # fmt: skip
+    offline = make_config(augment="synther", augment__variant="offline").augment
+    assert (offline.width, offline.embedding, offline.data, offline.batch) == (2048, 128, "offline", 256)
+    assert make_config(augment="synther", augment__variant="offline", augment__width=512).augment.width == 512
+    assert [make_config(augment=name).augment.fitted_to for name in ("none", "synther", "edis", "cfdg")] == [
+        None, "online", "pooled", "pooled"
+    ]  # fmt: skip
+    assert offline.fitted_to == "offline"
+    params = jax.eval_shape(row_network(online, 6).init, jax.random.key(0))
+    assert params["block5"]["kernel"].shape == (1024, 1024) and "block6" not in params and "norm0" not in params
+    assert params["in"]["kernel"].shape == (6, 256)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"variant": "onlin"}, "augment.variant: 'onlin' is unknown; did you mean offline?"),
         ({"batch": 255, "data": "pooled"}, "augment.batch: is 255; must be even where data is pooled"),
         ({"sampler_steps": 1}, "augment.sampler_steps: is 1; must be at least 2"),
         ({"recent_window": 1}, "augment.recent_window: is 1; must be 0"),

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cfdg_jax.bench import product_flop, program_of
+from cfdg_jax.bench import program_of
+from cfdg_jax.core.flops import product_flop
 from cfdg_jax.errors import UserError
+from cfdg_jax.training.learn import no_meters, offline_chunk
+from cfdg_jax.training.prepare import init
 
 X, W = jnp.ones((8, 16)), jnp.ones((16, 32))
 ONE = 2.0 * 8 * 16 * 32
@@ -34,11 +37,11 @@ def test_loops_of_unknown_length_are_refused():
 def test_iql_costs_what_its_networks_cost():
     """Halfcheetah, batch 256: products of forward passes and three times them where a gradient is taken."""
     program = program_of("halfcheetah", 1, 1_000, {"augment.width": 64})
-    carry = program.init("offline"), program.no_meters("offline"), program.offline_rows
+    carry = init(program, "offline"), no_meters(program, "offline"), program.offline_rows
     layers = lambda inputs, outputs: inputs * 256 + 256 * 256 + 256 * outputs
     critic, value, policy = layers(17 + 6, 1), layers(17, 1), layers(17, 6)
     # no gradient is taken with respect to the inputs of the first layers
     trained = 3 * (2 * critic + value + policy) - 256 * (2 * (17 + 6) + 17 + 17)
     expected = 2.0 * 256 * (trained + 2 * critic + 2 * value)
-    counted = product_flop(lambda *args: program.offline_chunk(*args, 10), *carry) / 10
+    counted = product_flop(lambda *args: offline_chunk(program, *args, 10), *carry) / 10
     assert counted == pytest.approx(expected, rel=0.05)

@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from cfdg_jax import cli
+from cfdg_jax import process
 
 TRIM, MMAP = -1, -3
 
@@ -16,7 +16,7 @@ def mallopt(monkeypatch):
     """The calls of a C library that takes thresholds up to `most`."""
     for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(cli.sys, "platform", "linux")
+    monkeypatch.setattr(process.sys, "platform", "linux")
 
     def install(most):
         calls = []
@@ -43,7 +43,7 @@ def mallopt(monkeypatch):
 def test_freed_memory_is_kept_where_large_blocks_can_come_from_it(mallopt, most, expected):
     """A trim threshold alone would freeze the other at 128 KB."""
     calls = mallopt(most)
-    cli._keep_freed_memory()
+    process.keep_freed_memory()
     assert calls == expected
 
 
@@ -51,15 +51,15 @@ def test_freed_memory_is_kept_where_large_blocks_can_come_from_it(mallopt, most,
 def test_what_the_user_set_of_the_allocator_stands(mallopt, monkeypatch, variable):
     calls = mallopt(1 << 40)
     monkeypatch.setenv(variable, "1")
-    cli._keep_freed_memory()
+    process.keep_freed_memory()
     assert calls == []
 
 
 def test_other_systems_are_left_alone(mallopt, monkeypatch):
     calls = mallopt(1 << 40)
-    monkeypatch.setattr(cli.sys, "platform", "darwin")
-    cli._keep_freed_memory()
-    monkeypatch.setattr(cli.sys, "platform", "linux")
+    monkeypatch.setattr(process.sys, "platform", "darwin")
+    process.keep_freed_memory()
+    monkeypatch.setattr(process.sys, "platform", "linux")
     monkeypatch.setattr(ctypes, "CDLL", lambda name: types.SimpleNamespace())
-    cli._keep_freed_memory()  # musl has no mallopt
+    process.keep_freed_memory()  # musl has no mallopt
     assert calls == []

@@ -200,3 +200,57 @@ def test_a_truncated_mirror_copy_is_not_accepted(server, target):
     with pytest.raises(UserError, match="delivered a file that is truncated"):
         d4rl.fetch(NAME, progress=False)
     assert leftovers(target) == set()
+
+
+@pytest.mark.parametrize(
+    ("written", "below"),
+    [
+        ("{folder}", PATH),
+        ("{folder}/", PATH),
+        ("{folder}", PATH.rpartition("/")[2]),
+        ("{folder}/{{path}}", PATH),
+        ("file://{folder}", PATH),
+    ],
+)
+def test_a_folder_is_a_mirror(server, target, tmp_path, monkeypatch, written, below):
+    folder, body = tmp_path / "mounted here", payload()
+    source = folder / below
+    source.parent.mkdir(parents=True)
+    source.write_bytes(body)
+    monkeypatch.setenv("CFDG_MIRRORS", written.format(folder=folder))
+    d4rl.fetch(NAME, progress=False)
+    assert target.read_bytes() == body and leftovers(target) == {target.name, f"{target.name}.sha256"}
+    assert server.requests == [] and source.read_bytes() == body
+
+
+@pytest.mark.parametrize("mirror", ["/no/such/folder", "mirror.example.org/d4rl", "htp://x", "http://[bad", "https://"])
+def test_a_mirror_that_is_none_is_named_and_the_next_one_tried(server, target, monkeypatch, mirror):
+    server.files[f"/{PATH}"] = payload()
+    monkeypatch.setenv("CFDG_MIRRORS", mirror)
+    with pytest.raises(UserError, match="could not be downloaded: tried") as caught:
+        d4rl.fetch(NAME, progress=False)
+    assert mirror in str(caught.value) and "\n" not in str(caught.value)
+    monkeypatch.setenv("CFDG_MIRRORS", f"{mirror},{server.url}")
+    d4rl.fetch(NAME, progress=False)
+    assert target.read_bytes() == payload()
+
+
+def test_a_file_that_cannot_be_written_is_no_network_error(server, target, monkeypatch):
+    server.files[f"/{PATH}"] = payload()
+
+    def refuse(*args):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(download, "_sink", lambda *args: type("Sink", (), {"write": refuse})())
+    with pytest.raises(UserError, match=f"{target}: cannot be written .Permission denied"):
+        d4rl.fetch(NAME, progress=False)
+
+
+@pytest.mark.parametrize("origin", ["[]", "{", '{"url": 3}'])
+def test_an_unreadable_note_beside_a_partial_file_starts_over(server, target, origin):
+    body = server.files[f"/{PATH}"] = payload()
+    target.parent.mkdir(parents=True)
+    target.with_name(target.name + ".part").write_bytes(b"junk")
+    target.with_name(target.name + ".part.json").write_text(origin)
+    d4rl.fetch(NAME, progress=False)
+    assert target.read_bytes() == body

@@ -39,3 +39,18 @@ def test_a_d4rl_file_is_known_by_its_name(tmp_path):
     data = load_dataset(path)
     assert (data.task, data.dynamics) == ("walker2d", "d4rl") == (task_of_name(str(path)), "d4rl")
     assert load_dataset(path, dynamics="gymnasium").dynamics == "gymnasium"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"dynamics": "mujoco"}, "metadata/dynamics: is 'mujoco'; must be d4rl or gymnasium"),
+        ({"return_low": "x", "return_high": 1.0}, "metadata/return_low: is 'x'; must be a finite number"),
+        ({"return_low": 0.0}, "metadata/return_high: is None; must be a finite number"),
+        ({"return_low": 0.0, "return_high": float("nan")}, "metadata/return_high: is nan"),
+    ],
+)
+def test_metadata_that_cannot_be_used_is_refused(tmp_path, metadata, message):
+    write_hdf5(tmp_path / "x.hdf5", raw(), metadata)
+    with pytest.raises(UserError, match=message):
+        load_dataset(tmp_path / "x.hdf5")

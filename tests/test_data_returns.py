@@ -15,7 +15,9 @@ from cfdg_jax.data.returns import ReturnRule, close_episodes, mc_returns
 from cfdg_jax.data.transforms import fit_transforms
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import override
+from cfdg_jax.training.act import end_episodes, to_rows
 from cfdg_jax.training.build import build_program
+from cfdg_jax.training.prepare import init
 from cfdg_jax.types import RowLayout, Source, Spec
 
 LAYOUT = RowLayout(1, 1)
@@ -160,13 +162,13 @@ def test_online_rows_end_up_as_the_same_transitions_of_a_dataset_do(rule, online
     alike = transforms._replace(reward=transforms.online_reward)
     expected = pack(dataset, alike, ReturnRule(config.agent.discount, -1.0, rule))
     program = build_program(config, Spec(4, 2, 20), transforms, expected)
-    state, start = program.init("online"), 0
+    state, start = init(program, "online"), 0
     for t in range(12):
         one = (x[None, t] for x in (obs, dataset.actions, rewards, next_obs, dataset.terminals))
-        row = program.to_rows(*map(jnp.asarray, one))
+        row = to_rows(program, *map(jnp.asarray, one))
         state = state._replace(online=ring.insert(state.online, row[:, None]))
         if ends[t]:
-            state = program.end_episodes(state, jnp.array([True]), jnp.array([t + 1 - start]), jnp.zeros(1))
+            state = end_episodes(program, state, jnp.array([True]), jnp.array([t + 1 - start]), jnp.zeros(1))
             start = t + 1
     np.testing.assert_allclose(state.online.rows[0, :12, :-1], expected[:, :-1], rtol=1e-4, atol=1e-5)
     assert (state.online.rows[0, :12, -1] == Source.ONLINE).all()

@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "sweep": ABOVE_TRAINING,
     "forecast": BELOW_TRAINING,
     "demo": (*ABOVE_TRAINING, "sweep"),
-    "cli": (*ABOVE_TRAINING, "bench", "demo", "forecast", "sweep", "upsample"),
+    "process": ("data",),
+    "cli": (*ABOVE_TRAINING, "bench", "demo", "forecast", "process", "sweep", "upsample"),
     "__main__": ("cli",),
     "__init__": ABOVE_TRAINING,
 }
@@ -51,16 +52,16 @@ ONLY_IN = {
     "flax": ("core.networks", "diffusion"),
     "wandb": ("training.logging",),
     "tensorboardX": ("training.logging",),
-    "minari": ("data.minari", "data.convert"),
+    "minari": ("data.minari",),
     "matplotlib": ("report",),
     "sklearn": ("report",),
 }
 NEVER = {"torch", "distrax", "tensorflow", "tensorflow_probability", "gym", "d4rl", "mujoco_py", "rliable"}
 IMPORT_NAMES = {
+    "gymnasium-robotics": "gymnasium_robotics",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
     "orbax-checkpoint": "orbax",
-    "gymnasium-robotics": "gymnasium_robotics",
 }
 MEDIAN_FILE, MAX_FILE, MAX_FUNCTION = 150, 350, 60
 
@@ -77,7 +78,7 @@ def import_names(requirements):
 
 OPTIONAL = import_names(
     r
-    for extra in ("minari", "adroit", "tensorboard", "wandb", "likelihood")
+    for extra in ("minari", "tensorboard", "wandb", "likelihood", "adroit")
     for r in project()["optional-dependencies"][extra]
 )
 

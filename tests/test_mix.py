@@ -1,4 +1,4 @@
-"""Mixing: the reference's row counts (checks 25, 26, 28), the origin of every row, and refused values."""
+"""Mixing: row counts, the origin of every row, and refused values."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cfdg_jax.core import ring
-from cfdg_jax.data.mix import Counts, MixConfig, Pool, draw, online_priority, row_counts
 from cfdg_jax.errors import UserError
+from cfdg_jax.methods import Mix, registered
+from cfdg_jax.mix.balanced_replay import BalancedReplayConfig, online_priority
+from cfdg_jax.mix.base import MixConfig
+from cfdg_jax.mix.registry import MIXES, make_mix
 from cfdg_jax.presets import make_config
-from cfdg_jax.types import Source
+from cfdg_jax.types import Counts, Pool, Source, Spec
 
+SPEC = Spec(obs_dim=1, act_dim=1, horizon=10)
 SHARES = {Source.SYNTHETIC_ONLINE: 0.8, Source.SYNTHETIC_OFFLINE: 0.2}
+
+
+def rule(kind="balanced", **fields) -> Mix:
+    """A mixing rule by name; what a run resolves is set."""
+    if kind == "a3rl":
+        fields["correction_updates"] = 100
+    return make_mix(MIXES[kind].config(**fields), SPEC)
 
 
 def pool(online_rows=50, offline_rows=40):
@@ -33,27 +44,26 @@ def origins(rows):
 
 
 def test_fixed_composition_is_86_85_68_17():
-    counts = row_counts(MixConfig(), SHARES, offline_rows=100)
+    counts = rule().counts(SHARES, 100)
     assert (counts.online, counts.offline) == (86, 85)
     assert dict(counts.synthetic) == {Source.SYNTHETIC_ONLINE: 68, Source.SYNTHETIC_OFFLINE: 17}
     assert counts.total == 256
 
 
 def test_append_composition_is_128_128_102_26():
-    counts = row_counts(MixConfig(composition="append"), SHARES, offline_rows=100)
+    counts = rule(composition="append").counts(SHARES, 100)
     assert (counts.online, counts.offline) == (128, 128)
     assert dict(counts.synthetic) == {Source.SYNTHETIC_ONLINE: 102, Source.SYNTHETIC_OFFLINE: 26}
 
 
 def test_before_the_first_refresh_the_base_mix_at_full_size():
-    assert row_counts(MixConfig(), {}, offline_rows=100) == Counts(128, 128, 0, ())
+    assert rule().counts({}, 100) == Counts(128, 128, 0, ())
 
 
 def test_every_batch_of_a_block_of_twenty_is_half_offline():
-    """Reference check 47, RLPD's 20 updates on 256 rows each."""
-    config = MixConfig(kind="balanced")
-    counts = row_counts(config, {}, offline_rows=40)
-    rows = draw(config, counts, pool(), jax.random.key(0), 20)
+    """RLPD's 20 updates on 256 rows each."""
+    mix = rule("balanced")
+    rows = mix.draw(mix.counts({}, 40), pool(), jax.random.key(0), 20)
     assert origins(rows) == [[128, 128, 0, 0]] * 20
 
 
@@ -63,29 +73,28 @@ def test_every_batch_of_a_block_of_twenty_is_half_offline():
     ratio=st.floats(0, 0.9),
     offline_share=st.floats(0, 1),
     online=st.floats(0, 1),
-    kind=st.sampled_from(["uniform", "balanced", "balanced_replay", "oorb"]),
+    kind=st.sampled_from(list(MIXES)),
 )
 def test_counts_sum_to_the_batch(batch, ratio, offline_share, online, kind):
-    if kind == "balanced_replay":
-        offline_share = min(max(offline_share, 0.01), 0.99)
-    config = MixConfig(kind=kind, batch_size=batch, synthetic_share=ratio, offline_share=offline_share)
+    fields = {"batch_size": batch, "synthetic_share": ratio}
+    if hasattr(MIXES[kind].config(), "offline_share"):
+        fields["offline_share"] = offline_share if kind == "balanced" else min(max(offline_share, 0.01), 0.99)
     shares = {Source.SYNTHETIC_ONLINE: online, Source.SYNTHETIC_OFFLINE: 1 - online}
-    counts = row_counts(config, shares, offline_rows=10)
+    counts = rule(kind, **fields).counts(shares, 10)
     assert counts.total == batch
     assert min(counts.offline, counts.online, counts.pooled, *(rows for _, rows in counts.synthetic), 0) == 0
 
 
 def test_balanced_rows_come_from_where_they_should():
-    config = MixConfig(batch_size=30)
-    counts = row_counts(config, SHARES, 40)
-    rows = draw(config, counts, pool(), jax.random.key(0), updates=5)
+    mix = rule(batch_size=30)
+    rows = mix.draw(mix.counts(SHARES, 40), pool(), jax.random.key(0), 5)
     assert rows.shape == (5, 30, 2)
     assert origins(rows) == [[10, 10, 2, 8]] * 5
 
 
 def test_uniform_follows_the_sizes():
-    config = MixConfig(kind="uniform", batch_size=2_000)
-    rows = draw(config, row_counts(config, {}, 40), pool(online_rows=10), jax.random.key(1), updates=1)
+    mix = rule("uniform", batch_size=2_000)
+    rows = mix.draw(mix.counts({}, 40), pool(online_rows=10), jax.random.key(1), 1)
     offline, online, *_ = origins(rows)[0]
     assert abs(offline / 2_000 - 0.8) < 0.03
     assert online == 2_000 - offline
@@ -94,15 +103,15 @@ def test_uniform_follows_the_sizes():
 
 
 def test_an_online_row_has_balanced_replay_s_first_priority():
-    """Reference check 50, and what follows for the share of online rows while more are gathered."""
+    """The priority, and what follows for the share of online rows while more are gathered."""
     assert online_priority(1_000_000, 0.5, 1_000) == pytest.approx(1_000)
     assert online_priority(200_000, 0.8, 500) == pytest.approx(100)
 
 
 @pytest.mark.parametrize(("gathered", "share"), [(5, 1 / 3), (10, 1 / 2), (30, 3 / 4)])
 def test_balanced_replay_reaches_its_share_with_the_first_rows_and_rises_on(gathered, share):
-    config = MixConfig(kind="balanced_replay", batch_size=4_000, first_rows=10)
-    rows = draw(config, row_counts(config, {}, 40), pool(online_rows=gathered), jax.random.key(1), updates=1)
+    mix = rule("balanced_replay", batch_size=4_000, first_rows=10)
+    rows = mix.draw(mix.counts({}, 40), pool(online_rows=gathered), jax.random.key(1), 1)
     offline, online, *_ = origins(rows)[0]
     assert offline + online == 4_000 and abs(online / 4_000 - share) < 0.03
     serials = np.asarray(rows[..., 0]).ravel()
@@ -111,19 +120,20 @@ def test_balanced_replay_reaches_its_share_with_the_first_rows_and_rises_on(gath
 
 def test_balanced_replay_needs_rows_of_both():
     with pytest.raises(UserError, match=r"mix\.offline_share"):
-        MixConfig(kind="balanced_replay", offline_share=1.0)
+        BalancedReplayConfig(offline_share=1.0)
+    values = {"dataset": "d4rl:hopper-medium-v2", "agent": "iql"}
     with pytest.raises(UserError, match=r"mix\.first_rows"):
-        MixConfig(kind="uniform", first_rows=7)
-    values = {"dataset": "d4rl:hopper-medium-v2", "agent": "iql", "mix": "balanced_replay"}
-    assert make_config(values, "paper").online.start_steps == 1_000, "its share is that of the first rows"
-    config = MixConfig(kind="balanced_replay", batch_size=30)
-    assert row_counts(config, {}, 0).online == 30, "without offline rows all are online"
+        make_config(**values, mix="uniform", mix__first_rows=7)
+    chosen = make_config(**values, mix="balanced_replay", preset="paper")
+    assert chosen.online.start_steps == 1_000, "its share is that of the first rows"
+    without = rule("balanced_replay", batch_size=30).counts({}, 0)
+    assert without.online == 30, "without offline rows all are online"
 
 
 def test_oorb_batches_have_one_origin_and_obey_p_and_gate():
-    config = MixConfig(kind="oorb", batch_size=8, p_online=0.3, gate=20, recent=5)
-    counts = row_counts(config, {}, 40)
-    rows = draw(config, counts, pool(online_rows=50), jax.random.key(2), updates=10_000)
+    mix = rule("oorb", batch_size=8, p_online=0.3, gate=20, recent=5)
+    counts = mix.counts({}, 40)
+    rows = mix.draw(counts, pool(online_rows=50), jax.random.key(2), 10_000)
     per_batch = np.asarray(origins(rows))
     assert set(per_batch[:, 1].tolist()) == {0, 8}
     assert abs((per_batch[:, 1] == 8).mean() - 0.3) < 0.015
@@ -131,37 +141,50 @@ def test_oorb_batches_have_one_origin_and_obey_p_and_gate():
     assert set(online_serials.ravel().tolist()) == set(range(1_045, 1_050)), "online batches are the newest rows"
     offline_serials = np.asarray(rows[..., 0])[per_batch[:, 1] == 0]
     assert (offline_serials >= 1_000).any(), "APL's offline buffer also holds the online rows"
-    closed = draw(config, counts, pool(online_rows=20), jax.random.key(2), updates=500)
+    closed = mix.draw(counts, pool(online_rows=20), jax.random.key(2), 500)
     assert np.asarray(origins(closed))[:, 1].max() == 0, "the gate needs strictly more rows"
 
 
 def test_label_matched_synthetic_rows_follow_the_branch():
-    config = MixConfig(kind="oorb", batch_size=12, gate=0, label_matched=True)
-    rows = draw(config, row_counts(config, SHARES, 40), pool(), jax.random.key(3), updates=50)
+    mix = rule("oorb", batch_size=12, gate=0, label_matched=True)
+    rows = mix.draw(mix.counts(SHARES, 40), pool(), jax.random.key(3), 50)
     kinds = {tuple(origin) for origin in origins(rows)}
     assert kinds == {(0, 8, 0, 4), (8, 0, 4, 0)}
 
 
 def test_bernoulli_split_has_the_right_mean():
-    config = MixConfig(batch_size=300, split="bernoulli")
-    rows = draw(config, row_counts(config, SHARES, 40), pool(), jax.random.key(4), updates=40)
+    mix = rule(batch_size=300, split="bernoulli")
+    rows = mix.draw(mix.counts(SHARES, 40), pool(), jax.random.key(4), 40)
     share = np.asarray(origins(rows))[:, 3] / 100
     assert abs(share.mean() - 0.8) < 0.02 and share.std() > 0.01
 
 
 def test_without_offline_data_everything_real_is_online():
-    config = MixConfig(batch_size=16)
-    assert row_counts(config, {}, offline_rows=0) == Counts(0, 16, 0, ())
+    for kind in MIXES:
+        assert rule(kind, batch_size=16).counts({}, 0) == Counts(0, 16, 0, ())
 
 
+@pytest.mark.parametrize("kind", list(MIXES))
 @pytest.mark.parametrize(
-    "values, message",
+    ("values", "message"),
     [
         ({"batch_size": 0}, "mix.batch_size: is 0; must be at least 1"),
         ({"synthetic_share": 1.0}, r"mix.synthetic_share: is 1.0; must lie in \[0, 1\)"),
-        ({"label_matched": True}, "mix.label_matched: needs batches of one origin"),
     ],
 )
-def test_refused_values(values, message):
+def test_refused_values(kind, values, message):
     with pytest.raises(UserError, match=message):
-        MixConfig(**values)
+        MIXES[kind].config(**values)
+
+
+def test_labels_are_matched_only_where_batches_have_one_origin():
+    with pytest.raises(UserError, match=r"mix\.label_matched: is no config field"):
+        make_config("d4rl:hopper-medium-v2", "iql", mix="balanced", mix__label_matched=True)
+
+
+@pytest.mark.parametrize("name", list(MIXES))
+def test_every_entry_makes_a_rule_from_its_config(name):
+    assert registered(MIXES, MIXES[name].config()) is MIXES[name]
+    assert isinstance(rule(name), Mix) and issubclass(MIXES[name].config, MixConfig)
+    assert len(rule(name).init(jax.random.key(0))) == (3 if name == "a3rl" else 0)
+    assert (rule(name).choose is None) == (name != "a3rl")

@@ -24,7 +24,7 @@ from cfdg_jax.types import Batch, Source, Spec
 PROBES = ("constant", "observed", "delayed", "endless", "action", "policy")
 SPEC = Spec(obs_dim=1, act_dim=1, horizon=2)
 BATCH, UPDATES, DISCOUNT = 64, 125, 0.9
-CALLS, CALLS_CROSSQ = 16, 24
+CALLS, CALLS_CROSSQ = 16, 28
 """CrossQ takes longer: the lower of two batch-normalised critics is low until they agree, and there is no target."""
 
 TOLERANCE = {"constant": 0.1, "observed": 0.1, "delayed": 0.1, "endless": 0.1, "action": 0.11, "policy": 0.11}
@@ -34,7 +34,7 @@ TOLERANCE = {"constant": 0.1, "observed": 0.1, "delayed": 0.1, "endless": 0.1, "
 def config_of(name: str):
     """The agent's own config, narrow, fast, and with next to no reward for entropy."""
     config = AGENTS[name].config()
-    wanted = {"discount": DISCOUNT, "tau": 0.05, "temperature": 10.0, "init_temperature": 1e-3}
+    wanted = {"discount": DISCOUNT, "tau": 0.05, "temperature": 10.0, "init_temperature": 1e-3, "advantage_scale": 0.1}
     wanted |= {"learn_temperature": False, "policy_delay": 1, "actions": 2}
     values = {}
     for field in dataclasses.fields(config):

@@ -10,7 +10,9 @@ from train_helpers import hopper_config, lines, toy_config
 
 import cfdg_jax
 from cfdg_jax.agents.td3bc import TD3BCConfig, parts, policy_loss
+from cfdg_jax.config import remarks
 from cfdg_jax.errors import UserError
+from cfdg_jax.mix.uniform import UniformConfig
 from cfdg_jax.presets import make_config
 from cfdg_jax.stratify.adaptive_bc import AdaptiveBCConfig, AdaptiveBCState, adaptive_bc, alpha_change
 from cfdg_jax.types import Batch, Spec
@@ -64,7 +66,7 @@ def test_with_td3bc_the_policy_s_loss_is_the_authors():
     normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     zeros = jnp.zeros(5)
     batch = Batch(normal(5, 3), normal(5, 2), zeros, normal(5, 3), zeros, zeros, zeros.astype(jnp.int32), zeros)
-    conserve, metrics = adaptive_bc(CONFIG, SPEC).mark(state_of(0.13, 0.5), batch, jax.random.key(0))
+    conserve, metrics = adaptive_bc(CONFIG, SPEC).mark((), state_of(0.13, 0.5), batch, jax.random.key(0))
     assert conserve.shape == (5,) and float(metrics["conserve"]) == pytest.approx(0.13 / 0.4)
     policy, critic = p.policy.init(jax.random.key(0)), p.critic.init(jax.random.key(1))
     loss, _ = policy_loss(p, policy, critic, batch._replace(conserve=conserve), 0)
@@ -81,7 +83,7 @@ def test_a_run_steers_by_its_own_episodes_on_both_kinds_of_environment(tmp_path)
     hopper = dataclasses.replace(hopper_config(), stratify=toy.stratify)
     for name, config in (("toy", toy), ("hopper", hopper)):
         run = cfdg_jax.train(config, tmp_path / name, progress=False)
-        state = run.restore()[1].state.stratifier
+        state = run.restore()[1].state.stratifier.own
         assert (np.asarray(state.episodes) > 0).all() and (np.asarray(state.alpha) < 0.4).all()
         shares = [line["conserve"] for line in lines(run.folder, "metrics.jsonl") if "conserve" in line]
         assert np.shape(shares)[1] == 2 and max(shares[-1]) < 1.0 and max(shares[-1]) <= min(shares[0])
@@ -105,10 +107,14 @@ def test_impossible_constants_are_refused(field):
 
 def test_presets_give_the_authors_numbers_and_no_second_schedule():
     values = {"dataset": "d4rl:hopper-medium-v2", "agent": "td3bc", "stratify": "adaptive_bc"}
-    paper, reduced = make_config(values, "paper"), make_config(values, "reduced")
-    assert (paper.agent.alpha, paper.agent.bc_weight, paper.online.utd, paper.mix.kind) == (1.0, 0.4, 10, "uniform")
+    paper, reduced = make_config(**values, preset="paper"), make_config(**values, preset="reduced")
+    assert (paper.agent.alpha, paper.agent.bc_weight, paper.online.utd) == (1.0, 0.4, 10)
+    assert isinstance(paper.mix, UniformConfig)
     for config in (paper, reduced):
         assert (config.agent.online_bc_share, config.agent.bc_decay) == (1.0, 0)
         assert config.agent.bc_weight == config.stratify.most
-    adroit = make_config(values | {"stratify.most": 8.0}, "paper")
-    assert adroit.agent.bc_weight == 8.0, "the weight that is left is alpha"
+    fields = {"stratify.most": 8.0, "agent.bc_weight": 8.0}
+    adroit = make_config(**values, preset="paper", **fields)
+    assert adroit.agent.bc_weight == 8.0 and not any("bc_weight" in remark for remark in remarks(adroit))
+    apart = make_config(**values, preset="paper", stratify__most=8.0)
+    assert any("agent.bc_weight is 0.4 and stratify.most 8.0" in remark for remark in remarks(apart))

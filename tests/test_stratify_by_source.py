@@ -16,7 +16,7 @@ def marked(sources, synthetic="batch"):
     n = len(sources)
     rows, zero = jnp.zeros((n, 2)), jnp.zeros(n)
     batch = Batch(rows, rows[:, :1], zero, rows, zero, zero, jnp.array(sources), jnp.ones(n))
-    conserve, metrics = by_source(BySourceConfig(synthetic=synthetic), SPEC).mark((), batch, jax.random.key(0))
+    conserve, metrics = by_source(BySourceConfig(synthetic=synthetic), SPEC).mark((), (), batch, jax.random.key(0))
     assert metrics["conserve"] == pytest.approx(np.mean(conserve))
     return np.asarray(conserve).tolist()
 

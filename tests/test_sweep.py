@@ -52,12 +52,21 @@ def test_pre_training_is_the_same_whatever_comes_after(tmp_path):
         ("runs: [{agent: iql, agent.tau: 2}]", "'agent.tau': 2}: agent.tau: is 2.0; must lie in (0, 1]"),
         ("- a", "is no mapping"),
         ("a: [", "is not valid yaml"),
+        ("runs: [iql, td3bc]", "sweep.yaml: run 1: is 'iql'; must hold fields"),
+        ("fields: {agent.hidden: 64}", "agent.hidden: is 64; must be a list, such as 64,64"),
     ],
 )
 def test_refusals_are_one_line_that_names_the_place(tmp_path, text, message):
     with pytest.raises(UserError) as error:
         read_sweep(written(tmp_path, text))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_file_of_another_encoding_is_refused(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_bytes(b"runs: [{agent: iql, label: L\xe9vy}]")
+    with pytest.raises(UserError, match="is not valid yaml in UTF-8"):
+        read_sweep(path)
 
 
 def test_a_missing_file_is_refused(tmp_path):

@@ -16,9 +16,9 @@ import pytest
 from train_helpers import assert_same_run, final_leaves, hopper_config, interrupted_at, stopped_in, toy_config
 
 import cfdg_jax
-from cfdg_jax import cli
+from cfdg_jax import cli, process
 from cfdg_jax.errors import UserError
-from cfdg_jax.training import checkpoint, refresh
+from cfdg_jax.training import checkpoint, refresh, store
 from cfdg_jax.training.progress import Interrupted
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -79,7 +79,7 @@ def test_signals_write_a_checkpoint_and_exit_130(tmp_path, number):
     run = cfdg_jax.load_run(out)
     assert run.summary["status"] == "interrupted"
     _, saved = run.restore()
-    assert [saved.meta["phase"], saved.meta["step"]] == [run.summary["phase"], run.summary["step"]]
+    assert [saved.record.phase, saved.record.step] == [run.summary["phase"], run.summary["step"]]
 
 
 def test_interrupted_between_events_resumes_bit_identically(uninterrupted, tmp_path, monkeypatch):
@@ -123,8 +123,8 @@ def test_a_refresh_interrupted_after_any_dispatch_continues_bit_identically(
     (folder,) = (tmp_path / "run" / "checkpoints").glob("refresh-*")
     if lost:
         shutil.rmtree(folder)
-    begun, advance = [], refresh._advance
-    monkeypatch.setattr(refresh, "_advance", lambda *args: begun.append(int(args[3].fitted)) or advance(*args))
+    begun, advance = [], refresh.advance
+    monkeypatch.setattr(refresh, "advance", lambda *args: begun.append(int(args[3].fitted)) or advance(*args))
     assert_same_run(whole, cfdg_jax.train(resume=tmp_path / "run", progress=False))
     assert begun[0] == (0 if lost else made[-1])
     assert not folder.exists()
@@ -135,9 +135,9 @@ def test_a_half_written_checkpoint_is_never_picked_up(uninterrupted, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(whole.folder, out)
     newest = max(int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdigit())
-    half = out / "checkpoints" / f"{newest + 1}.orbax-checkpoint-tmp"
+    half = out / "checkpoints" / f"{newest + 1}{store.PARTIAL}"
     shutil.copytree(out / "checkpoints" / str(newest), half)
-    (half / "train").rename(half / "elsewhere")
+    (half / store.ARRAYS).rename(half / "elsewhere")
     run = cfdg_jax.load_run(out)
     for a, b in zip(final_leaves(whole), final_leaves(run), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -174,9 +174,9 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_complete(uninterrupted, tmp_
     room = iter([10**12, 10**12, 0])
     free = lambda folder: types.SimpleNamespace(free=next(room))
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "_setup", lambda *arguments: None)
+        patch.setattr(process, "setup", lambda *arguments: None)
         patch.setattr(cli, "resolve", lambda arguments: whole.config)
-        patch.setattr(checkpoint.shutil, "disk_usage", free)
+        patch.setattr(store.shutil, "disk_usage", free)
         assert cli.main(["train", "--quiet", "--out", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err.strip()
     assert error.count("\n") == 0 and error.startswith("error: disk full while writing"), error
@@ -184,15 +184,15 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_complete(uninterrupted, tmp_
 
 
 def test_a_write_that_fails_half_way_says_so(tmp_path):
-    """A file-size limit, met inside orbax, stands for a disk that fills up while a checkpoint is written."""
+    """A file-size limit stands for a disk that fills up while a checkpoint is written."""
     out = tmp_path / "full"
     code = (
         f"import sys, signal, resource; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
-        "import conftest, jax, train_helpers, cfdg_jax.cli as c\n"
+        "import conftest, jax, train_helpers, cfdg_jax.cli as c, cfdg_jax.process as p\n"
         "jax.config.update('jax_enable_compilation_cache', False)\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "c._setup, c.resolve = lambda *a: None, lambda a: train_helpers.toy_config()\n"
+        "p.setup, c.resolve = lambda *a: None, lambda a: train_helpers.toy_config()\n"
         f"sys.exit(c.main(['train', '--quiet', '--out', {str(out)!r}]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ)
@@ -222,10 +222,9 @@ def test_interrupted_while_the_stratifier_learns_resumes_bit_identically(
 
 def test_a_shared_behaviour_model_is_the_same_for_all_seeds_and_the_energies_are_not(stratified):
     program, saved = stratified.restore()
-    state = saved.state.stratifier
-    alone = jax.eval_shape(lambda: program.stratifier.init(jax.random.key(0), 0))
+    shared, own = saved.state.stratifier
+    alone = jax.eval_shape(lambda: program.stratifier.init_shared(jax.random.key(0)))
     shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
-    for field in ("behavior", "supports"):  # held once, however many seeds there are
-        assert shapes(getattr(state, field)) == shapes(getattr(alone, field))
-    energies = [np.asarray(leaf) for leaf in jax.tree.leaves(state.energy) if leaf.dtype == np.float32]
+    assert shapes(shared) == shapes(alone), "held once, however many seeds there are"
+    energies = [np.asarray(leaf) for leaf in jax.tree.leaves(own.energy) if leaf.dtype == np.float32]
     assert not all(np.array_equal(leaf[0], leaf[1]) for leaf in energies)

@@ -11,7 +11,8 @@ import pytest
 from train_helpers import assert_same_run, final_leaves, hopper_config, lines, seed_alone, toy_config
 
 import cfdg_jax
-from cfdg_jax.config import named_choice
+from cfdg_jax.augment.base import first_refresh
+from cfdg_jax.config import named_choice, remarks
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import override
 from cfdg_jax.presets import make_config
@@ -19,10 +20,13 @@ from cfdg_jax.report.build import build_report
 from cfdg_jax.report.runs import read_run
 from cfdg_jax.training import online, refresh
 from cfdg_jax.training import run as run_module
-from cfdg_jax.training.program import Program
-from cfdg_jax.training.progress import Progress
-from cfdg_jax.training.remarks import remarks
-from cfdg_jax.training.session import Stopwatch
+from cfdg_jax.training.act import online_step
+from cfdg_jax.training.build import load_program
+from cfdg_jax.training.generate import generate, start_generator
+from cfdg_jax.training.learn import no_meters, offline_chunk
+from cfdg_jax.training.packet import Packet
+from cfdg_jax.training.prepare import init
+from cfdg_jax.training.progress import Progress, Stopwatch
 from cfdg_jax.types import Source
 
 
@@ -116,7 +120,7 @@ def test_the_seed_axis_may_be_scanned_instead(toy_run, tmp_path):
     ],
 )
 def test_the_first_refresh_waits_for_a_batch_of_online_rows(fields, first):
-    assert refresh.first_refresh(override(toy_config(), fields)) == first
+    assert first_refresh(override(toy_config(), fields)) == first
 
 
 def test_a_generator_that_is_never_refreshed_is_told(tmp_path, capsys):
@@ -126,13 +130,15 @@ def test_a_generator_that_is_never_refreshed_is_told(tmp_path, capsys):
     assert any("cfdg never generated a row" in note for note in read_run(run.folder).notes)
 
 
-def test_marks_that_nobody_reads_and_borrowed_rows_are_told():
+def test_marks_that_nobody_reads_and_borrowed_rows_are_told(tmp_path, capsys):
     config = toy_config(agent="sac", augment="none", stratify="by_source", offline__steps=0)
-    told = " ".join(remarks(config, generates=False))
+    assert "marks change nothing" in " ".join(remarks(config))
+    tiny = override(config, {"online.steps": 60, "evaluate.episodes": 1, "seeds": 1})
+    cfdg_jax.train(tiny, tmp_path / "run", progress=True)
+    told = capsys.readouterr().err
     assert "marks change nothing" in told and f"batches mix {config.dataset}" in told
-    config = toy_config(agent="iql", augment="none", stratify="by_source")
-    assert list(remarks(config, generates=False)) == []
-    assert not any("no pre-training" in remark for remark in remarks(toy_config(agent="sac"), generates=False))
+    assert list(remarks(toy_config(agent="iql", augment="none", stratify="by_source"))) == []
+    assert not any("no pre-training" in remark for remark in remarks(toy_config(agent="sac")))
 
 
 @pytest.mark.parametrize(
@@ -140,22 +146,25 @@ def test_marks_that_nobody_reads_and_borrowed_rows_are_told():
     [
         ({}, {"online.start_steps": 120}, "no update is made online, since online.start_steps is 120"),
         ({}, {"mix.synthetic_share": 0.0}, "generated rows are in no batch"),
-        ({"agent": "pex", "augment": "none"}, {"offline.steps": 0}, "offline policy of PEX is a random one"),
-        ({"mix__kind": "oorb"}, {"mix.offline_share": 0.25}, "mix.offline_share changes nothing under mix.kind oorb"),
+        ({"agent": "pex", "augment": "none"}, {"offline.steps": 0}, "the offline policy is a random one"),
         ({}, {"transform.failure_rule": "last"}, "failure_rule changes nothing without transform.failure_reward"),
     ],
 )
 def test_what_never_happens_is_told(choices, changes, told):
     config = toy_config(**choices)
-    generates = choices.get("augment") != "none"
-    assert not any(told in remark for remark in remarks(config, generates))
-    assert any(told in remark for remark in remarks(override(config, changes), generates))
+    assert not any(told in remark for remark in remarks(config))
+    assert any(told in remark for remark in remarks(override(config, changes)))
+
+
+def test_a_rule_has_no_field_that_changes_nothing():
+    with pytest.raises(UserError, match=r"mix\.offline_share: is no config field"):
+        override(toy_config(mix="oorb"), {"mix.offline_share": 0.25})
 
 
 def test_a_mixing_rule_without_a_dataset_is_told():
-    of = lambda kind: make_config({"dataset": "", "env.task": "toy-dense", "agent": "sac", "mix": kind}, "smoke")
-    assert any("mix.kind uniform changes nothing" in remark for remark in remarks(of("uniform"), False))
-    assert not list(remarks(of("balanced"), False))
+    of = lambda kind: make_config("", "sac", mix=kind, preset="smoke", env__task="toy-dense")
+    assert any("this mix changes nothing" in remark for remark in remarks(of("uniform")))
+    assert not list(remarks(of("balanced")))
 
 
 def test_warnings_are_told_without_bars_too(tmp_path, capsys):
@@ -167,7 +176,7 @@ def test_warnings_are_told_without_bars_too(tmp_path, capsys):
 
 def test_every_label_gets_a_row(toy_run):
     config = override(toy_config(), {"refresh.rows": 2, "augment.online_share": 0.999})
-    program, _ = run_module.prepare(config, Progress(False), Stopwatch())
+    program = load_program(config, Progress(False), Stopwatch())
     assert refresh.synthetic_rows(program) == {Source.SYNTHETIC_ONLINE: 1, Source.SYNTHETIC_OFFLINE: 1}
     one = dataclasses.replace(program, config=override(config, {"refresh.rows": 1}))
     with pytest.raises(UserError, match=r"refresh\.rows: is 1; must be at least 2"):
@@ -190,14 +199,14 @@ def test_log_density_is_that_of_the_last_generator(toy_run):
 
 
 def test_nan_in_one_seed_leaves_the_others_untouched_and_is_reported(toy_run, tmp_path, monkeypatch, capsys):
-    go_online = Program.go_online
+    go_online = run_module.go_online
 
-    def poisoned(self, state):
-        state = go_online(self, state)
+    def poisoned(program, state):
+        state = go_online(program, state)
         break_first = lambda x: x.at[0].set(jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
         return state._replace(agent=jax.tree.map(break_first, state.agent))
 
-    monkeypatch.setattr(Program, "go_online", poisoned)
+    monkeypatch.setattr(run_module, "go_online", poisoned)
     broken = cfdg_jax.train(toy_config(), tmp_path / "nan", progress=True)
     assert broken.summary["failed_seeds"] == {"0": ["online", 20]}
     assert "seed 0: parameters are not finite (online, step 20)" in capsys.readouterr().err
@@ -234,7 +243,7 @@ def test_evaluation_right_before_and_right_after_the_hand_over_is_the_same(toy_r
 
 
 def test_a_run_from_scratch_has_the_rewards_it_asks_for(tmp_path):
-    config = make_config({"dataset": "", "env.task": "toy-dense", "agent": "sac", "seeds": 1}, "smoke")
+    config = make_config("", "sac", preset="smoke", env__task="toy-dense", seeds=1)
     config = override(config, {"online.steps": 40, "online.start_steps": 40, "online.random_steps": 30})
     rewards = {}
     for kind in ("raw", "scale_bias"):
@@ -272,26 +281,24 @@ def test_update_blocks_make_the_same_number_of_updates(tmp_path):
 
 
 def test_no_retrace_after_the_second_step_and_no_copy_of_the_ring():
-    from cfdg_jax.data.mix import row_counts
-
     from cfdg_jax.bench import program_of
 
     program = program_of("hopper", 5, 1_000, {"online.capacity": 1_000_000, "agent.hidden": (32, 32)})
-    counts = row_counts(program.config.mix, {}, 1_000)
-    packet = np.zeros((5, 3 * 11 + 3 + 2), np.float32)
-    shapes = jax.eval_shape(lambda: program.init("online"))
-    arguments = (shapes, program.no_meters("online"), packet, np.int32(1), program.offline_rows, counts, False)
-    compiled = program.online_step.lower(*arguments).compile()
+    counts = program.mix.counts({}, 1_000)
+    packet = np.zeros((5, Packet.width(program.spec)), np.float32)
+    shapes = jax.eval_shape(lambda: init(program, "online"))
+    arguments = (shapes, no_meters(program, "online"), packet, np.int32(1), program.offline_rows, counts, False)
+    compiled = online_step.of(program).lower(*arguments).compile()
     ring = 5 * 1_000_000 * 29 * 4
     assert compiled.memory_analysis().temp_size_in_bytes < 64e6 < ring
 
     small = program_of("hopper", 2, 1_000, {"online.capacity": 500, "agent.hidden": (32, 32)})
-    state, meters = small.init("online"), small.no_meters("online")
+    state, meters = init(small, "online"), no_meters(small, "online")
     for t in range(1, 5):
-        state, meters, action = small.online_step(
-            state, meters, packet[:2], np.int32(t), small.offline_rows, counts, False
+        state, meters, action = online_step(
+            small, state, meters, packet[:2], np.int32(t), small.offline_rows, counts, False
         )
-    assert small.online_step._cache_size() == 1
+    assert online_step.of(small)._cache_size() == 1
     assert action.shape == (2, 3)
 
 
@@ -301,8 +308,10 @@ def test_offline_rows_are_held_once_whatever_the_seeds():
     sizes = {}
     for seeds in (1, 5):
         program = program_of("hopper", seeds, 50_000, {"agent.hidden": (32, 32), "offline.updates_per_call": 10})
-        shapes = jax.eval_shape(lambda program=program: program.init("offline"))
-        lowered = program.offline_chunk.lower(shapes, program.no_meters("offline"), program.offline_rows, updates=10)
+        shapes = jax.eval_shape(lambda program=program: init(program, "offline"))
+        lowered = offline_chunk.of(program).lower(
+            shapes, no_meters(program, "offline"), program.offline_rows, updates=10
+        )
         memory = lowered.compile().memory_analysis()
         sizes[seeds] = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     assert sizes[5] - sizes[1] < 50_000 * 29 * 4
@@ -327,14 +336,14 @@ def test_a_refresh_needs_the_memory_of_a_chunk_beside_the_rings():
 
     small = {"augment.width": 32, "augment.sampler_steps": 3, "refresh.rows": 1_000_000, "refresh.chunk": 5_000}
     program = program_of("hopper", 2, 1_000, small)
-    state = jax.eval_shape(lambda: program.init("online"))
-    generator = jax.eval_shape(program.start_generator, state, state.key, program.offline_rows)
+    state = jax.eval_shape(lambda: init(program, "online"))
+    generator = jax.eval_shape(start_generator.of(program), state, state.key, program.offline_rows)
     source, rows = next(iter(refresh.synthetic_rows(program).items()))
-    generated = program.generate.lower(generator, state.key, source, program.config.refresh.chunk).compile()
+    generated = generate.of(program).lower(generator, state.key, source, program.config.refresh.chunk).compile()
     chunk = 2 * program.config.refresh.chunk * program.spec.layout.width * 4
     assert generated.memory_analysis().temp_size_in_bytes < 40 * chunk  # activations of the network
     ring = jax.ShapeDtypeStruct((2, rows, program.spec.layout.width), np.float32)
     new = jax.ShapeDtypeStruct((2, program.config.refresh.chunk, program.spec.layout.width), np.float32)
-    written = refresh._write.lower(ring, new, np.int32(0)).compile().memory_analysis()
+    written = refresh.write.lower(ring, new, np.int32(0)).compile().memory_analysis()
     assert written.temp_size_in_bytes < chunk
     assert written.alias_size_in_bytes == 2 * rows * program.spec.layout.width * 4  # in place

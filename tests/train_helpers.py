@@ -123,3 +123,12 @@ def assert_same_run(one, other) -> None:
         assert lines(one.folder, name) == lines(other.folder, name)
     for a, b in zip(final_leaves(one), final_leaves(other), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def flip(path, share=0.5):
+    """Changes a bit of a file, or of the largest under a folder."""
+    if path.is_dir():
+        path = max((each for each in path.rglob("*") if each.is_file()), key=lambda each: each.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[int(share * len(data))] ^= 1
+    path.write_bytes(data)

@@ -1,11 +1,112 @@
-"""What all agents share: preset values of their sizes and rates."""
+"""What all agents share: scanned updates, a descent step, the hand-over, checks of configs, sizes of presets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from cfdg_jax.methods import Preset, Task, Values
+import jax
+import jax.numpy as jnp
+
+from cfdg_jax.core.networks import Network
+from cfdg_jax.core.optim import Optimiser
+from cfdg_jax.errors import require
+from cfdg_jax.methods import Preset, Task, Values, Variant
+from cfdg_jax.types import Array, Batch, Metrics, Params
+
+S = TypeVar("S")
+
+# -- updates ---------------------------------------------------------------------------------------------------------
+
+
+def scan_updates(update_once: Callable[..., tuple[S, Metrics]], state: S, inputs: Sequence[Any]) -> tuple[S, Metrics]:
+    """K updates ``update_once(state, *inputs[k]) -> (state, metrics)``, scanned; the metrics are means over the K.
+
+    The leaves of `inputs` lead with K.
+    """
+    state, metrics = jax.lax.scan(lambda carry, x: update_once(carry, *x), state, tuple(inputs))
+    return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)
+
+
+def update_counts(step: Array, batches: Batch) -> Array:
+    """``step, step + 1, ...`` `[K]` int32: the updates of the phase before each of the K of a `[K, B]` `Batch`."""
+    return step + jnp.arange(batches.reward.shape[0], dtype=jnp.int32)
+
+
+def descend(
+    loss: Callable[[Params], tuple[Array, Any]], optimiser: Optimiser, params: Params, moments: Any, step: Array | int
+) -> tuple[Params, Any, Array, Any]:
+    """One step down ``loss(params) -> (value, aux)``: new parameters, new moments, value and aux."""
+    (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+    params, moments = optimiser.apply(params, grads, moments, step)
+    return params, moments, value, aux
+
+
+def restarted(state: Any, **optimisers: Optimiser) -> Any:
+    """`state` with the moments of the named parts at zero: ``critic=optimiser`` renews ``critic_opt``."""
+    fresh = {f"{name}_opt": optimiser.init(getattr(state, name)) for name, optimiser in optimisers.items()}
+    return state._replace(**fresh)
+
+
+def smallest_target(critic: Network) -> Callable[[Any, Array, Array], Array]:
+    """``(state, obs, action) -> [...]``: the smallest of the critics ``state.target``, for `Agent.value`."""
+    return lambda state, obs, action: critic.apply(state.target, obs, action).min(axis=0)
+
+
+# -- configs ---------------------------------------------------------------------------------------------------------
+
+
+def switches_of(config: Any, variants: Mapping[str, Variant], switches: Any = None) -> Any:
+    """`switches`, or those of the config's variant where None is given."""
+    return variants[config.variant].switches if switches is None else switches
+
+
+def check_fields(
+    config: Any,
+    positive: Sequence[str] = (),
+    not_negative: Sequence[str] = (),
+    unit: Sequence[str] = (),
+    inside: Sequence[str] = (),
+    rate: Sequence[str] = (),
+    below_one: Sequence[str] = (),
+    at_least_one: Sequence[str] = (),
+) -> None:
+    """Refuses values outside their range; a value of None is left alone.
+
+    Fields that most agents have are checked wherever `config` has them: discount, tau, learning_rate, critics, hidden
+    and critic_hidden.
+
+    Args:
+      config: An agent's config.
+      positive: Names of fields that must lie above 0.
+      not_negative: At least 0.
+      unit: Within [0, 1].
+      inside: Within (0, 1).
+      rate: Within (0, 1].
+      below_one: Within [0, 1).
+      at_least_one: At least 1.
+
+    Raises:
+      UserError: for the first value out of its range.
+    """
+    common = lambda *names: [name for name in names if hasattr(config, name)]
+    ranges: tuple[tuple[Sequence[str], Callable[[Any], bool], str], ...] = (
+        ((*common("discount"), *unit), lambda x: 0.0 <= x <= 1.0, "must lie in [0, 1]"),
+        (inside, lambda x: 0.0 < x < 1.0, "must lie strictly between 0 and 1"),
+        ((*common("tau"), *rate), lambda x: 0.0 < x <= 1.0, "must lie in (0, 1]"),
+        (below_one, lambda x: 0.0 <= x < 1.0, "must lie in [0, 1)"),
+        ((*common("learning_rate"), *positive), lambda x: x > 0.0, "must be positive"),
+        (not_negative, lambda x: x >= 0.0, "must not be negative"),
+        ((*common("critics"), *at_least_one), lambda x: x >= 1, "must be at least 1"),
+        (common("hidden", "critic_hidden"), lambda x: all(width > 0 for width in x), "must hold positive widths"),
+    )
+    for names, fits, remedy in ranges:
+        for name in names:
+            value = getattr(config, name)
+            require(value is None or fits(value), f"agent.{name}", f"is {value}", remedy)
+
+
+# -- presets ---------------------------------------------------------------------------------------------------------
 
 SMALL: Values = {"agent.hidden": (32, 32), "agent.critic_hidden": (32, 32), "agent.actions": 4}
 """Sizes of preset ``smoke``; fields that an agent lacks are left out."""
@@ -36,9 +137,3 @@ def apl_rhythm(preset: Preset) -> dict[str, Any]:
             "online.utd": 10,
         } | {"refresh.every": 10_000}
     return {"online.update_every": 40 if preset == "smoke" else 1_000, "online.utd": 2}
-
-
-def apl_companions(agent: type) -> Mapping[str, str]:
-    """APL's own mixing rule, and its marks by origin."""
-    del agent
-    return {"mix": "oorb", "stratify": "by_source"}

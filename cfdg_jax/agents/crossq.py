@@ -1,4 +1,4 @@
-"""CrossQ (Bhatt et al. 2024, arXiv 1902.05605): SAC without target critics, made stable by batch normalisation.
+"""CrossQ (Bhatt et al. 2024, arXiv 1902.05605): a soft actor-critic without target critics, batch-normalised.
 
 One update on a minibatch (s, a, r, s', terminal)::
 
@@ -6,11 +6,12 @@ One update on a minibatch (s, a, r, s', terminal)::
     q, q'     = Q([s; s'], [a; a'])                  one forward pass: both halves share the batch's moments
     y         = r + gamma (1 - terminal) (min_i q'_i - alpha log pi(a' | s')),  no gradient
     Q         : sum_i mean (q_i - y)^2
-    every `policy_delay` updates: pi and alpha as in SAC, against the running averages
+    pi, alpha : see `soft`, at every `policy_delay`-th update, against the running averages
 
-It learns the locomotion tasks from several times fewer steps than SAC at the same cost per update, and makes this
-package's behaviour policies. Differences from the paper: plain batch normalisation (no renormalisation), critics as
-wide as the policy by default, none in the policy.
+It learns the locomotion tasks from several times fewer steps than plain soft actor-critics at the same cost per update,
+and makes this package's behaviour policies. It differs from the paper in its normalisation, which is plain (no
+renormalisation) and in the critics alone, and by default in the critics' width. Formulas and sources:
+docs/algorithms.md#crossq.
 """
 
 from __future__ import annotations
@@ -22,47 +23,46 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cfdg_jax.agents.base import sizes
-from cfdg_jax.core.losses import td_loss, td_target, temperature_loss, weighted_mean
-from cfdg_jax.core.networks import BatchNormNetwork, Init, Network, batch_norm_critics, tanh_gaussian_policy
-from cfdg_jax.core.optim import Optimiser, adam
-from cfdg_jax.errors import require
-from cfdg_jax.methods import Agent, Entry
+from cfdg_jax.agents import soft
+from cfdg_jax.agents.base import check_fields, descend, scan_updates, sizes, update_counts
+from cfdg_jax.agents.soft import Soft, act
+from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
+from cfdg_jax.core.networks import BatchNormNetwork, batch_norm_critics, tanh_gaussian_policy
+from cfdg_jax.core.optim import Optimiser, adam, at_every
+from cfdg_jax.methods import Agent, Entry, Variant, check_variant
 from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Spec
 
 
 @dataclasses.dataclass(frozen=True)
 class CrossQConfig:
-    """Hyper-parameters; the defaults are the paper's (Table 2) where not said otherwise."""
+    """Hyper-parameters; the defaults are the paper's, but for narrower critics (docs/algorithms.md#crossq)."""
 
-    discount: float = 0.99  # paper
-    hidden: tuple[int, ...] = (256, 256)  # policy: paper
-    critic_hidden: tuple[int, ...] = (256, 256)  # paper 2 x 2048; 256 learns Hopper and costs a fiftieth
-    critics: int = 2  # paper
-    learning_rate: float = 1e-3  # paper
-    b1: float = 0.5  # Adam's first decay (paper)
-    policy_delay: int = 3  # critic updates per policy update (paper)
-    momentum: float = 0.99  # of the running averages (paper)
-    init_temperature: float = 1.0  # alpha at the start (SAC)
-    target_entropy_scale: float = 1.0  # target entropy is -scale * A (SAC)
-    log_std_min: float = -5.0  # reference section 2
-    log_std_max: float = 2.0  # SAC
-    init: Init = "orthogonal"  # reference section 2
+    variant: str = "authors"  # the release whose values are taken, see `VARIANTS`
+    discount: float = 0.99
+    hidden: tuple[int, ...] = (256, 256)  # of the policy
+    critic_hidden: tuple[int, ...] = (256, 256)  # the paper's 2 x 2048 costs fifty times as much
+    critics: int = 2
+    learning_rate: float = 1e-3  # Adam, all networks and the temperature
+    b1: float = 0.5  # Adam's first decay
+    policy_delay: int = 3  # critic updates per policy and temperature update
+    momentum: float = 0.99  # of the running averages
+    init_temperature: float = 1.0  # alpha at the start
+    target_entropy_scale: float = 1.0  # the target entropy is -scale * A
 
     def __post_init__(self) -> None:
-        require(0.0 <= self.discount <= 1.0, "agent.discount", f"is {self.discount}", "must lie in [0, 1]")
-        for name in ("hidden", "critic_hidden"):
-            widths = getattr(self, name)
-            require(all(w > 0 for w in widths), f"agent.{name}", f"is {widths}", "must hold positive widths")
-        require(self.critics >= 1, "agent.critics", f"is {self.critics}", "must be at least 1")
-        require(self.learning_rate > 0.0, "agent.learning_rate", f"is {self.learning_rate}", "must be positive")
-        for name in ("b1", "momentum"):
-            value = getattr(self, name)
-            require(0.0 <= value < 1.0, f"agent.{name}", f"is {value}", "must lie in [0, 1)")
-        require(self.policy_delay >= 1, "agent.policy_delay", f"is {self.policy_delay}", "must be at least 1")
-        start = self.init_temperature
-        require(start > 0.0, "agent.init_temperature", f"is {start}", "must be positive")
-        require(self.log_std_min < self.log_std_max, "agent.log_std_min", "is not below log_std_max", "lower it")
+        check_variant("agent.variant", self.variant, VARIANTS)
+        check_fields(self, below_one=("b1", "momentum"), at_least_one=("policy_delay",), positive=("init_temperature",))
+
+
+VARIANTS: dict[str, Variant] = {
+    "authors": Variant(),
+    "wide": Variant({"critic_hidden": (2048, 2048)}),
+}
+"""Releases by name (docs/algorithms.md#crossq).
+
+``authors``: the paper's update with critics as wide as the policy.
+``wide``: its critics, too.
+"""
 
 
 class CrossQState(NamedTuple):
@@ -74,43 +74,44 @@ class CrossQState(NamedTuple):
     log_alpha: Array
     critic_opt: Any
     policy_opt: Any
-    alpha_opt: Any
+    log_alpha_opt: Any
 
 
 class Parts(NamedTuple):
     """What the functions below share: the config and what it makes, no arrays."""
 
     config: CrossQConfig
-    spec: Spec
+    soft: Soft
     critic: BatchNormNetwork
-    policy: Network
     optimiser: Optimiser
 
 
 def parts(config: CrossQConfig, spec: Spec) -> Parts:
     """Networks and optimisers."""
-    log_std_range = (config.log_std_min, config.log_std_max)
-    return Parts(
-        config=config,
+    optimiser = adam(config.learning_rate, b1=config.b1)
+    actor = Soft(
         spec=spec,
-        critic=batch_norm_critics(spec, config.critic_hidden, config.critics, config.momentum, config.init),
-        policy=tanh_gaussian_policy(spec, config.hidden, log_std_range, config.init),
-        optimiser=adam(config.learning_rate, b1=config.b1),
+        policy=tanh_gaussian_policy(spec, config.hidden),
+        optimiser=optimiser,
+        delay=config.policy_delay,
+        target_entropy=-config.target_entropy_scale * spec.act_dim,
     )
+    critic = batch_norm_critics(spec, config.critic_hidden, config.critics, config.momentum)
+    return Parts(config, actor, critic, optimiser)
 
 
 def init_state(p: Parts, key: Key) -> CrossQState:
     """Fresh parameters, averages of nothing seen, zero moments."""
     critic_key, policy_key = jax.random.split(key)
-    (critic, averages), policy = p.critic.init(critic_key), p.policy.init(policy_key)
+    (critic, averages), policy = p.critic.init(critic_key), p.soft.policy.init(policy_key)
     log_alpha = jnp.log(jnp.float32(p.config.init_temperature))
-    optimisers = (p.optimiser.init(params) for params in (critic, policy, log_alpha))
-    return CrossQState(critic, averages, policy, log_alpha, *optimisers)
+    moments = (p.optimiser.init(params) for params in (critic, policy, log_alpha))
+    return CrossQState(critic, averages, policy, log_alpha, *moments)
 
 
 def critic_loss(p: Parts, params: Params, state: CrossQState, batch: Batch, noise: Array):
     """Squared TD error summed over critics; also Q(s, a) `[Q, B]`, its target `[B]` and the new running averages."""
-    next_action, log_prob = p.policy.apply(state.policy, batch.next_obs).sample(noise)
+    next_action, log_prob = p.soft.policy.apply(state.policy, batch.next_obs).sample(noise)
     obs = jnp.concatenate([batch.obs, batch.next_obs])
     action = jnp.concatenate([batch.action, next_action])
     values, averages = p.critic.train(params, state.averages, obs, action)
@@ -120,76 +121,70 @@ def critic_loss(p: Parts, params: Params, state: CrossQState, batch: Batch, nois
     return weighted_mean(td_loss(q, target), batch.weight), (q, target, averages)
 
 
+def averaged(p: Parts, state: CrossQState, obs: Array, action: Array) -> Array:
+    """Q(s, a) `[Q, B]` by the running averages."""
+    return p.critic.apply(state.critic, state.averages, obs, action)
+
+
 def policy_loss(p: Parts, params: Params, state: CrossQState, batch: Batch, noise: Array) -> tuple[Array, Array]:
     """``alpha log pi - min Q`` at fresh actions, and their log-probabilities `[B]`."""
-    action, log_prob = p.policy.apply(params, batch.obs).sample(noise)
-    q = p.critic.apply(state.critic, state.averages, batch.obs, action).min(axis=0)
-    return weighted_mean(jnp.exp(state.log_alpha) * log_prob - q, batch.weight), log_prob
+    return soft.policy_loss(p.soft, params, functools.partial(averaged, p, state), state.log_alpha, batch, noise)
 
 
-def update_actor(p: Parts, state: CrossQState, batch: Batch, noise: Array, step) -> CrossQState:
-    """The policy's step against the current critics, then the temperature's."""
-    grad = jax.value_and_grad(functools.partial(policy_loss, p), has_aux=True)
-    (_, log_prob), grads = grad(state.policy, state, batch, noise)
-    policy, policy_opt = p.optimiser.apply(state.policy, grads, state.policy_opt, step)
-    target_entropy = -p.config.target_entropy_scale * p.spec.act_dim
-    grads = jax.grad(lambda la: weighted_mean(temperature_loss(la, log_prob, target_entropy)))(state.log_alpha)
-    log_alpha, alpha_opt = p.optimiser.apply(state.log_alpha, grads, state.alpha_opt, step)
-    return state._replace(policy=policy, policy_opt=policy_opt, log_alpha=log_alpha, alpha_opt=alpha_opt)
-
-
-def update_once(p: Parts, state: CrossQState, batch: Batch, key: Key, step: Array) -> tuple[CrossQState, Metrics]:
-    """One critic step and, every `policy_delay` updates, one policy step on one minibatch."""
-    critic_key, actor_key = jax.random.split(key)
-    grad = jax.value_and_grad(functools.partial(critic_loss, p), has_aux=True)
-    noise = jax.random.normal(critic_key, batch.action.shape)
-    (loss, (q, target, averages)), grads = grad(state.critic, state, batch, noise)
-    critic, critic_opt = p.optimiser.apply(state.critic, grads, state.critic_opt, step)
+def update_critic(
+    p: Parts, state: CrossQState, batch: Batch, noise: Array, step: Array | int
+) -> tuple[CrossQState, Metrics]:
+    """The critic step and that of the running averages."""
+    loss = lambda params: critic_loss(p, params, state, batch, noise)
+    critic, critic_opt, value, aux = descend(loss, p.optimiser, state.critic, state.critic_opt, step)
+    q, target, averages = aux
     state = state._replace(critic=critic, averages=averages, critic_opt=critic_opt)
-    state = jax.lax.cond(  # a real branch: `step` carries no seed axis
-        step % p.config.policy_delay == 0,
-        lambda s: update_actor(p, s, batch, jax.random.normal(actor_key, batch.action.shape), step),
-        lambda s: s,
-        state,
-    )
-    metrics = {"critic_loss": loss, "q": q.mean(), "target_q": target.mean(), "temperature": jnp.exp(state.log_alpha)}
-    return state, metrics
+    return state, {"critic_loss": value, "q": q.mean(), "target_q": target.mean()}
+
+
+def update_actor(
+    p: Parts, state: CrossQState, batch: Batch, noise: Array, step: Array | int
+) -> tuple[CrossQState, Metrics]:
+    """The steps of policy and temperature, the policy's against the current critics."""
+    return soft.update_actor(p.soft, state, functools.partial(averaged, p, state), batch, noise, step)
+
+
+def update_once(p: Parts, state: CrossQState, batch: Batch, key: Key, step: Array | int) -> tuple[CrossQState, Metrics]:
+    """One critic step and, at every `policy_delay`-th update, one step of policy and temperature."""
+    critic_key, actor_key = jax.random.split(key)
+    noise, of_actor = (jax.random.normal(key, batch.action.shape) for key in (critic_key, actor_key))
+    state, critic_metrics = update_critic(p, state, batch, noise, step)
+    move = functools.partial(update_actor, p, batch=batch, noise=of_actor, step=step)
+    state, actor_metrics = at_every(p.config.policy_delay, step, move, state)
+    return state, critic_metrics | actor_metrics
 
 
 def update(p: Parts, state: CrossQState, batches: Batch, key: Key, step: Array) -> tuple[CrossQState, Metrics]:
     """K updates, scanned over a `[K, B]` `Batch`."""
-    count = batches.reward.shape[0]
-    steps = step + jnp.arange(count, dtype=jnp.int32)
-    xs = (batches, jax.random.split(key, count), steps)
-    state, metrics = jax.lax.scan(lambda carry, x: update_once(p, carry, *x), state, xs)
-    return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)
-
-
-def act(p: Parts, state: CrossQState, obs: Array, key: Key, explore: bool) -> Array:
-    """The squashed mean; exploring, a sample."""
-    policy = p.policy.apply(state.policy, obs)
-    return policy.sample(jax.random.normal(key, policy.mean.shape))[0] if explore else policy.mode()
+    keys = jax.random.split(key, batches.reward.shape[0])
+    return scan_updates(functools.partial(update_once, p), state, (batches, keys, update_counts(step, batches)))
 
 
 def crossq(
     config: CrossQConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int = 1_000_000
 ) -> Agent:
-    """CrossQ for one seed. Both phases are the same, so `phase` and `phase_updates` change nothing."""
+    """The agent for one seed. Both phases are the same, so `phase` and `phase_updates` change nothing."""
     del phase, phase_updates
     p = parts(config, spec)
     return Agent(
         init=functools.partial(init_state, p),
         update=functools.partial(update, p),
-        act=functools.partial(act, p),
+        act=functools.partial(act, p.soft),
         go_online=lambda state, key: state,
-        value=lambda state, obs, action: p.critic.apply(state.critic, state.averages, obs, action).min(axis=0),
+        value=lambda state, obs, action: averaged(p, state, obs, action).min(axis=0),
     )
 
 
 ENTRY = Entry(
     CrossQConfig,
     crossq,
-    about="soft actor-critic without targets, batch-normalised (Bhatt et al. 2024)",
+    about="batch-normalised soft actor-critic without targets (Bhatt et al. 2024)",
     values=sizes,
+    variants=VARIANTS,
     pretrains=False,
 )

@@ -8,6 +8,7 @@ Offline it is IQL. Online, one update on a minibatch (s, a, r, s', terminal, con
     pi  : regression of a_c, weight exp(beta (min_i targetQ_i(s, a_c) - V(s))), all with the critics just updated
 
 The regression's target is the composite action, not the batch's: with the latter PEX would be IQL with a new policy.
+Formulas and sources: docs/algorithms.md#pex.
 """
 
 from __future__ import annotations
@@ -21,44 +22,69 @@ import jax
 import jax.numpy as jnp
 
 from cfdg_jax.agents import iql as base
-from cfdg_jax.agents.base import pretrained_sizes
+from cfdg_jax.agents.base import (
+    check_fields,
+    pretrained_sizes,
+    restarted,
+    scan_updates,
+    switches_of,
+    update_counts,
+)
 from cfdg_jax.agents.iql import IQLConfig, IQLState
-from cfdg_jax.core.losses import awr_weight, td_target, weighted_mean
-from cfdg_jax.core.networks import Init
-from cfdg_jax.core.optim import polyak
-from cfdg_jax.errors import require
-from cfdg_jax.methods import Agent, Entry, Preset, Task, Values, Variant
+from cfdg_jax.core.optim import Anneal
+from cfdg_jax.methods import Agent, Entry, Preset, Task, Values, Variant, check_variant
 from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Spec
 
 
 @dataclasses.dataclass(frozen=True)
-class PEXConfig(IQLConfig):
-    """IQL's hyper-parameters with the values of PEX's repository, and the composite policy's."""
+class PEXConfig:
+    """Hyper-parameters; the defaults are those of PEX's repository (docs/algorithms.md#pex)."""
 
-    expectile: float = 0.9  # README commands, both domains
-    temperature: float = 10.0  # beta, README commands, both domains
+    variant: str = "authors"  # the release whose behaviour is followed, see `VARIANTS`
+    expectile: float = 0.9  # tau of the value regression, both domains
+    temperature: float = 10.0  # beta, multiplies the advantage, both domains
     online_expectile: float | None = None  # tau from the hand-over on; none: the same (all sources)
     online_temperature: float | None = None  # beta from the hand-over on; none: the same (all sources)
-    order: Literal["jax", "torch"] = "torch"  # the target of Q uses V before its step (pex.py)
-    q_loss: Literal["sum", "mean"] = "mean"  # pex/algorithms/iql.py
-    init: Init = "pytorch"  # critics and V (nn.Linear's own, pex/utils/util.py)
-    policy_init: Init | None = "xavier"  # the policies, offline and online (reference 3.2)
-    reset_optimiser_online: bool = True  # main_online.py builds its optimisers anew
-    inverse_temperature: float = 10.0  # alpha of the softmax over proposals (main_online.py)
-    clip_proposals: bool = True  # samples clipped to the box before they are scored and stored; False: released code
-    evaluation: Literal["argmax", "eps_greedy"] = "argmax"  # eps_greedy: released code
-    epsilon: float = 0.1  # eps_greedy: chance of a sampled proposal, and of a drawn choice (util.py)
+    advantage_limit: float = 100.0  # largest regression weight
+    discount: float = 0.99
+    tau: float = 0.005  # Polyak rate of the target critics, every update
+    hidden: tuple[int, ...] = (256, 256)  # of all networks
+    critics: int = 2
+    layer_norm: bool = False  # in critics and V
+    learning_rate: float = 3e-4  # Adam, all networks
+    anneal: Anneal = "offline"  # the policies' rate, by a half cosine
+    free_expectile: float = 0.99  # tau of rows with conserve = 0; no effect while conserve is 1
+    free_target: Literal["twin", "min"] = "twin"  # their V regresses the max (twin) or the min over critics
+    inverse_temperature: float = 10.0  # alpha of the softmax over proposals
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.policy == "gaussian", "agent.policy", f"is {self.policy}", "PEX proposes samples; use gaussian")
-        require(self.free_target != "sampled", "agent.free_target", "is sampled", "PEX takes twin or min")
-        tau, beta = self.online_expectile, self.online_temperature
-        require(tau is None or 0.0 < tau < 1.0, "agent.online_expectile", f"is {tau}", "must lie strictly in (0, 1)")
-        require(beta is None or beta >= 0.0, "agent.online_temperature", f"is {beta}", "must not be negative")
-        alpha, epsilon = self.inverse_temperature, self.epsilon
-        require(alpha >= 0.0, "agent.inverse_temperature", f"is {alpha}", "must not be negative")
-        require(0.0 <= epsilon <= 1.0, "agent.epsilon", f"is {epsilon}", "must lie in [0, 1]")
+        check_variant("agent.variant", self.variant, VARIANTS)
+        check_fields(
+            self,
+            inside=("expectile", "free_expectile", "online_expectile"),
+            not_negative=("temperature", "online_temperature", "inverse_temperature"),
+            positive=("advantage_limit",),
+        )
+
+
+class Switches(NamedTuple):
+    """What a release does otherwise; no field of the config."""
+
+    iql: base.Switches = base.PEX_SWITCHES._replace(copy_to_target=False)  # the targets carry over
+    clip_proposals: bool = True  # samples are clipped to the box before they are scored and stored
+    evaluation: Literal["argmax", "eps_greedy"] = "argmax"  # of mean actions
+    epsilon: float = 0.1  # eps_greedy: chance of a sampled proposal, and of a drawn choice
+
+
+VARIANTS: dict[str, Variant] = {
+    "authors": Variant(switches=Switches()),
+    "released": Variant(switches=Switches(clip_proposals=False, evaluation="eps_greedy")),
+}
+"""Releases by name (docs/algorithms.md#pex).
+
+``authors``: the method, with proposals inside the box and a deterministic evaluation.
+``released``: the repository, which neither clips proposals nor evaluates without chance.
+"""
 
 
 class PEXState(NamedTuple):
@@ -104,34 +130,37 @@ class Choice(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What the functions below share: the phase's config, IQL's parts, both policies' network among them, and A."""
+    """What the functions below share: config, IQL's parts with the network of both policies, and A."""
 
     config: PEXConfig
+    switches: Switches
     iql: base.Parts
     act_dim: int
 
 
-def parts(config: PEXConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int) -> Parts:
-    """IQL's networks and optimisers, and A; online with the expectile and the temperature of that phase."""
-    if phase == "online":
-        tau, beta = config.online_expectile, config.online_temperature
-        config = dataclasses.replace(
-            config,
-            expectile=config.expectile if tau is None else tau,
-            temperature=config.temperature if beta is None else beta,
-        )
-    return Parts(config, base.parts(config, spec, phase, phase_updates), spec.act_dim)
+def iql_config(config: PEXConfig, phase: Literal["offline", "online"]) -> IQLConfig:
+    """IQL's config of a phase: the shared fields, with the phase's expectile and temperature."""
+    shared = {field.name for field in dataclasses.fields(IQLConfig)} & {f.name for f in dataclasses.fields(config)}
+    own = IQLConfig(**{name: getattr(config, name) for name in shared - {"variant"}})
+    tau, beta = (config.online_expectile, config.online_temperature) if phase == "online" else (None, None)
+    return dataclasses.replace(
+        own,
+        expectile=own.expectile if tau is None else tau,
+        temperature=own.temperature if beta is None else beta,
+    )
 
 
-def expand(p: Parts, state: IQLState, key: Key) -> PEXState:
-    """The hand-over: the policy is frozen and a fresh one takes its place; critics, targets and V carry over."""
-    policy = p.iql.policy.init(key)
-    critic_opt, value_opt, policy_opt = base.init_optimisers(p.iql, state.critic, state.value, policy)
-    if not p.config.reset_optimiser_online:
-        critic_opt, value_opt = state.critic_opt, state.value_opt
-    target = jax.tree.map(jnp.copy, state.critic) if p.config.copy_to_target else state.target
-    online = IQLState(state.critic, target, state.value, policy, critic_opt, value_opt, policy_opt)
-    return PEXState(state.policy, online)
+def parts(
+    config: PEXConfig,
+    spec: Spec,
+    phase: Literal["offline", "online"],
+    phase_updates: int,
+    switches: Switches | None = None,
+) -> Parts:
+    """IQL's networks and optimisers in `phase`, and A."""
+    own = switches_of(config, VARIANTS, switches)
+    iql = base.parts(iql_config(config, phase), spec, phase, phase_updates, own.iql)
+    return Parts(config, own, iql, spec.act_dim)
 
 
 def init_online(p: Parts, key: Key) -> PEXState:
@@ -156,7 +185,7 @@ def propose(p: Parts, state: PEXState, obs: Array, noise: Array) -> Array:
     offline = p.iql.policy.apply(state.offline_policy, obs).mode()
     online = p.iql.policy.apply(state.iql.policy, obs).sample(noise)
     proposals = jnp.stack([offline, online])
-    return jnp.clip(proposals, -1.0, 1.0) if p.config.clip_proposals else proposals
+    return jnp.clip(proposals, -1.0, 1.0) if p.switches.clip_proposals else proposals
 
 
 def compose(p: Parts, state: PEXState, obs: Array, proposals: Array, select: Array, greedy: Array | bool) -> Choice:
@@ -167,55 +196,26 @@ def compose(p: Parts, state: PEXState, obs: Array, proposals: Array, select: Arr
     return Choice(jnp.where(second[..., None], proposals[1], proposals[0]), proposals, q, probability)
 
 
-def update_policy(p: Parts, state: PEXState, batch: Batch, noise: Noise, step) -> tuple[PEXState, Metrics]:
+def update_critics(p: Parts, state: PEXState, batch: Batch, step: Array | int) -> tuple[PEXState, Metrics]:
+    """IQL's value and critic steps, and the target average."""
+    iql, seen, value_metrics = base.update_value(p.iql, state.iql, batch, step)
+    iql, critic_metrics = base.update_critic(p.iql, iql, batch, seen.next_v, step)
+    return state._replace(iql=iql), value_metrics | critic_metrics
+
+
+def update_policy(p: Parts, state: PEXState, batch: Batch, noise: Noise, step: Array | int) -> tuple[PEXState, Metrics]:
     """The online policy's step, everything evaluated anew with the current critics, targets and V."""
     proposals = propose(p, state, batch.obs, noise.action)
     choice = compose(p, state, batch.obs, proposals, noise.select, False)
-    critic = state.iql.target if p.config.advantage == "target" else state.iql.critic
+    critic = state.iql.target if p.switches.iql.advantage == "target" else state.iql.critic
     q = p.iql.critic.apply(critic, batch.obs, choice.action).min(axis=0)
     advantage = q - p.iql.value.apply(state.iql.value, batch.obs)
-    weight, limited = awr_weight(advantage, p.config.temperature, p.config.advantage_limit)
-    action = jax.lax.stop_gradient(choice.action)
-
-    def loss(params: Params) -> Array:
-        return weighted_mean(-p.iql.policy.apply(params, batch.obs).log_prob(action), weight)
-
-    value, grads = jax.value_and_grad(loss)(state.iql.policy)
-    policy, policy_opt = p.iql.policy_optimiser.apply(state.iql.policy, grads, state.iql.policy_opt, step)
-    metrics = {
-        "policy_loss": value,
-        "advantage": advantage.mean(),
-        "weight": weight.mean(),
-        "weight_limited": limited.mean(),
-        "online_policy_share": choice.probability[1].mean(),
-    }
-    return state._replace(iql=state.iql._replace(policy=policy, policy_opt=policy_opt)), metrics
+    chosen = batch._replace(action=jax.lax.stop_gradient(choice.action))
+    iql, metrics = base.update_policy(p.iql, state.iql, chosen, advantage, step)
+    return state._replace(iql=iql), metrics | {"online_policy_share": choice.probability[1].mean()}
 
 
-def update_critics(p: Parts, state: PEXState, batch: Batch, step) -> tuple[PEXState, Metrics]:
-    """IQL's value and critic steps, and the target average."""
-    iql, config = state.iql, p.config
-    target_q = p.iql.critic.apply(iql.target, batch.obs, batch.action)
-    grad_value = jax.value_and_grad(functools.partial(base.value_loss, p.iql), has_aux=True)
-    (loss_v, v), grads = grad_value(iql.value, batch, target_q)
-    value, value_opt = p.iql.optimiser.apply(iql.value, grads, iql.value_opt, step)
-    next_v = p.iql.value.apply(iql.value if config.order == "torch" else value, batch.next_obs)
-    target = td_target(batch.reward, batch.terminal, next_v, config.discount)
-    grad_critic = jax.value_and_grad(functools.partial(base.critic_loss, p.iql), has_aux=True)
-    (loss_q, q), grads = grad_critic(iql.critic, batch, target)
-    critic, critic_opt = p.iql.optimiser.apply(iql.critic, grads, iql.critic_opt, step)
-    iql = iql._replace(
-        critic=critic,
-        target=polyak(iql.target, critic, config.tau),
-        value=value,
-        critic_opt=critic_opt,
-        value_opt=value_opt,
-    )
-    metrics = {"critic_loss": loss_q, "value_loss": loss_v, "q": q.mean(), "target_q": target.mean(), "v": v.mean()}
-    return state._replace(iql=iql), metrics
-
-
-def update_once(p: Parts, state: PEXState, batch: Batch, noise: Noise, step) -> tuple[PEXState, Metrics]:
+def update_once(p: Parts, state: PEXState, batch: Batch, noise: Noise, step: Array | int) -> tuple[PEXState, Metrics]:
     """One update of the online phase on one minibatch."""
     state, critic_metrics = update_critics(p, state, batch, step)
     state, policy_metrics = update_policy(p, state, batch, noise, step)
@@ -224,45 +224,59 @@ def update_once(p: Parts, state: PEXState, batch: Batch, noise: Noise, step) -> 
 
 def update(p: Parts, state: PEXState, batches: Batch, key: Key, step: Array) -> tuple[PEXState, Metrics]:
     """K updates of the online phase, scanned over a `[K, B]` `Batch`."""
-    counts = step + jnp.arange(batches.reward.shape[0], dtype=jnp.int32)
     noises = draw_noise(p, batches.obs, key)
-    state, metrics = jax.lax.scan(lambda carry, x: update_once(p, carry, *x), state, (batches, noises, counts))
-    return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)
+    return scan_updates(functools.partial(update_once, p), state, (batches, noises, update_counts(step, batches)))
 
 
 def act_with(p: Parts, state: PEXState, obs: Array, noise: Noise, explore: bool) -> Choice:
-    """The composite policy's choice: drawn when exploring, as `evaluation` says otherwise."""
+    """The composite policy's choice: drawn when exploring, else as `evaluation` says."""
     if explore:
         greedy = jnp.zeros(noise.greedy.shape, bool)
-    elif p.config.evaluation == "argmax":
+    elif p.switches.evaluation == "argmax":
         greedy = jnp.ones(noise.greedy.shape, bool)
     else:
-        greedy = noise.greedy > p.config.epsilon
+        greedy = noise.greedy > p.switches.epsilon
     proposals = propose(p, state, obs, jnp.where(greedy[..., :1], 0.0, noise.action))
     return compose(p, state, obs, proposals, noise.select, greedy[..., 1])
 
 
 def act(p: Parts, state: PEXState, obs: Array, key: Key, explore: bool) -> Array:
-    """The composite policy's action, clipped to the box; in the released form as proposed.
+    """The composite policy's action, clipped to the box; variant ``released`` gives it as proposed.
 
-    Environments clip what they execute, so that form leaves the proposal in the replay, as the release does.
+    Environments clip what they execute, and the replay then holds the proposal, as in the release.
     """
     action = act_with(p, state, obs, draw_noise(p, obs, key), explore).action
-    return jnp.clip(action, -1.0, 1.0) if p.config.clip_proposals else action
+    return jnp.clip(action, -1.0, 1.0) if p.switches.clip_proposals else action
 
 
-def pex(config: PEXConfig, spec: Spec, phase: Literal["offline", "online"], phase_updates: int = 1_000_000) -> Agent:
-    """PEX for one seed: IQL offline, policy expansion online. `phase_updates` as for `iql`."""
-    p = parts(config, spec, phase, phase_updates)
+def expand(p: Parts, state: IQLState, key: Key) -> PEXState:
+    """The hand-over: the policy is frozen and a fresh one takes its place; critics, targets and V carry over."""
+    online = restarted(state._replace(policy=p.iql.policy.init(key)), policy=p.iql.policy_optimiser)
+    if p.switches.iql.copy_to_target:
+        online = online._replace(target=jax.tree.map(jnp.copy, state.critic))
+    if p.switches.iql.reset_optimiser_online:
+        online = restarted(online, critic=p.iql.optimiser, value=p.iql.optimiser)
+    return PEXState(state.policy, online)
+
+
+def pex(
+    config: PEXConfig,
+    spec: Spec,
+    phase: Literal["offline", "online"],
+    phase_updates: int = 1_000_000,
+    switches: Switches | None = None,
+) -> Agent:
+    """PEX for one seed: IQL offline, policy expansion online. `phase_updates` and `switches` as for `iql`."""
+    p = parts(config, spec, phase, phase_updates, switches)
+    offline = base.iql(p.iql.config, spec, phase, phase_updates, p.switches.iql)
     if phase == "offline":
-        plain = base.iql(config, spec, phase, phase_updates)
-        return plain._replace(init=functools.partial(base.init_state, p.iql), go_online=functools.partial(expand, p))
+        return offline._replace(go_online=functools.partial(expand, p))
     return Agent(
         init=functools.partial(init_online, p),
         update=functools.partial(update, p),
         act=functools.partial(act, p),
         go_online=lambda state, key: state,
-        value=lambda state, obs, action: p.iql.critic.apply(state.iql.target, obs, action).min(axis=0),
+        value=lambda state, obs, action: offline.value(state.iql, obs, action),
     )
 
 
@@ -281,6 +295,6 @@ ENTRY = Entry(
     about="policy expansion: a frozen offline policy and a growing one (Zhang, Xu, Yu 2023)",
     values=_values,
     check=_check,
-    variants={"authors": Variant()},
+    variants=VARIANTS,
     without=({"free_target": "min"}, {"free_target": "min", "expectile": 0.99}),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from cfdg_jax.agents import cql, crossq, iql, pex, sac, td3bc
+from cfdg_jax.agents import apl_cql, awac, calql, cql, crossq, iql, pex, redq, rlpd, sac, td3bc
 from cfdg_jax.errors import nearest, require
 from cfdg_jax.methods import Agent, Entry, registered
 from cfdg_jax.types import Spec
@@ -12,16 +12,17 @@ from cfdg_jax.types import Spec
 AGENTS: dict[str, Entry] = {
     "iql": iql.ENTRY,
     "pex": pex.ENTRY,
-    "cql": cql.CQL,
-    "calql": cql.CALQL,
+    "awac": awac.ENTRY,
+    "cql": cql.ENTRY,
+    "calql": calql.ENTRY,
     "td3bc": td3bc.TD3BC,
-    "apl_cql": cql.APL_CQL,
+    "apl_cql": apl_cql.ENTRY,
     "apl_td3bc": td3bc.APL_TD3BC,
     "crossq": crossq.ENTRY,
     "td3": td3bc.TD3,
-    "sac": sac.SAC,
-    "redq": sac.REDQ,
-    "rlpd": sac.RLPD,
+    "sac": sac.ENTRY,
+    "redq": redq.ENTRY,
+    "rlpd": rlpd.ENTRY,
 }
 
 

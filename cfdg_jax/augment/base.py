@@ -1,11 +1,66 @@
-"""What all generators share beside their network: preset values, and warnings of rows that are never used."""
+"""What all generators share beside their network: the config of the denoiser, preset values, and warnings."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
+from cfdg_jax.diffusion.network import Precision
+from cfdg_jax.diffusion.samplers import Solver
+from cfdg_jax.errors import require
 from cfdg_jax.methods import Entry, Preset
+
+RowSolver = Literal["heun", "dpm++2m", "dpm++2m-sde", "dpm++3m"]
+Rows = Literal["online", "offline", "pooled"]
+"""Real rows that a generator learns; pooled: half of each batch offline, half online."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiserConfig:
+    """Network, training and sampler of transitions; the values are those of docs/algorithms.md#synther, online."""
+
+    width: int = 1024  # units of the residual blocks
+    steps: int = 100_000  # optimiser steps of a refresh
+    batch: int = 256  # rows per step
+    lr: float = 3e-4  # AdamW, cosine to 0 over `steps`
+    ema_decay: float = 0.995  # of the averaged weights that sample; a short fit wants a shorter average
+    warm_start: bool = False  # keep the network between refreshes, at a constant rate; off: from scratch each time
+    recent_window: int = 0  # newest online rows that count as online data; 0: all
+    solver: RowSolver = "heun"  # the dpm++ kinds need one evaluation a step instead of two
+    sampler_steps: int = 128  # N: 2 N - 1 evaluations of heun (32 is the fast choice), N of dpm++
+    churn: float = 80.0  # S_churn of heun; 0 samples deterministically
+    next_obs: Literal["absolute", "change"] = "absolute"  # change: models s' - s, whose scale a short fit gets right
+    precision: Precision = "default"  # of matrix products; bfloat16 on accelerators trades accuracy for speed
+
+    def __post_init__(self) -> None:
+        minima = {"width": 1, "steps": 1, "batch": 2, "sampler_steps": 2, "recent_window": 0, "churn": 0}
+        for name, least in minima.items():
+            value = getattr(self, name)
+            require(value >= least, f"augment.{name}", f"is {value}", f"must be at least {least}")
+        require(self.recent_window != 1, "augment.recent_window", "is 1", "must be 0 (all rows) or at least 2")
+        require(self.lr > 0, "augment.lr", f"is {self.lr}", "must be positive")
+        require(0 <= self.ema_decay <= 1, "augment.ema_decay", f"is {self.ema_decay}", "must lie between 0 and 1")
+
+    @property
+    def fitted_to(self) -> Rows:
+        """The rows that the generator learns."""
+        return "pooled"
+
+    @property
+    def embedding(self) -> int:
+        """Units of the embeddings of noise level and label: a quarter of the width, at least 16."""
+        return max(16, self.width // 4)
+
+    @property
+    def sampler(self) -> Solver:
+        return Solver(steps=self.sampler_steps, kind=self.solver, churn=self.churn)
+
+
+def even_batch(config: DenoiserConfig, where: str = "") -> None:
+    """Refuses a batch that has no half."""
+    remedy = f"must be even{where}: half offline, half online"
+    require(config.batch % 2 == 0, "augment.batch", f"is {config.batch}", remedy)
 
 
 def reduced_values(preset: Preset) -> dict[str, Any]:
@@ -14,15 +69,14 @@ def reduced_values(preset: Preset) -> dict[str, Any]:
         return {}
     values: dict[str, Any] = {
         "augment.width": 256,
-        "augment.dim_t": 64,
         "augment.steps": 3_000,
-        "augment.solver": "dpm++3m",  # at 24 evaluations as good as SynthER's 255 (benchmarks/results/samplers.md)
+        "augment.solver": "dpm++3m",  # at 24 evaluations as good as heun's 255 (benchmarks/results/samplers.md)
         "augment.sampler_steps": 24,
         "augment.churn": 0.0,
         "augment.next_obs": "change",  # one-step errors a third of those of s' itself after 2,000 fit steps
     }
     if preset == "smoke":
-        values |= {"augment.width": 32, "augment.dim_t": 16, "augment.steps": 100, "augment.sampler_steps": 8}
+        values |= {"augment.width": 32, "augment.steps": 100, "augment.sampler_steps": 8}
     return values
 
 

@@ -5,7 +5,8 @@
                 each label <- null with probability p_uncond;  denoising loss
     generate:   D = (1 + w) D(x, label) - w D(x, null);  clip actions, threshold terminals, screen
 
-No code of the authors was found; what their text leaves open is decided in the config, field by field.
+No code of the authors was found. The config decides, field by field, what their text leaves open
+(docs/algorithms.md#cfdg).
 """
 
 from __future__ import annotations
@@ -15,19 +16,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from cfdg_jax.augment.base import check_use, reduced_values
-from cfdg_jax.augment.rows import (
-    DenoiserConfig,
-    RowModel,
-    draw_offline,
-    draw_online,
-    generate_rows,
-    modelled,
-    online_mask,
-    row_model,
-    row_network,
-    row_training,
-)
+from cfdg_jax.augment.base import DenoiserConfig, check_use, even_batch, reduced_values
+from cfdg_jax.augment.denoiser import row_network, row_training
+from cfdg_jax.augment.rows import RowModel, draw_offline, draw_online, generate_rows, modelled, online_mask, row_model
 from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import GeneratorState, Normaliser, drop_labels, normalise
 from cfdg_jax.diffusion.guidance import classifier_free
@@ -44,10 +35,10 @@ LABELS = {int(Source.SYNTHETIC_OFFLINE): OFFLINE, int(Source.SYNTHETIC_ONLINE): 
 
 @dataclasses.dataclass(frozen=True)
 class CFDGConfig(DenoiserConfig):
-    """The labelled generator; half of each batch is offline, half online (balance: EDIS).
+    """The labelled generator; half of each batch is offline, half online.
 
-    The paper's ablations: the online label alone is ``online_share`` 1, the offline label alone 0, no guidance is
-    ``w`` 0, and one unlabelled model of pooled data is SynthER's ``data`` "pooled".
+    The paper's ablations: ``online_share`` 1 is the online label alone, 0 the offline label alone, and ``w`` 0 is no
+    guidance.
     """
 
     label_embed: LabelEmbed = "mlp"  # mlp: added to the time embedding (lucidrains); onehot_concat: joined to x
@@ -59,7 +50,7 @@ class CFDGConfig(DenoiserConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.batch % 2 == 0, "augment.batch", f"is {self.batch}", "must be even: half offline, half online")
+        even_batch(self)
         for name in ("w", "guide_above"):
             value = getattr(self, name)
             require(value >= 0, f"augment.{name}", f"is {value}", "must be at least 0")
@@ -133,8 +124,8 @@ def cfdg(config: CFDGConfig, spec: Spec, with_terminal: bool) -> Augmenter:
 def draw_balanced(offline_rows: Array, online: Buffer, key: Key, half: int, window: int = 0) -> tuple[Array, Array]:
     """`half` offline rows and as many online rows `[2 half, D]`, with their labels `[2 half]`.
 
-    Drawing in proportion to the data would shift the null label's density, and with it what one w means, at every
-    refresh (reference 5.3).
+    Draws in proportion to the data would shift the null label's density at every refresh, and with it what one w means
+    (docs/algorithms.md#cfdg).
     """
     offline_key, online_key = jax.random.split(key)
     parts = [draw_offline(offline_rows, offline_key, half), draw_online(online, online_key, half, window)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from cfdg_jax.methods import Augmenter, Entry
 from cfdg_jax.types import Spec
@@ -12,6 +12,8 @@ from cfdg_jax.types import Spec
 @dataclasses.dataclass(frozen=True)
 class NoneConfig:
     """Nothing to choose."""
+
+    fitted_to: ClassVar[None] = None
 
 
 def none(config: NoneConfig, spec: Spec, with_terminal: bool) -> Augmenter:

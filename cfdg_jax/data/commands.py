@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cfdg_jax.data import d4rl, local, minari
 from cfdg_jax.data.doctor import expand
-from cfdg_jax.data.files import cache_dir
+from cfdg_jax.data.files import cache_dir, exists, told
 from cfdg_jax.data.load import split_name
 from cfdg_jax.errors import nearest, require
 
@@ -14,11 +14,12 @@ def list_text() -> str:
     root = cache_dir()
     lines = [f"data folder: {root} (CFDG_DATA_DIR)", "", "built here on first use:"]
     for name, recipe in local.DATASETS.items():
-        there = any((root / "local").glob(f"{name}-{recipe.rows}-*.hdf5"))
+        with told(root, "cannot be read"):
+            there = any((root / "local").glob(f"{name}-{recipe.rows}-*.hdf5"))
         lines.append(f"  local:{name:<28} {recipe.rows:>9,} rows {'  built' if there else ''}".rstrip())
     lines += ["", "downloaded on first use:"]
     for name, remote in d4rl.DATASETS.items():
-        there = (root / "d4rl" / remote.file).exists()
+        there = exists(root / "d4rl" / remote.file)
         lines.append(f"  d4rl:{name:<29} {'  downloaded' if there else ''}".rstrip())
     lines += ["", "besides: minari:ID, and the path of a file in D4RL's layout"]
     return "\n".join(lines)

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import pathlib
 
-import numpy as np
-
-from cfdg_jax.data.dataset import Dataset
 from cfdg_jax.data.files import exists
 from cfdg_jax.data.hdf5 import write_hdf5
 from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.minari import write_minari
 from cfdg_jax.data.npz import write_npz
-from cfdg_jax.envs.spaces import box
-from cfdg_jax.errors import UserError, require
+from cfdg_jax.errors import require
 
 
 def convert(source: str, target: str, clip_actions: bool = False) -> str:
@@ -43,38 +40,3 @@ def convert(source: str, target: str, clip_actions: bool = False) -> str:
         write_hdf5(path, dataset, about)
     remarks = "; rewards stay those of the actions as recorded" if clip_actions else ""
     return f"{target}: {len(dataset):,} rows of {dataset.name}{remarks}"
-
-
-def write_minari(dataset: Dataset, dataset_id: str) -> None:
-    """Creates a Minari dataset; an end that is no terminal is a truncation.
-
-    Raises:
-      UserError: if minari is not installed or refuses the name.
-    """
-    try:
-        import minari
-        from minari.data_collector.episode_buffer import EpisodeBuffer
-    except ImportError:
-        remedy = "install it with: pip install 'cfdg-jax[minari]'"
-        raise UserError(f"minari:{dataset_id}", "needs the minari package", remedy) from None
-    buffers = []
-    for i, rows in enumerate(dataset.episodes()):
-        terminal, last = dataset.terminals[rows], rows.stop - 1
-        cut = np.zeros(len(terminal), bool)
-        cut[-1] = not terminal[-1]
-        observations = np.concatenate([dataset.observations[rows], dataset.next_observations[last : last + 1]])
-        fields = {"actions": dataset.actions[rows], "rewards": dataset.rewards[rows], "terminations": terminal}
-        buffers.append(EpisodeBuffer(id=i, observations=observations, truncations=cut, infos={}, **fields))
-    try:
-        minari.create_dataset_from_buffers(
-            dataset_id=dataset_id,
-            buffer=buffers,
-            algorithm_name=dataset.name,
-            observation_space=box(dataset.obs_dim),
-            action_space=box(dataset.act_dim, 1.0),
-            author="cfdg_jax",
-            author_email="nobody@example.org",
-            code_permalink="https://example.org",
-        )
-    except (ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"minari:{dataset_id}", f"is refused ({error})", "name it like minari:lab/mine-v0") from error

@@ -77,7 +77,8 @@ def make_folder(folder: pathlib.Path) -> None:
 def require_room(path: pathlib.Path, size: int) -> None:
     """Raises `OSError`, as a full disk does, unless `size` bytes fit where `path` is to be written."""
     with told(path, "cannot be written"):
-        if shutil.disk_usage(path.parent).free < size:
+        disk = shutil.disk_usage(path.parent)
+        if disk.total and disk.free < size:  # what is no disk, such as /sys, has no bytes at all
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 

@@ -11,8 +11,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pathlib
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -58,6 +60,7 @@ def load_dataset(
     else:
         path = pathlib.Path(rest)
     arrays, metadata = read_npz(path) if path.suffix == ".npz" else read_hdf5(path)
+    _refuse_metadata(path, metadata)
     task, logged_with = _environment(path, metadata)
     dataset = from_arrays(
         arrays,
@@ -74,6 +77,16 @@ def load_dataset(
     return dataset
 
 
+def _refuse_metadata(path: pathlib.Path, metadata: Mapping[str, Any]) -> None:
+    """Refuses scalars that the package reads and cannot: a dynamics of no known name, returns that are no numbers."""
+    dynamics, valid = metadata.get("dynamics", "gymnasium"), typing.get_args(Dynamics)
+    require(dynamics in valid, f"{path}: metadata/dynamics", f"is {dynamics!r}", f"must be {' or '.join(valid)}")
+    for name in ("return_low", "return_high") if "return_low" in metadata else ():
+        value = metadata.get(name)
+        number = isinstance(value, int | float) and math.isfinite(value)
+        require(number, f"{path}: metadata/{name}", f"is {value!r}", "must be a finite number")
+
+
 def split_name(name: str | os.PathLike[str]) -> tuple[Origin, str]:
     """Kind and remainder of a dataset name; `UserError` for unknown ones, with the nearest valid names."""
     text = os.fspath(name)
@@ -84,7 +97,7 @@ def split_name(name: str | os.PathLike[str]) -> tuple[Origin, str]:
         return kind, rest  # type: ignore[return-value]
     if colon and kind == "minari":
         return "minari", rest
-    if exists(pathlib.Path(text)) or text.endswith((".hdf5", ".h5", ".npz")) or os.sep in text:
+    if (text and exists(pathlib.Path(text))) or text.endswith((".hdf5", ".h5", ".npz")) or os.sep in text:
         return "file", text
     raise UserError(text or "dataset", "names no dataset and no file", nearest(text, dataset_names()))
 

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from cfdg_jax.data.dataset import Dataset
 from cfdg_jax.data.files import PathLike, cache_dir, exists, forget_sha256, is_offline, locked, record_sha256, told
 from cfdg_jax.data.hdf5 import read_metadata, write_hdf5
 from cfdg_jax.envs.gym_task import task_of_spec
 from cfdg_jax.envs.locomotion import ROBOTS
+from cfdg_jax.envs.spaces import box
 from cfdg_jax.errors import UserError, require
 
 _LAYOUT = 2
@@ -150,3 +152,38 @@ def _describe(dataset: Any, dataset_id: str) -> dict[str, str]:
     task = robot.lower() if own else f"gym:{task}" if task else ""
     described = {"task": task, "dynamics": "gymnasium", "name": f"minari:{dataset_id}"}
     return described | ({"doubt": doubt} if doubt else {})
+
+
+def write_minari(dataset: Dataset, dataset_id: str) -> None:
+    """Creates a Minari dataset; an end that is no terminal is a truncation.
+
+    Raises:
+      UserError: if minari is not installed or refuses the name.
+    """
+    try:
+        import minari
+        from minari.data_collector.episode_buffer import EpisodeBuffer
+    except ImportError:
+        remedy = "install it with: pip install 'cfdg-jax[minari]'"
+        raise UserError(f"minari:{dataset_id}", "needs the minari package", remedy) from None
+    buffers = []
+    for i, rows in enumerate(dataset.episodes()):
+        terminal, last = dataset.terminals[rows], rows.stop - 1
+        cut = np.zeros(len(terminal), bool)
+        cut[-1] = not terminal[-1]
+        observations = np.concatenate([dataset.observations[rows], dataset.next_observations[last : last + 1]])
+        fields = {"actions": dataset.actions[rows], "rewards": dataset.rewards[rows], "terminations": terminal}
+        buffers.append(EpisodeBuffer(id=i, observations=observations, truncations=cut, infos={}, **fields))
+    try:
+        minari.create_dataset_from_buffers(
+            dataset_id=dataset_id,
+            buffer=buffers,
+            algorithm_name=dataset.name,
+            observation_space=box(dataset.obs_dim),
+            action_space=box(dataset.act_dim, 1.0),
+            author="cfdg_jax",
+            author_email="nobody@example.org",
+            code_permalink="https://example.org",
+        )
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"minari:{dataset_id}", f"is refused ({error})", "name it like minari:lab/mine-v0") from error

@@ -30,9 +30,7 @@ def log_density(
     tolerance: float = 1e-5,
     max_steps: int = 4_096,
 ) -> Array:
-    """``log p(x; sigma_min)`` `[n]` in nats, of the density the deterministic samplers draw from.
-
-    All rows take the same steps, as small as the hardest needs.
+    """``log p(x; sigma_min)`` `[n]` in nats of the deterministic samplers' density; the hardest row sets all steps.
 
     Args:
       denoise: ``(x [n, d], sigma []) -> D [n, d]``, each row of its own x alone.

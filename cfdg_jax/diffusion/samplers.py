@@ -8,8 +8,9 @@
         D extrapolated in log sigma through its last values:   2M two, 3M three;  2M-SDE adds fresh noise
 
 The multistep methods integrate exactly what is linear in x, so they need neither a second evaluation nor small steps.
-On Gaussians 3M with 24 evaluations is closer than stochastic Heun with 255. A sampler knows nothing of guidance, which
-wraps the denoise function. Constants and their sources: docs/algorithms.md#samplers.
+On Gaussians 3M with 24 evaluations is closer than stochastic Heun with 255. Guidance wraps the denoise function
+(`guidance`); a `Push` is for the one release that adds it elsewhere.
+Constants and their sources: docs/algorithms.md#samplers.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from cfdg_jax.types import Array, Key
 SolverKind = Literal["heun", "euler", "dpm++2m", "dpm++2m-sde", "dpm++3m"]
 Noise = Callable[[Array], Array]
 """``(step [] int32) -> [n, d]`` standard normal."""
+Push = Callable[[Array, Array], Array]
+"""``(x [n, d], sigma []) -> [n, d]``, added to the slopes of a step: sigma is the step's own level for both slopes of
+heun, and x of the first slope is the point before churn."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,7 @@ def integrate(
     noise: Noise | None,
     levels: np.ndarray | None = None,
     prior_std: float | None = None,
+    push: Push | None = None,
 ) -> Array:
     """Samples `[n, d]` from given noise.
 
@@ -75,22 +80,24 @@ def integrate(
       levels: `[N + 1]` falling noise levels ending in 0 instead of the solver's own, for models trained on another
         schedule: a variance-preserving one becomes EDM's with ``x / alpha`` and ``sigma / alpha``.
       prior_std: Standard deviation of x at the first level; that level itself by default.
+      push: See `Push`; of heun and euler alone.
     """
     sigmas = solver.levels() if levels is None else np.asarray(levels, np.float64)
     x = jnp.float32(sigmas[0] if prior_std is None else prior_std) * start
     if solver.kind in ("heun", "euler"):
-        return _euler_or_heun(denoise, solver, sigmas, x, noise)
+        return _euler_or_heun(denoise, solver, sigmas, x, noise, push)
+    assert push is None, "a multistep solver has one slope a step, at the step's own level: wrap the denoiser"
     return _multistep(denoise, solver, sigmas, x, noise)
 
 
-def sample(denoise: Denoise, solver: Solver, key: Key, shape: tuple[int, ...]) -> Array:
+def sample(denoise: Denoise, solver: Solver, key: Key, shape: tuple[int, ...], push: Push | None = None) -> Array:
     """Samples of `shape` ``(n, d)``, in the space the denoiser was trained in."""
     start_key, noise_key = jax.random.split(key)
     noise = lambda step: jax.random.normal(jax.random.fold_in(noise_key, step), shape)
-    return integrate(denoise, solver, jax.random.normal(start_key, shape), noise)
+    return integrate(denoise, solver, jax.random.normal(start_key, shape), noise, push=push)
 
 
-def _euler_or_heun(denoise: Denoise, solver: Solver, sigmas: np.ndarray, x: Array, noise) -> Array:
+def _euler_or_heun(denoise: Denoise, solver: Solver, sigmas: np.ndarray, x: Array, noise, push: Push | None) -> Array:
     gammas = churn_factors(sigmas, solver.churn, solver.s_tmin, solver.s_tmax)
     raised = sigmas[:-1] * (1.0 + gammas)
     # sqrt(raised^2 - sigma^2) without cancelling
@@ -100,19 +107,24 @@ def _euler_or_heun(denoise: Denoise, solver: Solver, sigmas: np.ndarray, x: Arra
         return x + added * noise(step) if gammas.any() else x
 
     def advance(x: Array, step_inputs: tuple[Array, ...]) -> tuple[Array, None]:
-        step, sigma, added, following = step_inputs
-        x = raise_noise(x, step, added)
+        step, sigma, added, following, level = step_inputs
+        before, x = x, raise_noise(x, step, added)
         slope = (x - denoise(x, sigma)) / sigma
+        if push is not None:
+            slope = slope + push(before, level)
         guess = x + (following - sigma) * slope
         if solver.kind == "euler":
             return guess, None
         corrected = (guess - denoise(guess, following)) / following
+        if push is not None:
+            corrected = corrected + push(guess, level)
         return x + (following - sigma) * 0.5 * (slope + corrected), None
 
     steps, last = jnp.arange(len(raised), dtype=jnp.int32), len(raised) - 1
-    inputs = (steps[:-1], _float32(raised[:-1]), _float32(added[:-1]), _float32(sigmas[1:-1]))
+    inputs = (steps[:-1], *map(_float32, (raised[:-1], added[:-1], sigmas[1:-1], sigmas[:-2])))
     x, _ = jax.lax.scan(advance, x, inputs)
-    return denoise(raise_noise(x, steps[last], _float32(added[last])), _float32(raised[last]))
+    clean = denoise(raise_noise(x, steps[last], _float32(added[last])), _float32(raised[last]))
+    return clean if push is None else clean - _float32(raised[last]) * push(x, _float32(sigmas[last]))
 
 
 def _multistep(denoise: Denoise, solver: Solver, sigmas: np.ndarray, x: Array, noise) -> Array:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,19 @@ import numpy as np
 
 from cfdg_jax.envs.generators import check_seeds
 from cfdg_jax.errors import require
-from cfdg_jax.types import PureEnv, Step
+from cfdg_jax.types import Array, PureEnv, Step
+
+
+@functools.cache
+def _compiled(pure: PureEnv) -> tuple[Callable, Callable, Callable]:
+    """Start, step and observe of many environments, compiled once for all evaluations."""
+
+    def start(keys: Array, episodes: Array, mask: Array, state: Any) -> Any:
+        fresh = jax.vmap(pure.reset)(jax.vmap(jax.random.fold_in)(keys, episodes))
+        expand = lambda leaf: mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
+        return jax.tree.map(lambda new, old: jnp.where(expand(new), new, old), fresh, state)
+
+    return jax.jit(start), jax.jit(jax.vmap(pure.step)), jax.jit(jax.vmap(pure.observe))
 
 
 class HostEnv:
@@ -31,15 +45,7 @@ class HostEnv:
         self._episodes = np.zeros(self.num, np.int32)
         words = [(seed >> 32, seed & 0xFFFFFFFF) for seed in check_seeds(seeds)]  # key(seed) for seeds of 64 bits
         self._keys = jax.random.wrap_key_data(jnp.asarray(words, jnp.uint32), impl="threefry2x32")
-        self._step = jax.jit(jax.vmap(pure.step))
-        self._observe = jax.jit(jax.vmap(pure.observe))
-
-        def start(keys, episodes, mask, state):
-            fresh = jax.vmap(pure.reset)(jax.vmap(jax.random.fold_in)(keys, episodes))
-            expand = lambda leaf: mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
-            return jax.tree.map(lambda new, old: jnp.where(expand(new), new, old), fresh, state)
-
-        self._start = jax.jit(start)
+        self._start, self._step, self._observe = _compiled(pure)
         empty = jax.eval_shape(jax.vmap(pure.reset), self._keys)
         self._state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), empty)
 

@@ -1,7 +1,7 @@
 """Active advantage-aligned replay (Liu et al. 2025, arXiv 2502.07937): learning from the more useful of the rows drawn.
 
-Batches are drawn as `balanced` draws them. Of the N rows of one call of the agent (RLPD: 20 batches, half offline), as
-many are drawn again, row i with probability p_i and importance weight v_i::
+Batches are drawn with a fixed offline share. Of the N rows of one call of the agent (RLPD: 20 batches, half offline)
+as many are drawn again, row i with probability p_i and importance weight v_i::
 
     log sigma_i = [offline] log w(s_i, a_i) + advantage_scale A(s_i, a_i)
     p_i  proportional to  sigma_i^sharpness,    v_i proportional to (1 / (N p_i))^beta,    E_p v = 1
@@ -11,7 +11,8 @@ al. 2021, arXiv 2107.00591). It learns from the rows as they were drawn::
 
     L = E_offline[-log(2 / (1 + w))] - E_online[log(2 w / (1 + w))]
 
-A(s, a) = Q(s, a) - E_pi Q(s, .) under the agent's pessimistic critic. `Batch.weight` says which losses v_i weighs.
+A(s, a) = Q(s, a) - E_pi Q(s, .) under the agent's pessimistic critic. `Batch.weight` says which losses v_i weighs
+(docs/algorithms.md#a3rl).
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def a3rl(config: A3RLConfig, spec: Spec) -> Mix:
 def _resolve(config: Any) -> A3RLConfig:
     """The correction is complete at the end of the online phase."""
     online = config.online
-    updates = config.mix.correction_updates or max((online.steps - online.start_steps) * online.utd, 1)
+    updates = config.mix.correction_updates or max(online.updates, 1)
     return dataclasses.replace(config.mix, correction_updates=updates)
 
 

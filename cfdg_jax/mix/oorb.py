@@ -2,7 +2,7 @@
 
 The real part of a batch comes wholly from recent online rows with probability `p_online`, else wholly from the offline
 buffer, which has also received the online rows. An online row that the offline buffer gives counts as offline, as in
-APL's release.
+APL's release (docs/algorithms.md#oorb).
 """
 
 from __future__ import annotations

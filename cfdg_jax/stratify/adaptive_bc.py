@@ -5,9 +5,9 @@ At the end of an online episode of T steps and normalised return R, with R' the 
     alpha <- clip(alpha + T (derivative max(0, R' - R) - proportional (goal - R')), 0, most)
     R'    <- (1 - rate) R' + rate R
 
-so that the weight falls, more slowly the nearer returns are to the goal, and rises when a return drops. Every row of a
-batch carries ``conserve = alpha / most``: with TD3+BC of `bc_weight` = `most` and a numerator of 1 the policy's loss is
-the authors', ``- Q / mean |Q| + alpha (pi(s) - a)^2``.
+The weight falls, more slowly the nearer returns are to the goal, and rises when a return drops. Every row of a batch
+carries ``conserve = alpha / most``. With an agent that clones with weight `most` and divides Q by its mean size, the
+policy's loss is the authors', ``- Q / mean |Q| + alpha (pi(s) - a)^2`` (docs/algorithms.md#adaptive-bc).
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def alpha_change(config: AdaptiveBCConfig, mean_return: Array, score: Array, len
 def adaptive_bc(config: AdaptiveBCConfig, spec: Spec) -> Stratifier:
     """A `Stratifier` whose one number follows the episodes' returns.
 
-    The running mean starts as the first episode's return, which so changes alpha by the distance to the goal alone
-    (the authors evaluate one episode for it).
+    The running mean starts as the first episode's return. That episode changes alpha by the distance to the goal alone.
+    The authors evaluate one episode for it.
 
     Raises:
       UserError: if nothing says which returns count as 0 and 1.

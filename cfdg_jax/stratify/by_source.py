@@ -1,7 +1,8 @@
 """APL's binary weight: the regulariser acts on offline rows and not on online ones (APL, Eq. 4; CFDG, Eq. 4).
 
-A synthetic row follows the batch it is in: its weight is the mean weight of the batch's real rows, which under OORB,
-where a batch's real rows have one origin, is exactly APL's scalar. With ``synthetic="label"`` it follows its own label.
+A synthetic row follows the batch it is in: its weight is the mean weight of the batch's real rows. Where the real rows
+of a batch have one origin, this is exactly APL's scalar (docs/algorithms.md#oorb). With ``synthetic="label"`` a
+synthetic row follows its own label.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cfdg_jax.types import Source, Spec
 class BySourceConfig:
     """How synthetic rows are weighted."""
 
-    synthetic: Literal["batch", "label"] = "batch"  # batch: reference DECISION D9, lambda follows the real branch
+    synthetic: Literal["batch", "label"] = "batch"  # batch: lambda follows the real branch
 
 
 def by_source(config: BySourceConfig, spec: Spec) -> Stratifier:

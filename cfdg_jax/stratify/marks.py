@@ -1,7 +1,7 @@
 """From scores to marks: which rows of a batch stay conservative, what the log says of them, and a share that adapts.
 
-A score says how far a row's action lies from what the behaviour model proposes; low is offline-like (StratDiff,
-arXiv 2511.03828).
+A score says how far a row's action lies from what the behaviour model proposes. Low is offline-like
+(docs/algorithms.md#stratdiff).
 """
 
 from __future__ import annotations

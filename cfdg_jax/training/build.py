@@ -1,6 +1,9 @@
-"""From a config to the program of a run, refusing what cannot work before anything is computed."""
+"""From a config to the program of a run: data and methods, refusing what cannot work before anything is computed."""
 
 from __future__ import annotations
+
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,28 +13,50 @@ from cfdg_jax.agents.registry import make_agent
 from cfdg_jax.augment.registry import make_augmenter
 from cfdg_jax.config import TrainConfig, resolved
 from cfdg_jax.core import ring
-from cfdg_jax.data.transforms import Transforms
+from cfdg_jax.data.check import check_fits
+from cfdg_jax.data.dataset import Dataset
+from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.pack import pack
+from cfdg_jax.data.returns import ReturnRule
+from cfdg_jax.data.transforms import Transforms, fit_transforms
+from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.errors import require
 from cfdg_jax.mix.registry import make_mix
 from cfdg_jax.stratify.registry import make_stratifier
 from cfdg_jax.training.program import Program
+from cfdg_jax.training.progress import Progress, Stopwatch
 from cfdg_jax.types import Spec
 
 
-def build_program(config: TrainConfig, spec: Spec, transforms: Transforms, rows: np.ndarray) -> Program:
-    """Makes the algorithms of `config` and puts the offline rows `[N, D]` (N may be 0) on the device, once."""
+def build_program(
+    config: TrainConfig, spec: Spec, transforms: Transforms, rows: np.ndarray, acts_only: bool = False
+) -> Program:
+    """Makes the methods of `config` and puts the offline rows `[N, D]` (N may be 0) on the device, once.
+
+    Args:
+      config: The run's, environment and dynamics resolved.
+      spec: The task.
+      transforms: Fitted.
+      rows: Offline rows.
+      acts_only: Of a program that will never learn: its rows may be missing.
+
+    Raises:
+      UserError: for a method that needs offline rows where there are none.
+    """
     online = config.online
-    updates = {"offline": config.offline.steps, "online": (online.steps - online.start_steps) * online.utd}
+    updates = {"offline": config.offline.steps, "online": online.updates}
     methods = resolved(config)
     stratifier = make_stratifier(methods["stratify"], spec)
     require(
-        not stratifier.stages or rows.shape[0] > 0,
+        acts_only or not stratifier.stages or rows.shape[0] > 0,
         "stratify",
         "is trained on offline data before the online phase, but there is no dataset",
         "name one with --dataset, or use --stratify none",
     )
     augmenter = make_augmenter(methods["augment"], spec, with_terminal=spec.terminates)
-    if augmenter.shares:  # traced now, so that data it cannot learn from are refused before the run and not within it
+    if (
+        augmenter.shares and not acts_only
+    ):  # traced now, so that data it cannot learn from are refused before the run and not within it
         empty = jax.eval_shape(lambda: ring.empty(online.capacity, rows.shape[1]))
         jax.eval_shape(augmenter.init, jax.random.key(0), jax.ShapeDtypeStruct(rows.shape, rows.dtype), empty)
     return Program(
@@ -39,9 +64,72 @@ def build_program(config: TrainConfig, spec: Spec, transforms: Transforms, rows:
         spec=spec,
         transforms=jax.tree.map(jnp.asarray, transforms),
         offline_rows=jnp.asarray(rows),
+        returns=return_rule(config),
         offline_agent=make_agent(methods["agent"], spec, "offline", max(updates["offline"], 1)),
         online_agent=make_agent(methods["agent"], spec, "online", max(updates["online"], 1)),
         augmenter=augmenter,
         mix=make_mix(methods["mix"], spec),
         stratifier=stratifier,
     )
+
+
+def discount_of(agent: Any) -> float:
+    """The discount of the returns-to-go of a run with the agent's config; one that learns no values has none: 0.99."""
+    fields = {field.name for field in dataclasses.fields(agent)}
+    return agent.discount if "discount" in fields else 0.99
+
+
+def load_program(
+    config: TrainConfig, progress: Progress, clock: Stopwatch, transforms: Transforms | None = None
+) -> Program:
+    """Loads the data and builds the program; its config has environment and dynamics resolved.
+
+    Args:
+      config: The run's.
+      progress: Shows how the data come.
+      clock: Counts the time.
+      transforms: Those that the run was begun with; None fits them on the data.
+
+    Raises:
+      UserError: for data that cannot be read or do not fit the environment.
+    """
+    with clock("data"):
+        if config.dataset == "":
+            config = _with_env(config, config.env.task, "gymnasium")
+            spec = spec_of(config.env.task, config.env.dynamics)
+            rows = np.zeros((0, spec.layout.width), np.float32)
+            fitted = fitted_transforms(config, None, spec.obs_dim) if transforms is None else transforms
+            return build_program(config, spec, fitted, rows)
+        dataset = load_dataset(config.dataset, progress=progress.shown)
+        task = config.env.task or dataset.task
+        require(bool(task), "env.task", f"{config.dataset} names no environment", "set it, such as --env.task hopper")
+        config = _with_env(config, task, dataset.dynamics)
+        spec = spec_of(config.env.task, config.env.dynamics)
+        check_fits(dataset, spec, config.env.task)
+        fitted = fitted_transforms(config, dataset, spec.obs_dim) if transforms is None else transforms
+        return build_program(config, spec, fitted, offline_rows(config, dataset, fitted))
+
+
+def offline_rows(config: TrainConfig, dataset: Dataset, transforms: Transforms) -> np.ndarray:
+    """The dataset as packed rows `[N, D]`, returns-to-go included."""
+    return pack(dataset, transforms, return_rule(config))
+
+
+def return_rule(config: TrainConfig) -> ReturnRule:
+    """The rule of the run's returns-to-go, offline and online; its failure reward is raw."""
+    rule, discount = config.transform, discount_of(resolved(config)["agent"])
+    return ReturnRule(discount, rule.failure_reward, rule.failure_rule, rule.truncation)
+
+
+def fitted_transforms(config: TrainConfig, dataset: Dataset | None, obs_dim: int) -> Transforms:
+    """The transforms of `config` fitted on `dataset`."""
+    rule = config.transform
+    linear = (rule.scale, rule.bias)
+    return fit_transforms(dataset, rule.reward, rule.observation, linear, rule.online_reward, obs_dim)
+
+
+def _with_env(config: TrainConfig, task: str, dynamics: Any) -> TrainConfig:
+    """`config` with its environment resolved; the dynamics are those given where the config says ``auto``."""
+    asked = config.env.dynamics
+    dynamics = dynamics if asked == "auto" else asked
+    return dataclasses.replace(config, env=dataclasses.replace(config.env, task=task, dynamics=dynamics))

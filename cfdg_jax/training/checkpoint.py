@@ -1,116 +1,139 @@
-"""Checkpoints through orbax: complete or absent, and enough to continue bit for bit.
+"""Checkpoints: complete or absent, proven when read, and enough to continue bit for bit.
 
 What is saved            where
 agent, optimisers,       ``train``: the `TrainState`, buffers cut to the rows they hold
 generator, buffers
 simulators, pending      ``loop``: arrays of the host loop, meters included
 actions, episode sums
-phase, step, log         ``meta``: JSON
-lengths, config hash
+phase, step, logs,       a `Record`
+config hash
 
-Hours of work between two steps, such as a refresh, are kept by `Kept` on the way.
+Hours of work between two steps, such as a refresh, are kept by `Kept` on the way. Both are folders of
+`cfdg_jax.training.store`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
-import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 from cfdg_jax.config import TrainConfig, get_path
 from cfdg_jax.errors import UserError, require
-from cfdg_jax.fields import from_yaml
+from cfdg_jax.fields import config_hash, from_yaml
+from cfdg_jax.training import store
+from cfdg_jax.training.generate import start_generator
+from cfdg_jax.training.prepare import init
 from cfdg_jax.training.program import Program
+from cfdg_jax.training.record import Record
 from cfdg_jax.types import Buffer, TrainState
 
-DISK_FULL = ("No space left", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE: Error writing", "File too large", "quota")
-"""What the messages of a failed write contain when the disk, a quota or a file-size limit is reached."""
+Warn = Callable[[str], None]
 
 
 @dataclasses.dataclass
 class Saved:
-    """A restored checkpoint: the state, the loop's arrays ``{name: array}`` and the JSON values."""
+    """A restored checkpoint: the state, the loop's arrays ``{name: array}`` and the host's record."""
 
     state: TrainState
     loop: dict[str, np.ndarray]
-    meta: dict[str, Any]
+    record: Record
+
+
+class Whole(NamedTuple):
+    """A checkpoint as read and proven, before it is fitted to a program."""
+
+    place: pathlib.Path
+    arrays: dict[str, np.ndarray]
+    record: Record
+    passed: tuple[pathlib.Path, ...]
+    """Newer checkpoints that are damaged."""
 
 
 class Checkpointer:
-    """The checkpoints of one run folder."""
+    """The numbered checkpoints of one run folder."""
 
     def __init__(self, folder: pathlib.Path, keep: int = 2):
-        self._folder = folder.resolve()
-        self._manager = ocp.CheckpointManager(
-            self._folder / "checkpoints",
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False),
-        )
-
-    def save(self, state: TrainState, loop: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-        """Writes a checkpoint and returns once it is complete on disk.
-
-        It is synchronous on purpose: the next dispatch donates the very buffers being written.
-        """
-        latest = self._manager.latest_step()
-        number = 0 if latest is None else latest + 1
-        meta = dict(meta) | {"buffers": {name: int(b.size) for name, b in _buffers(state).items()}}
-        args = ocp.args.Composite(
-            train=ocp.args.StandardSave(_cut(state)),
-            loop=ocp.args.StandardSave({name: np.asarray(value) for name, value in loop.items()}),
-            meta=ocp.args.JsonSave(meta),
-        )
-        with _room_for(_cut(state), self._folder / "checkpoints"):
-            self._manager.save(number, args=args)
-            self._manager.wait_until_finished()
+        self.folder, self._keep = folder / "checkpoints", keep
 
     def numbers(self) -> list[int]:
         """The complete checkpoints, oldest first."""
-        return sorted(self._manager.all_steps())
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.is_dir())
 
-    def meta(self, number: int) -> dict[str, Any]:
-        """The JSON values of a checkpoint."""
-        return dict(self._manager.restore(number, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"])
+    def save(self, state: TrainState, loop: Mapping[str, np.ndarray], record: Record) -> None:
+        """Writes a checkpoint, returns once it was read back, and removes the oldest.
 
-    def restore(self, program: Program, number: int | None = None) -> Saved:
-        """Checkpoint `number`, by default the newest, of a run of `program`'s config.
+        It is synchronous on purpose: the next dispatch donates the very buffers being written.
 
         Raises:
-          UserError: if there is none, or if its arrays do not fit the config.
+          OSError: if it cannot be written; those before stay.
+        """
+        known = self.numbers()
+        record = dataclasses.replace(record, buffers={name: int(b.size) for name, b in _buffers(state).items()})
+        place = self.folder / str(known[-1] + 1 if known else 0)
+        store.write(place, {"train": _cut(state), "loop": dict(loop)}, record.to_json())
+        for number in known[: len(known) + 1 - self._keep]:
+            shutil.rmtree(self.folder / str(number), ignore_errors=True)
+
+    def whole(self, config: TrainConfig, warn: Warn, number: int | None = None) -> Whole:
+        """Checkpoint `number`, by default the newest that is whole, of a run of `config`.
+
+        Args:
+          config: The run's.
+          warn: Told of every newer checkpoint that is damaged and passed over.
+          number: The only one that will do.
+
+        Raises:
+          UserError: if there is none, or none is whole.
         """
         known = self.numbers()
         if not known or number not in (None, *known):
-            raise UserError(str(self._folder), "holds no such complete checkpoint", f"complete ones: {known or 'none'}")
-        number = known[-1] if number is None else number
-        meta = self.meta(number)
-        template = _template(program, meta)
-        try:
-            items = self._manager.restore(
-                number,
-                args=ocp.args.Composite(train=ocp.args.StandardRestore(template), loop=ocp.args.StandardRestore()),
-            )
-        except (ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                str(self._folder),
-                f"its checkpoint does not fit its config.yaml ({reason})",
-                "restore the original file",
-            ) from error
-        loop = {name: np.asarray(value) for name, value in items["loop"].items()}
-        return Saved(_uncut(items["train"], program, meta), loop, meta)
+            problem = "holds no such complete checkpoint"
+            raise UserError(str(self.folder.parent), problem, f"complete ones: {known or 'none'}")
+        passed: list[pathlib.Path] = []
+        reasons = []
+        for each in reversed(known) if number is None else [number]:
+            place = self.folder / str(each)
+            try:
+                stored = store.read(place)
+                record = Record.from_json(stored.about)
+                if record.config_hash != config_hash(config):
+                    raise store.Damaged(f"it is of another run, config hash {record.config_hash}")
+            except store.Damaged as damage:
+                passed.append(place)
+                reasons.append(f"{each}: {damage}")
+                continue
+            for one, reason in zip(passed, reasons, strict=True):
+                warn(f"warning: {one} is damaged and passed over ({reason}); checkpoint {each} is whole")
+            return Whole(place, stored.arrays, record, tuple(passed))
+        remedy = "restore a copy of the folder, or start a new run"
+        raise UserError(str(self.folder), f"holds no whole checkpoint ({'; '.join(reasons)})", remedy)
 
-    def close(self) -> None:
-        self._manager.close()
+    def restored(self, program: Program, found: Whole) -> Saved:
+        """A whole checkpoint as the state of `program`.
+
+        Raises:
+          UserError: if its arrays do not fit.
+        """
+        shapes = template(program, found.record)
+        state = store.fill(shapes, store.under(found.arrays, "train"), found.place)
+        return Saved(_uncut(state, program, found.record), store.under(found.arrays, "loop"), found.record)
+
+    def set_aside(self, passed: tuple[pathlib.Path, ...]) -> None:
+        """Renames damaged checkpoints, so that the run goes on from the one before."""
+        for place in passed:
+            aside = place.with_name(place.name + ".damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            place.rename(aside)
 
 
 class Kept:
@@ -118,33 +141,34 @@ class Kept:
 
     Args:
       place: Its folder; complete or absent.
+      identity: Of the work; what was kept of other work is not continued.
+      warn: Told of what was kept and cannot be used.
       seconds: Least time between two writes, and never under twenty times what a write takes.
     """
 
-    def __init__(self, place: pathlib.Path, seconds: float = 60.0):
-        self.place, self._seconds, self._written = place.resolve(), seconds, time.monotonic()
+    def __init__(self, place: pathlib.Path, identity: str, warn: Warn, seconds: float = 60.0):
+        self.place, self._identity, self._warn = place, identity, warn
+        self._seconds, self._written = seconds, time.monotonic()
 
     def load(self, shapes: Any) -> Any | None:
-        """What was kept, of the structure of `shapes`; None if nothing was.
-
-        Raises:
-          UserError: if what was kept has other shapes.
-        """
+        """What was kept, of the structure of `shapes`; None if nothing was, or nothing that can be used."""
         if not self.place.is_dir():
             return None
-        with ocp.StandardCheckpointer() as loader:
-            try:
-                return loader.restore(self.place, shapes)
-            except ValueError as error:
-                raise UserError(str(self.place), "was kept by a run of other settings", "delete it") from error
+        try:
+            stored = store.read(self.place)
+            if stored.about != {"identity": self._identity}:
+                raise store.Damaged("it is of other work")
+            return store.fill(shapes, stored.arrays, self.place)
+        except (store.Damaged, UserError) as damage:
+            self._warn(f"warning: {self.place} is damaged ({damage}); that work is done again")
+            return None
 
     def save(self, tree: Any, now: bool = False) -> None:
         """Writes `tree`, unless it was written a moment ago and not `now`; `OSError` if the disk is full."""
         if not now and time.monotonic() - self._written < self._seconds:
             return
         start = time.monotonic()
-        with _room_for(tree, self.place.parent), ocp.StandardCheckpointer() as saver:
-            saver.save(self.place, tree, force=True)
+        store.write(self.place, tree, {"identity": self._identity})
         self._written = time.monotonic()
         self._seconds = max(self._seconds, 20.0 * (self._written - start))
 
@@ -153,25 +177,14 @@ class Kept:
         shutil.rmtree(self.place, ignore_errors=True)
 
 
-@contextmanager
-def _room_for(tree: Any, folder: pathlib.Path) -> Iterator[None]:
-    """Raises `OSError` if the disk cannot hold `tree`: before the block writes, or when its writing fails."""
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-    folder.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(folder).free < sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + 1_000_000:
-        raise full
-    try:
-        yield
-    except ValueError as error:  # tensorstore's way to say that a write failed
-        if not any(sign in str(error) for sign in DISK_FULL):
-            raise
-        raise full from error
+def agent_place(folder: pathlib.Path) -> pathlib.Path:
+    """Where a run keeps the agent as it was at the end of pre-training."""
+    return folder / "checkpoints" / "offline_agent"
 
 
-def save_offline_agent(folder: pathlib.Path, state: TrainState) -> None:
-    """Keeps the agent as it was at the end of pre-training, for runs that start from it."""
-    with ocp.StandardCheckpointer() as saver:
-        saver.save(folder.resolve() / "checkpoints" / "offline_agent", state.agent, force=True)
+def save_offline_agent(folder: pathlib.Path, agent: Any, config: TrainConfig) -> None:
+    """Keeps the agent at the end of pre-training, for runs that start from it."""
+    store.write(agent_place(folder), agent, {"config_hash": config_hash(config)})
 
 
 def check_offline_agent(folder: pathlib.Path, config: TrainConfig) -> None:
@@ -180,7 +193,7 @@ def check_offline_agent(folder: pathlib.Path, config: TrainConfig) -> None:
     Raises:
       UserError: if the folder has no finished one, or it saw other data or other units.
     """
-    found = (folder / "checkpoints" / "offline_agent").is_dir()
+    found = agent_place(folder).is_dir()
     require(found, str(folder), "holds no finished pre-training", "name a run whose offline phase is complete")
     source = from_yaml((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
     units = [f"transform.{field.name}" for field in dataclasses.fields(source.transform)]
@@ -190,21 +203,30 @@ def check_offline_agent(folder: pathlib.Path, config: TrainConfig) -> None:
         require(same, name, f"is {here}, and {folder} was pre-trained with {there}", "use the same")
 
 
-def load_offline_agent(folder: pathlib.Path, program: Program) -> Any:
-    """The agent state `save_offline_agent` kept; the config must build the same arrays.
+def load_offline_agent(folder: pathlib.Path, program: Program, seal: str | None = None) -> Any:
+    """The agent's state that `save_offline_agent` kept; the config must build the same arrays.
+
+    Args:
+      folder: The run that pre-trained it.
+      program: Of this run.
+      seal: What it must be, as this run recorded it when it began; None for any.
 
     Raises:
-      UserError: if it has other shapes.
+      UserError: if it is damaged, is another one than recorded, or has other shapes.
     """
-    path = folder.resolve() / "checkpoints" / "offline_agent"
-    shapes = jax.eval_shape(lambda: program.init("offline"))
-    with ocp.StandardCheckpointer() as loader:
-        try:
-            return loader.restore(path, shapes.agent)
-        except ValueError as error:
-            raise UserError(
-                str(folder), "its pre-trained agent does not fit this config", "use the same agent, dataset and seeds"
-            ) from error
+    place = agent_place(folder)
+    try:
+        stored = store.read(place)
+    except store.Damaged as damage:
+        raise UserError(str(place), f"is damaged ({damage})", "restore it, or pre-train again") from None
+    changed = f"is another pre-training ({stored.seal[:12]}) than the one this run began with ({(seal or '')[:12]})"
+    require(seal in (None, stored.seal), str(place), changed, "restore it, or start a new run")
+    shapes = jax.eval_shape(lambda: init(program, "offline").agent)
+    try:
+        return store.fill(shapes, stored.arrays, place)
+    except UserError as error:
+        problem = f"its pre-trained agent does not fit this config: it {error.problem}"
+        raise UserError(str(folder), problem, "use the same agent, dataset and seeds") from None
 
 
 def _buffers(state: TrainState) -> dict[str, Buffer]:
@@ -212,25 +234,21 @@ def _buffers(state: TrainState) -> dict[str, Buffer]:
 
 
 def _cut(state: TrainState) -> TrainState:
-    """Rings cut to the rows they hold; orbax wants string keys."""
-    cut = lambda b: b._replace(rows=b.rows[:, : max(int(b.size), 1)])
-    synthetic: Any = {str(source): cut(b) for source, b in state.synthetic.items()}
-    return state._replace(online=cut(state.online), synthetic=synthetic)
+    """Rings cut to the rows they hold; on the host, where a new size is no new program."""
+    cut = lambda b: b._replace(rows=np.asarray(b.rows)[:, : max(int(b.size), 1)])
+    return state._replace(online=cut(state.online), synthetic={source: cut(b) for source, b in state.synthetic.items()})
 
 
-def _uncut(state: TrainState, program: Program, meta: Mapping[str, Any]) -> TrainState:
-    def uncut(buffer: Buffer, capacity: int) -> Buffer:
-        missing = capacity - buffer.rows.shape[1]
-        return buffer._replace(rows=jnp.pad(buffer.rows, ((0, 0), (0, missing), (0, 0))))
-
-    capacity = program.config.online.capacity if meta["phase"] == "online" else 1
-    synthetic = {int(source): buffer for source, buffer in state.synthetic.items()}
-    return state._replace(online=uncut(state.online, capacity), synthetic=synthetic)
+def _uncut(state: TrainState, program: Program, record: Record) -> TrainState:
+    capacity = program.config.online.capacity if record.phase == "online" else 1
+    saved = state.online.rows
+    rows = jnp.zeros((saved.shape[0], capacity, saved.shape[2]), saved.dtype).at[:, : saved.shape[1]].set(saved)
+    return state._replace(online=state.online._replace(rows=rows))
 
 
-def _template(program: Program, meta: Mapping[str, Any]) -> TrainState:
+def template(program: Program, record: Record) -> TrainState:
     """The shapes of the saved state, from the config and the recorded buffer sizes."""
-    shapes = jax.eval_shape(lambda: program.init(meta["phase"]))
+    shapes = jax.eval_shape(lambda: init(program, record.phase))
     seeds, width = program.config.seeds, program.spec.layout.width
     counter: Any = jax.ShapeDtypeStruct((), np.int32)
 
@@ -238,11 +256,12 @@ def _template(program: Program, meta: Mapping[str, Any]) -> TrainState:
         matrix: Any = jax.ShapeDtypeStruct((seeds, max(size, 1), width), np.float32)
         return Buffer(matrix, counter, counter)
 
-    sizes = dict(meta["buffers"])
+    sizes = dict(record.buffers)
     online = rows(sizes.pop("online"))
-    synthetic: Any = {name.removeprefix("synthetic"): rows(size) for name, size in sizes.items()}
+    synthetic = {int(name.removeprefix("synthetic")): rows(size) for name, size in sizes.items()}
     shapes = shapes._replace(online=online, synthetic=synthetic)
     if synthetic:
-        generator = jax.eval_shape(program.init_generator, shapes, shapes.key, program.offline_rows)
+        offline: Any = jax.ShapeDtypeStruct((record.offline_rows, width), np.float32)
+        generator = jax.eval_shape(start_generator.of(program), shapes, shapes.key, offline)
         shapes = shapes._replace(generator=generator)
     return shapes

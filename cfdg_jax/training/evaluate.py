@@ -14,7 +14,8 @@ import numpy as np
 
 from cfdg_jax.data.reference_scores import normalized_score
 from cfdg_jax.envs.registry import make_env
-from cfdg_jax.training.program import Program, env_seed
+from cfdg_jax.training.act import evaluate_act
+from cfdg_jax.training.program import Program, env_seed, keys_of
 from cfdg_jax.training.progress import Progress
 
 
@@ -36,7 +37,7 @@ def run_episodes(
     env_seeds = [env_seed(config, s, "evaluate_env", *when, e) for s in range(seeds) for e in range(count)]
     task, dynamics = task_of(program)
     env = make_env(task, env_seeds, dynamics, config.env.threads)
-    shape = (seeds, count)
+    shape, keys = (seeds, count), keys_of(program)
     returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
     success, alive = np.zeros(shape, bool), np.ones(shape, bool)
     try:
@@ -45,7 +46,7 @@ def run_episodes(
             t = 0
             while alive.any():
                 packed = jnp.asarray(obs.reshape(*shape, -1), jnp.float32)
-                action = program.evaluate_act(agent_state, packed, program.keys, jnp.asarray(t), phase)
+                action = evaluate_act(program, agent_state, packed, keys, jnp.asarray(t), phase)
                 result = env.step(np.asarray(action).reshape(seeds * count, -1))
                 returns += alive * result.reward.reshape(shape)
                 lengths += alive

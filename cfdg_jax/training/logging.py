@@ -1,11 +1,12 @@
 """Everything a run writes besides checkpoints: two jsonl files, a summary, and optional loggers imported on use.
 
-The jsonl files are append-only; a checkpoint stores their lengths, and resuming cuts them back to it, so a resumed
-run's files equal those of a run that never stopped (wall-clock fields aside).
+The jsonl files are append-only; a checkpoint stores how far they had come, and resuming cuts them back to it, so a
+resumed run's files equal those of a run that never stopped (wall-clock fields aside).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
@@ -20,8 +21,10 @@ import jax
 import numpy as np
 
 from cfdg_jax.config import TrainConfig
-from cfdg_jax.errors import UserError
+from cfdg_jax.errors import UserError, require
 from cfdg_jax.fields import to_dict
+from cfdg_jax.training.record import LogMark
+from cfdg_jax.training.store import errors_name
 
 FILES = ("metrics.jsonl", "evaluations.jsonl")
 
@@ -39,7 +42,8 @@ class RunLogger:
 
     def __init__(self, folder: pathlib.Path, config: TrainConfig, elapsed: float = 0.0):
         self.folder, self._start = folder, time.perf_counter() - elapsed
-        self._files = {name: (folder / name).open("a", encoding="utf-8") for name in FILES}
+        self._files = {name: (folder / name).open("ab") for name in FILES}
+        self._digests = {name: _digest(folder / name) for name in FILES}
         self._sink = make_sink(config, folder)
 
     @property
@@ -59,17 +63,20 @@ class RunLogger:
         line = {"phase": phase, "step": step, "seconds": round(self.elapsed, 3)} | {
             k: plain(v) for k, v in values.items()
         }
-        self._files[name].write(json.dumps(line, allow_nan=False) + "\n")
-        self._files[name].flush()
+        data = (json.dumps(line, allow_nan=False) + "\n").encode()
+        with errors_name(self.folder / name):
+            self._files[name].write(data)
+            self._files[name].flush()
+        self._digests[name].update(data)
         if self._sink is not None:
             self._sink.write(phase, step, values)
 
-    def offsets(self) -> dict[str, int]:
-        """Length in bytes of each file, everything so far on disk."""
+    def marks(self) -> dict[str, LogMark]:
+        """How far each file has come, everything so far on disk."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
-        return {name: file.tell() for name, file in self._files.items()}
+        return {name: LogMark(file.tell(), self._digests[name].hexdigest()) for name, file in self._files.items()}
 
     def close(self) -> None:
         for file in self._files.values():
@@ -78,11 +85,39 @@ class RunLogger:
             self._sink.close()
 
 
-def truncate_logs(folder: pathlib.Path, offsets: Mapping[str, int]) -> None:
-    """Cuts the jsonl files back to the lengths a checkpoint recorded."""
-    for name, offset in offsets.items():
+def _digest(path: pathlib.Path, length: int | None = None) -> Any:
+    """SHA-256 of a file's first `length` bytes, by default of all, to be updated."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20 if length is None else min(1 << 20, length)):
+            digest.update(data)
+            length = None if length is None else length - len(data)
+    return digest
+
+
+def require_logs(folder: pathlib.Path, marks: Mapping[str, LogMark]) -> None:
+    """Refuses logs that are not what a checkpoint recorded; later lines are no fault.
+
+    Raises:
+      UserError: naming the first that is missing, no file, too short or edited.
+    """
+    remedy = "restore it, or start a new run"
+    for name, mark in marks.items():
+        path = folder / name
+        require(path.exists(), str(path), "is missing", remedy)
+        require(path.is_file(), str(path), "is no file", remedy)
+        size = path.stat().st_size
+        require(size >= mark.bytes, str(path), f"holds {size:,} bytes, the checkpoint recorded {mark.bytes:,}", remedy)
+        same = _digest(path, mark.bytes).hexdigest() == mark.digest
+        require(same, str(path), "was edited: its lines are not those that the checkpoint recorded", remedy)
+
+
+def truncate_logs(folder: pathlib.Path, marks: Mapping[str, LogMark]) -> None:
+    """Cuts the jsonl files back to where a checkpoint recorded them; none is touched unless all are as recorded."""
+    require_logs(folder, marks)
+    for name, mark in marks.items():
         with (folder / name).open("r+b") as file:
-            file.truncate(offset)
+            file.truncate(mark.bytes)
 
 
 def plain(value: Any) -> Any:
@@ -111,23 +146,24 @@ def write_summary(folder: pathlib.Path, values: Mapping[str, Any]) -> None:
     write_atomic(folder / "summary.json", json.dumps({k: plain(v) for k, v in values.items()}, indent=2) + "\n")
 
 
-def write_atomic(path: pathlib.Path, text: str) -> None:
-    """Writes a small text file so that no reader ever sees half of it."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8") as file:
+def write_atomic(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a small file so that no reader ever sees half of it; an `OSError` names it."""
+    data = content.encode() if isinstance(content, str) else content
+    with errors_name(path), tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}", delete=False) as file:
         try:
-            file.write(text)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)
             raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
 
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    packages = ("cfdg-jax", "jax", "flax", "optax", "orbax-checkpoint", "gymnasium", "mujoco", "numpy")
+    packages = ("cfdg-jax", "jax", "flax", "optax", "gymnasium", "mujoco", "numpy")
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
 
 

@@ -1,8 +1,12 @@
-"""Sums of metrics that stay on the device between log lines."""
+"""What is summed between log lines: metrics, on the device, and finished episodes, on the host."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
 
 from cfdg_jax.types import Array, Metrics
 
@@ -24,3 +28,50 @@ def accumulate(meters: Meters, metrics: Metrics, updates: int) -> Meters:
     return Meters(
         {name: meters.sums[name] + updates * value for name, value in metrics.items()}, meters.updates + updates
     )
+
+
+def restored(meters: Meters, loop: Mapping[str, np.ndarray]) -> Meters:
+    """`meters` as a checkpoint saved them among the arrays of the loop, if it did."""
+    if "meters_updates" not in loop:
+        return meters
+    sums = {name: jnp.asarray(loop[f"meters/{name}"]) for name in meters.sums}
+    return Meters(sums, jnp.asarray(loop["meters_updates"]))
+
+
+def saved(meters: Meters) -> dict[str, np.ndarray]:
+    """`meters` as arrays of the loop."""
+    sums = {f"meters/{name}": np.asarray(value) for name, value in meters.sums.items()}
+    return sums | {"meters_updates": np.asarray(meters.updates)}
+
+
+def per_group(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Divides weighted metrics ``x@group`` by their weight ``@group`` and names them ``x``; NaN where it is 0."""
+    out = {}
+    for name, value in values.items():
+        metric, weighted, group = name.partition("@")
+        if not weighted:
+            out[name] = value
+        elif metric:
+            weight = np.asarray(values[f"@{group}"], float)
+            out[metric] = np.where(weight > 0, value / np.where(weight > 0, weight, 1.0), np.nan)
+    return out
+
+
+class Episodes:
+    """Returns of the episodes finished since the last log line, per seed."""
+
+    def __init__(self, seeds: int):
+        self._seeds = seeds
+        self.sums = np.zeros((4, seeds))  # return, length, success, count
+
+    def add(self, done: np.ndarray, returns: np.ndarray, lengths: np.ndarray, success: np.ndarray) -> None:
+        """Adds the episodes of the seeds where `done`; all `[S]`."""
+        self.sums += np.where(done, np.stack([returns, lengths, success, np.ones(self._seeds)]), 0.0)
+
+    def flush(self) -> dict[str, np.ndarray]:
+        """Means per seed (NaN where no episode ended), and clears."""
+        total, count = self.sums[:3], self.sums[3]
+        means = np.full((3, self._seeds), np.nan)
+        np.divide(total, count, out=means, where=count > 0)
+        self.sums = np.zeros((4, self._seeds))
+        return {"episode_return": means[0], "episode_length": means[1], "episode_success": means[2], "episodes": count}

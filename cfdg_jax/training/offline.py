@@ -12,6 +12,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from cfdg_jax.training.learn import offline_chunk
+from cfdg_jax.training.prepare import prepare_stratifier as prepare_chunk
 from cfdg_jax.training.session import Session, block
 
 
@@ -32,8 +34,8 @@ def pretrain(session: Session) -> None:
                 return
             session.stop_if_asked()
             updates = session.boundary(config.updates_per_call)
-            session.state, session.meters = program.offline_chunk(
-                session.state, session.meters, program.offline_rows, updates
+            session.state, session.meters = offline_chunk(
+                program, session.state, session.meters, program.offline_rows, updates
             )
             block(session.state.step)
             session.step += updates
@@ -58,8 +60,8 @@ def prepare_stratifier(session: Session) -> None:
             index = int(np.searchsorted(ends, session.step, side="right"))
             to_log = config.log.every - session.step % config.log.every
             steps = min(config.offline.updates_per_call, int(ends[index]) - session.step, to_log)
-            state, metrics = program.prepare_stratifier(
-                session.state, program.offline_rows, jnp.asarray(session.step), stages[index], steps
+            state, metrics = prepare_chunk(
+                program, session.state, program.offline_rows, jnp.asarray(session.step), stages[index], steps
             )
             session.state = session.state._replace(stratifier=state)
             block(metrics)

@@ -1,11 +1,12 @@
-"""Progress bars and interruption: what a person at the terminal sees and presses."""
+"""Progress bars, clocks and interruption: what a person at the terminal sees and presses."""
 
 from __future__ import annotations
 
 import signal
 import sys
+import time
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from tqdm import tqdm
@@ -72,3 +73,28 @@ class Progress:
     def warn(self, text: str) -> None:
         """The same, shown or not."""
         tqdm.write(text, file=sys.stderr)
+
+
+class Stopwatch:
+    """Seconds by activity; an inner activity's time does not count for the outer one."""
+
+    def __init__(self, totals: Mapping[str, float] | None = None):
+        self.totals: dict[str, float] = dict(totals or {})
+        self._stack: list[str] = []
+        self._since = time.perf_counter()
+
+    def _charge(self) -> None:
+        now = time.perf_counter()
+        if self._stack:
+            self.totals[self._stack[-1]] = self.totals.get(self._stack[-1], 0.0) + now - self._since
+        self._since = now
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self._charge()
+        self._stack.append(name)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._stack.pop()

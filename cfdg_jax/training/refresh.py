@@ -3,8 +3,7 @@
     generator <- init(keys)                    normaliser fitted on offline and online rows
     repeat     generator <- fit(generator)     fit_steps_per_call optimiser steps of all seeds per dispatch
     for each synthetic source, share:
-        repeat rows <- generate(chunk)         fixed chunks: memory is bounded by the chunk, not by the rows wanted
-               ring[source] <- rows            written in place
+        repeat ring[source] <- generate(chunk) written in place
 
 The state that enters is not touched until the end. What is done so far is a `Refresh`, kept on disk every minute and
 when interrupted; all randomness is a function of the step and the place in the work, so it continues bit for bit.
@@ -13,47 +12,29 @@ when interrupted; all randomness is a function of the step and the place in the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfdg_jax.augment.quality import Simulate, quality_report
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_keys
-from cfdg_jax.data.transforms import (
-    ObservationTransform,
-    RewardTransform,
-    apply_observation,
-    apply_reward,
-    invert_observation,
-)
-from cfdg_jax.envs.onestep import one_step
-from cfdg_jax.errors import require
 from cfdg_jax.training.checkpoint import Kept
+from cfdg_jax.training.generate import Work, fit_generator, fit_on, generate, make_on, rows_by_source, start_generator
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.types import Array, Metrics, Source, TrainState
-
-CHECKED = {"samples": 500, "searched": 5_000}
-"""Rows that `quality_report` compares, and searches for neighbours, at a refresh."""
+from cfdg_jax.types import Array, Key, Metrics, Source, TrainState
 
 
 def synthetic_rows(program: Program) -> dict[int, int]:
-    """Rows per synthetic source of one refresh, at least one each; the parts sum to ``refresh.rows``.
+    """Rows per synthetic source of one refresh; the parts sum to ``refresh.rows``.
 
     Raises:
       UserError: for fewer rows than sources.
     """
-    total, shares = program.config.refresh.rows, program.augmenter.shares
-    require(total >= len(shares), "refresh.rows", f"is {total}", f"must be at least {len(shares)}, one per label")
-    counts = {source: max(1, round(total * share)) for source, share in shares.items()}
-    if counts:
-        largest = max(counts, key=lambda source: counts[source])
-        counts[largest] += total - sum(counts.values())
-    return counts
+    return rows_by_source(program.config.refresh.rows, program.augmenter.shares, "refresh.rows")
 
 
 class Refresh(NamedTuple):
@@ -88,34 +69,64 @@ def refresh(
       Interrupted: if a signal arrived; `state` is still whole then, and what is done of the refresh is kept.
     """
     keys = purpose_keys(state.key, "refresh", t)
-    begin = functools.partial(_begin, program, state, keys)
-    under_way = begun = kept.load(jax.eval_shape(begin)) or begin()
+    start = functools.partial(begin, program, state, keys)
+    under_way = begun = kept.load(jax.eval_shape(start)) or start()
     try:
-        for under_way in _advance(program, state, keys, begun, progress):
+        for under_way in advance(program, state, keys, begun, progress):
             kept.save(under_way)
             interrupts.check()
     except Interrupted:
         kept.save(under_way, now=True)
         raise
     kept.clear()
-    synthetic = {source: ring.full(under_way.rows[str(source)]) for source in synthetic_rows(program)}
-    metrics = {name: np.asarray(value) for name, value in under_way.fit.items()}
+    finished, whole = keep_finite(program, state, keys, under_way)
+    synthetic = {source: ring.full(finished.rows[str(source)]) for source in synthetic_rows(program)}
+    metrics = {name: np.asarray(value) for name, value in finished.fit.items()}
     generated = np.full(program.config.seeds, sum(synthetic_rows(program).values()))
-    metrics |= {"rejected": np.asarray(under_way.rejected), "generated": generated}
+    metrics |= {"rejected": np.asarray(finished.rejected), "generated": generated, "finite": whole.astype(np.float32)}
+    return state._replace(generator=finished.generator, synthetic=synthetic), metrics
+
+
+def keep_finite(program: Program, state: TrainState, keys: Key, done: Refresh) -> tuple[Refresh, np.ndarray]:
+    """A finished refresh in which seeds whose new rows are not finite keep what they had; and which were, `[S]` bool.
+
+    Such a seed goes on with its old rows and its old generator. At a first refresh it has none, and real rows of the
+    same origin take their place.
+    """
     known = slice(0, program.spec.layout.mc_return)
-    finite = [jnp.isfinite(rows[..., known]).all(axis=(1, 2)) for rows in under_way.rows.values()]
-    metrics["finite"] = np.all(finite, axis=0).astype(np.float32)
-    return state._replace(generator=under_way.generator, synthetic=synthetic), metrics
+    finite = [jnp.isfinite(rows[..., known]).all(axis=(1, 2)) for rows in done.rows.values()]
+    whole = np.all(finite, axis=0)
+    if whole.all():
+        return done, whole
+    pick = lambda new, old: jnp.where(whole.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+    rows = {name: pick(new, _stand_in(program, state, int(name), new.shape[1])) for name, new in done.rows.items()}
+    old = state.generator
+    if not state.synthetic:
+        old = start_generator(program, state, purpose_keys(keys, "init"), program.offline_rows)
+    return done._replace(rows=rows, generator=jax.tree.map(pick, done.generator, old)), whole
 
 
-def _begin(program: Program, state: TrainState, keys: Array) -> Refresh:
+def _stand_in(program: Program, state: TrainState, source: int, count: int) -> Array:
+    """Rows `[S, count, D]` for seeds without new ones: the old, or else real ones, evenly spaced."""
+    if source in state.synthetic:
+        return state.synthetic[source].rows
+    layout, offline, online = program.spec.layout, program.offline_rows, state.online
+    spread = lambda size: np.linspace(0, size - 1, count).astype(int)
+    if source == Source.SYNTHETIC_OFFLINE and offline.shape[0]:
+        real = jnp.broadcast_to(offline[spread(offline.shape[0])], (online.rows.shape[0], count, layout.width))
+    else:
+        real = online.rows[:, spread(int(online.size))]
+    return real.at[..., layout.mc_return].set(-jnp.inf).at[..., layout.source].set(float(source))
+
+
+def begin(program: Program, state: TrainState, keys: Key) -> Refresh:
     """Nothing done: a fresh generator, or with warm start the last one; no rows."""
     seeds, width = program.config.seeds, program.spec.layout.width
     if program.augmenter.warm_start and state.synthetic:
         generator = jax.tree.map(jnp.copy, state.generator)  # fitting donates it; an interrupted refresh needs the old
     else:
-        generator = program.start_generator(state, purpose_keys(keys, "init"), program.offline_rows)
-    fit = functools.partial(program.fit_generator, steps=1)
+        generator = start_generator(program, state, purpose_keys(keys, "init"), program.offline_rows)
+    fit = functools.partial(fit_generator.of(program), steps=1)
     metrics = jax.eval_shape(fit, generator, state, program.offline_rows, keys)[1]
     return Refresh(
         fitted=jnp.zeros((), jnp.int32),
@@ -127,85 +138,33 @@ def _begin(program: Program, state: TrainState, keys: Array) -> Refresh:
     )
 
 
-def _advance(program: Program, state: TrainState, keys: Array, done: Refresh, progress: Progress) -> Iterator[Refresh]:
+def advance(program: Program, state: TrainState, keys: Key, done: Refresh, progress: Progress) -> Iterator[Refresh]:
     """The rest of a refresh, one dispatch at a time."""
-    done = yield from _fit(program, state, keys, done, progress)
-    yield from _generate(program, keys, done, progress)
+    config, offline_rows = program.config.refresh, program.offline_rows
 
+    def fit(generator: Any, start: int, steps: int) -> tuple[Any, Metrics]:
+        return fit_generator(program, generator, state, offline_rows, purpose_keys(keys, "fit", start), steps=steps)
 
-def _fit(
-    program: Program, state: TrainState, keys: Array, done: Refresh, progress: Progress
-) -> Generator[Refresh, None, Refresh]:
-    """The rest of the fit; ends with the last of what it yields."""
-    steps, per_call = program.augmenter.fit_steps, program.config.refresh.fit_steps_per_call
-    with progress.bar("  fit", steps, int(done.fitted), unit="step", keep=False) as bar:
-        for start in range(int(done.fitted), steps, per_call):
-            count = min(per_call, steps - start)
-            step_keys = purpose_keys(keys, "fit", start)
-            generator, metrics = program.fit_generator(
-                done.generator, state, program.offline_rows, step_keys, steps=count
-            )
-            done = done._replace(fitted=jnp.int32(start + count), generator=generator, fit=metrics)
-            jax.block_until_ready(metrics)
-            bar.update(count)
-            yield done
-    return done
+    def make(generator: Any, source: int, start: int, rows: int) -> tuple[Array, Metrics]:
+        return generate(program, generator, purpose_keys(keys, f"generate{source}", start), source, rows)
 
-
-def _generate(program: Program, keys: Array, done: Refresh, progress: Progress) -> Iterator[Refresh]:
-    """The rest of the rows, one chunk at a time."""
-    counts, chunk = synthetic_rows(program), program.config.refresh.chunk
-    chunks = [(s, start, min(chunk, n - start)) for s, n in counts.items() for start in range(0, n, chunk)]
-    before = sum(count for _, _, count in chunks[: int(done.made)])
-    with progress.bar("  generate", sum(counts.values()), before, unit="row", keep=False) as bar:
-        for number, (source, start, count) in enumerate(chunks[int(done.made) :], int(done.made) + 1):
-            chunk_keys = purpose_keys(keys, f"generate{source}", start)
-            new, metrics = program.generate(done.generator, chunk_keys, source, min(chunk, counts[source]))
-            rows = _write(done.rows[str(source)], new[:, :count], jnp.asarray(start))
-            rejected = done.rejected + metrics["rejected"]
-            done = done._replace(made=jnp.int32(number), rows=done.rows | {str(source): rows}, rejected=rejected)
-            jax.block_until_ready(rows)
-            bar.update(count)
-            yield done
+    work = Work(
+        fit, make, program.augmenter.fit_steps, config.fit_steps_per_call, synthetic_rows(program), config.chunk,
+        bars=("  fit", "  generate"), keep_bars=False,
+    )  # fmt: skip
+    for fitted, generator, metrics in fit_on(work, done.generator, int(done.fitted), progress):
+        done = done._replace(fitted=jnp.int32(fitted), generator=generator, fit=metrics)
+        yield done
+    for chunk, new, metrics in make_on(work, done.generator, int(done.made), progress):
+        name = str(chunk.source)
+        rows = write(done.rows[name], new, jnp.asarray(chunk.start))
+        rejected = done.rejected + metrics["rejected"]
+        done = done._replace(made=jnp.int32(chunk.number + 1), rows=done.rows | {name: rows}, rejected=rejected)
+        jax.block_until_ready(rows)
+        yield done
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _write(rows: Array, new: Array, start: Array) -> Array:
+def write(rows: Array, new: Array, start: Array) -> Array:
+    """Puts `new` `[S, n, D]` into `rows` from row `start` on, in place."""
     return jax.lax.dynamic_update_slice(rows, new, (0, start, 0))
-
-
-def check_rows(program: Program, state: TrainState) -> dict[str, np.ndarray]:
-    """How good the synthetic rows of every seed are, ``{"<source>/<measure>": [S]}`` (`cfdg_jax.augment.quality`)."""
-    offline, size = np.asarray(program.offline_rows), int(state.online.size)
-    step, units = _true_step(program), jax.tree.map(np.asarray, program.transforms)
-    rewards = {s: units.online_reward if s == Source.SYNTHETIC_ONLINE else units.reward for s in state.synthetic}
-    simulate = {s: step and _in_units(step, units.observation, reward) for s, reward in rewards.items()}
-    reports = []
-    for seed in range(program.config.seeds):
-        online = np.asarray(state.online.rows[seed, :size])
-        report: dict[str, float] = {}
-        for source, buffer in state.synthetic.items():
-            rows = np.asarray(buffer.rows[seed])
-            if len(rows) >= 2 and np.isfinite(rows[:, : program.spec.layout.terminal]).all():
-                measured = quality_report(
-                    rows, program.spec.layout, offline if len(offline) else None, online, simulate[source], **CHECKED
-                )
-                report |= {f"{Source(source).name.lower()}/{name}": value for name, value in measured.items()}
-        reports.append(report)
-    names = dict.fromkeys(name for report in reports for name in report)
-    return {name: np.array([report.get(name, np.nan) for report in reports]) for name in names}
-
-
-def _true_step(program: Program) -> Simulate | None:
-    """One step of the true dynamics, where an observation determines the state."""
-    return one_step(program.config.env.task, "d4rl" if program.config.env.dynamics == "d4rl" else "gymnasium")
-
-
-def _in_units(step: Simulate, observation: ObservationTransform, reward_transform: RewardTransform) -> Simulate:
-    """`step` in the units of the rows."""
-
-    def simulate(obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        next_obs, reward = step(invert_observation(observation, obs), action)
-        return apply_observation(observation, next_obs), apply_reward(reward_transform, reward)
-
-    return simulate

@@ -8,69 +8,28 @@ from __future__ import annotations
 
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.augment.base import first_refresh
 from cfdg_jax.fields import config_hash
 from cfdg_jax.training.checkpoint import Checkpointer, Kept, Saved
 from cfdg_jax.training.evaluate import run_episodes
+from cfdg_jax.training.learn import no_meters
 from cfdg_jax.training.logging import RunLogger
-from cfdg_jax.training.meters import Meters
+from cfdg_jax.training.meters import Episodes, per_group, restored, saved
+from cfdg_jax.training.origin import Origin
+from cfdg_jax.training.prepare import finite
 from cfdg_jax.training.program import Program
-from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.training.refresh import check_rows, refresh, synthetic_rows
+from cfdg_jax.training.progress import Interrupted, Interrupts, Progress, Stopwatch
+from cfdg_jax.training.quality import check_rows
+from cfdg_jax.training.record import Phase, Record
+from cfdg_jax.training.refresh import refresh, synthetic_rows
 from cfdg_jax.types import TrainState
-
-
-class Stopwatch:
-    """Seconds by activity; an inner activity's time does not count for the outer one."""
-
-    def __init__(self, totals: Mapping[str, float] | None = None):
-        self.totals: dict[str, float] = dict(totals or {})
-        self._stack: list[str] = []
-        self._since = time.perf_counter()
-
-    def _charge(self) -> None:
-        now = time.perf_counter()
-        if self._stack:
-            self.totals[self._stack[-1]] = self.totals.get(self._stack[-1], 0.0) + now - self._since
-        self._since = now
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        self._charge()
-        self._stack.append(name)
-        try:
-            yield
-        finally:
-            self._charge()
-            self._stack.pop()
-
-
-class Episodes:
-    """Returns of the episodes finished since the last log line, per seed."""
-
-    def __init__(self, seeds: int):
-        self._seeds = seeds
-        self.sums = np.zeros((4, seeds))  # return, length, success, count
-
-    def add(self, done: np.ndarray, returns: np.ndarray, lengths: np.ndarray, success: np.ndarray) -> None:
-        """Adds the episodes of the seeds where `done`; all `[S]`."""
-        self.sums += np.where(done, np.stack([returns, lengths, success, np.ones(self._seeds)]), 0.0)
-
-    def flush(self) -> dict[str, np.ndarray]:
-        """Means per seed (NaN where no episode ended), and clears."""
-        total, count = self.sums[:3], self.sums[3]
-        means = np.full((3, self._seeds), np.nan)
-        np.divide(total, count, out=means, where=count > 0)
-        self.sums = np.zeros((4, self._seeds))
-        return {"episode_return": means[0], "episode_length": means[1], "episode_success": means[2], "episodes": count}
 
 
 class Session:
@@ -80,25 +39,25 @@ class Session:
         self,
         program: Program,
         folder: pathlib.Path,
+        origin: Origin,
         state: TrainState,
         checkpointer: Checkpointer,
         progress: Progress,
         interrupts: Interrupts,
-        saved: Saved | None = None,
-        elapsed: float = 0.0,
+        begun: Saved | None = None,
     ):
-        meta = saved.meta if saved else {}
-        self.program, self.folder, self.state = program, folder, state
+        record = begun.record if begun else Record()
+        self.program, self.folder, self.origin, self.state = program, folder, origin, state
         self.checkpointer, self.progress, self.interrupts = checkpointer, progress, interrupts
-        self.phase: str = meta.get("phase", "offline")
-        self.step: int = meta.get("step", 0)
-        self.done: dict[str, int] = dict(meta.get("done", {}))
-        self.failed: dict[str, list] = dict(meta.get("failed", {}))
-        self.last_return: list | None = meta.get("last_return")
-        self.clock = Stopwatch(meta.get("clock"))
-        self.logger = RunLogger(folder, program.config, meta.get("elapsed", elapsed))
-        self.loop = saved.loop if saved else {}
-        self.meters = _restore_meters(program.no_meters(self.phase), self.loop)
+        self.phase: Phase = record.phase
+        self.step = record.step
+        self.done = dict(record.done)
+        self.failed = dict(record.failed)
+        self.last_return = record.last_return
+        self.clock = Stopwatch(record.clock)
+        self.logger = RunLogger(folder, program.config, record.elapsed)
+        self.loop = begun.loop if begun else {}
+        self.meters = restored(no_meters(program, self.phase), self.loop)
         self.episodes = Episodes(program.config.seeds)
         if "episodes" in self.loop:
             self.episodes.sums = self.loop["episodes"]
@@ -108,10 +67,10 @@ class Session:
 
     # -- phases ------------------------------------------------------------------------------------------------------
 
-    def start_phase(self, phase: str, state: TrainState) -> None:
+    def start_phase(self, phase: Phase, state: TrainState) -> None:
         """Begins a phase at step 0 with fresh meters and events."""
         self.phase, self.state, self.step, self.done, self.loop = phase, state, 0, {}, {}
-        self.meters = self.program.no_meters(phase)
+        self.meters = no_meters(self.program, phase)
         self._rate = (time.perf_counter(), 0)
 
     def boundary(self, most: int, *points: int) -> int:
@@ -172,17 +131,17 @@ class Session:
         values["steps_per_second"] = (self.step - self._rate[1]) / max(now - self._rate[0], 1e-9)
         self._rate = (now, self.step)
         self.logger.metrics(self.phase, self.step, values)
-        self.meters = self.program.no_meters(self.phase)
-        self._check_finite()
+        self.meters = no_meters(self.program, self.phase)
+        self._note_failures(np.asarray(finite(self.program, self.state)))
 
-    def _check_finite(self) -> None:
-        finite = np.asarray(self.program.finite(self.state))
-        for index in np.flatnonzero(~finite):
+    def _note_failures(self, whole: np.ndarray) -> None:
+        """Warns of the seeds that are no longer `whole` `[S]`; raises `FloatingPointError` once none is."""
+        for index in np.flatnonzero(~whole):
             seed = str(self.program.config.first_seed + int(index))
             if seed not in self.failed:
-                self.failed[seed] = [self.phase, self.step]
+                self.failed[seed] = (self.phase, self.step)
                 self.progress.warn(f"seed {seed}: parameters are not finite ({self.phase}, step {self.step})")
-        if not finite.any():
+        if not whole.any():
             when = ", ".join(f"seed {seed} at {phase} step {step}" for seed, (phase, step) in self.failed.items())
             raise FloatingPointError(f"no seed is finite: {when}; look for what grew first in metrics.jsonl")
 
@@ -195,21 +154,30 @@ class Session:
         shown, what = (result["return"], "return") if score is None else (score, "score")
         assert shown is not None and result["return"] is not None
         per_seed = " ".join(f"{value:8.1f}" for value in shown.mean(axis=1))
-        self.progress.say(f"{self.phase:<8} step {self.step:>8}  {what} per seed {per_seed}   mean {shown.mean():.1f}")
-        self.last_return = result["return"].mean(axis=1).tolist()
+        mean = self._mean(shown.mean(axis=1))
+        self.progress.say(f"{self.phase:<8} step {self.step:>8}  {what} per seed {per_seed}   mean {mean}")
+        self.last_return = tuple(result["return"].mean(axis=1).tolist())
+
+    def _mean(self, scores: np.ndarray) -> str:
+        """The mean of `scores` `[S]` over the seeds that are finite, which says so where some are not."""
+        first = self.program.config.first_seed
+        alive = np.array([str(first + index) not in self.failed for index in range(len(scores))])
+        said = "" if alive.all() else f" over {alive.sum()} of {len(scores)} seeds"
+        return f"{scores[alive].mean():.1f}{said}"
 
     def refresh(self) -> None:
         """Refreshes the synthetic rings and writes one line of metrics."""
         start = time.perf_counter()
         with self.clock("refresh"), self.checkpoint_if_interrupted():
-            kept = Kept(self.folder / "checkpoints" / f"refresh-{self.step}")
+            place = self.folder / "checkpoints" / f"refresh-{self.step}"
+            kept = Kept(place, f"{config_hash(self.program.config)} {self.step}", self.progress.warn)
             self.state, metrics = refresh(self.program, self.state, self.step, self.progress, self.interrupts, kept)
             if self.program.config.refresh.check:
                 metrics |= check_rows(self.program, self.state)
         for index in np.flatnonzero(metrics["finite"] == 0):
             seed = self.program.config.first_seed + int(index)
             what = f"seed {seed}: generated rows are not finite (refresh, step {self.step})"
-            self.progress.warn(f"{what}; lower augment.lr or the guidance")
+            self.progress.warn(f"warning: {what}; it keeps the rows it had; lower augment.lr or the guidance")
         seconds = {"refresh_seconds": time.perf_counter() - start}
         self.logger.metrics("refresh", self.step, metrics | seconds)
 
@@ -230,40 +198,23 @@ class Session:
     def checkpoint(self) -> None:
         """Writes a checkpoint of everything, the log's lengths included."""
         with self.clock("checkpoint"):
-            meters = {f"meters/{name}": np.asarray(value) for name, value in self.meters.sums.items()}
-            loop = meters | {"meters_updates": np.asarray(self.meters.updates), "episodes": self.episodes.sums}
-            meta = {
-                "phase": self.phase,
-                "step": self.step,
-                "done": self.done,
-                "failed": self.failed,
-                "last_return": self.last_return,
-                "offsets": self.logger.offsets(),
-                "elapsed": self.logger.elapsed,
-                "clock": self.clock.totals,
-                "config_hash": config_hash(self.program.config),
-            }
-            self.checkpointer.save(self.state, loop | self.loop_arrays(), meta)
+            loop = saved(self.meters) | {"episodes": self.episodes.sums} | self.loop_arrays()
+            self.checkpointer.save(self.state, loop, self.record())
 
-
-def per_group(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Divides weighted metrics ``x@group`` by their weight ``@group`` and names them ``x``; NaN where it is 0."""
-    out = {}
-    for name, value in values.items():
-        metric, weighted, group = name.partition("@")
-        if not weighted:
-            out[name] = value
-        elif metric:
-            weight = np.asarray(values[f"@{group}"], float)
-            out[metric] = np.where(weight > 0, value / np.where(weight > 0, weight, 1.0), np.nan)
-    return out
-
-
-def _restore_meters(meters: Meters, loop: Mapping[str, np.ndarray]) -> Meters:
-    if "meters_updates" not in loop:
-        return meters
-    sums = {name: jnp.asarray(loop[f"meters/{name}"]) for name in meters.sums}
-    return Meters(sums, jnp.asarray(loop["meters_updates"]))
+    def record(self) -> Record:
+        """The host's part of a checkpoint, as of now; everything logged so far is on disk."""
+        return Record(
+            phase=self.phase,
+            step=self.step,
+            done=self.done,
+            failed=self.failed,
+            last_return=self.last_return,
+            logs=self.logger.marks(),
+            elapsed=self.logger.elapsed,
+            clock=self.clock.totals,
+            config_hash=config_hash(self.program.config),
+            offline_rows=self.program.offline_rows.shape[0],
+        )
 
 
 def block(tree: Any) -> None:

@@ -18,7 +18,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -27,8 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.augment.quality import quality_report
-from cfdg_jax.augment.registry import make_augmenter
-from cfdg_jax.config import TrainConfig, choice
+from cfdg_jax.augment.registry import AUGMENTERS, make_augmenter
+from cfdg_jax.config import TrainConfig, choice, entry_of
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_key, seed_keys
 from cfdg_jax.data.dataset import Dataset
@@ -39,10 +39,12 @@ from cfdg_jax.envs.onestep import one_step
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.fields import config_hash
 from cfdg_jax.methods import Augmenter
+from cfdg_jax.presets import make_config
 from cfdg_jax.training.checkpoint import Kept
+from cfdg_jax.training.generate import Chunk, Work, chunks, fit_on, make_on, rows_by_source
 from cfdg_jax.training.logging import write_atomic
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.types import Array, Buffer, RowLayout, Source, Spec
+from cfdg_jax.types import Array, Buffer, Metrics, Source, Spec
 
 FIT_REMEDY = "lower --augment.lr"
 COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts")
@@ -85,6 +87,18 @@ class Job:
         return self.out.with_name(self.out.name + ".generator").resolve()
 
 
+def default_generator() -> str:
+    """The first augmenter that can be fitted to one dataset alone."""
+    return next(name for name, entry in AUGMENTERS.items() if entry.one_dataset is not None)
+
+
+def job_config(dataset: str, generator: str, online: str | None, preset: str, fields: Mapping[str, Any]) -> TrainConfig:
+    """The config of a call: of a generator without a second dataset, fitted to the one there is where it can be."""
+    entry = AUGMENTERS.get(generator)
+    alone = entry.one_dataset if entry is not None and online is None else None
+    return make_config(dataset, augment=generator, preset=preset, **{**(alone or {}), **fields})
+
+
 def prepare(
     config: TrainConfig, online: str | None, rows: int, out: pathlib.Path, progress: Progress, checked: bool = False
 ) -> Job:
@@ -94,55 +108,64 @@ def prepare(
       UserError: for no generator, one that needs a second dataset or would not look at it, datasets that do not fit,
         too few rows, or a name in use.
     """
-    name = choice(config, "augment")
-    require(name != "none", "augment", "is none", "name a generator, such as --augment synther")
     require(rows >= 1, "rows", f"is {rows}", "must be at least 1")
     require(out.suffix in (".hdf5", ".h5"), str(out), "is no HDF5 file name", "end it in .hdf5")
     require(not out.exists(), str(out), "exists", "choose another name or move it away")
-    fitted_to = getattr(config.augment, "data", "pooled")
-    if online is None:
-        alone = fitted_to == "offline"
-        remedy = "name the second with --online" + (", or use --augment.data offline" * (name == "synther"))
-        require(alone, "online", f"is missing: {name} is fitted to offline and online rows", remedy)
-    else:
-        remedy = "leave --online out, or use --augment.data pooled"
-        require(fitted_to != "offline", "online", f"is {online}, but {name} is fitted to offline rows alone", remedy)
-    offline_data = load_dataset(config.dataset, progress=progress.shown)
-    online_data = None if online is None else load_dataset(online, progress=progress.shown)
-    terminals = offline_data.terminals.any()
-    if online_data is not None:
-        same = (online_data.obs_dim, online_data.act_dim) == (offline_data.obs_dim, offline_data.act_dim)
-        other = f"{online_data.name} has other dimensions than {offline_data.name}"
-        require(same, "online", other, "use the same task")
-        terminals = terminals or online_data.terminals.any()
-    spec = Spec(offline_data.obs_dim, offline_data.act_dim, horizon=1_000, terminates=bool(terminals))
+    _require_generator(config, online)
+    data = [load_dataset(each, progress=progress.shown) for each in (config.dataset, online) if each is not None]
+    offline_data = data[0]
+    for other in data[1:]:
+        same = (other.obs_dim, other.act_dim) == (offline_data.obs_dim, offline_data.act_dim)
+        found = f"{other.name} has other dimensions than {offline_data.name}"
+        require(same, "online", found, "use the same task")
+    terminals = any(bool(each.terminals.any()) for each in data)
+    spec = Spec(offline_data.obs_dim, offline_data.act_dim, horizon=1_000, terminates=terminals)
     augmenter = make_augmenter(config.augment, spec, with_terminal=spec.terminates)
     least = 2 * len(augmenter.shares) if checked else len(augmenter.shares)
     require(rows >= least, "rows", f"is {rows}", f"must be at least {least} here{', or leave out --check' * checked}")
-    given = [offline_data] if online_data is None else [offline_data, online_data]
-    used = given[-1:] if fitted_to == "online" else given
-    offline, online_rows = _pack(offline_data), None if online_data is None else _pack(online_data)
-    digest = hashlib.sha256(config_hash(config).encode())
-    for rows_of_one in (offline, online_rows):
-        digest.update(b"none" if rows_of_one is None else np.ascontiguousarray(rows_of_one).data)
+    used = data[-1:] if config.augment.fitted_to == "online" else data
+    packed = [_pack(each) for each in data]
     return Job(
         config=config,
-        data=" and ".join(data.name for data in used),
+        data=" and ".join(each.name for each in used),
         augmenter=augmenter,
         spec=spec,
         task=config.env.task or offline_data.task,
         dynamics=offline_data.dynamics,
         return_range=used[0].return_range,
-        offline=offline,
-        online=online_rows,
+        offline=packed[0],
+        online=packed[1] if online is not None else None,
         rows=rows,
         out=out,
-        identity=digest.hexdigest()[:16],
+        identity=_identity(config, packed),
     )
+
+
+def _require_generator(config: TrainConfig, online: str | None) -> None:
+    """Refuses a config without a generator, and one that is fitted to other datasets than those given."""
+    name, fitted_to = choice(config, "augment"), config.augment.fitted_to
+    known = f"name a generator, such as --augment {default_generator()}"
+    require(fitted_to is not None, "augment", f"is {name}", known)
+    if online is not None:
+        found = f"is {online}, but {name} is fitted to offline rows alone"
+        require(fitted_to != "offline", "online", found, "leave --online out")
+        return
+    alone = entry_of(config.augment, "augment").one_dataset or {}
+    fields = "".join(f", or use --{field} {value}" for field, value in alone.items())
+    found = f"is missing: {name} is fitted to offline and online rows"
+    require(fitted_to == "offline", "online", found, f"name the second with --online{fields}")
 
 
 def _pack(data: Dataset) -> np.ndarray:
     return pack(data, identity_transforms(data.obs_dim))
+
+
+def _identity(config: TrainConfig, packed: Sequence[np.ndarray]) -> str:
+    """Sixteen hex digits of the settings and all rows."""
+    digest = hashlib.sha256(config_hash(config).encode())
+    for rows in packed:
+        digest.update(np.ascontiguousarray(rows).data)
+    return digest.hexdigest()[:16]
 
 
 def sample(job: Job, progress: Progress) -> pathlib.Path:
@@ -167,68 +190,64 @@ def sample(job: Job, progress: Progress) -> pathlib.Path:
 def _sample(job: Job, progress: Progress) -> pathlib.Path:
     with Interrupts().watching() as interrupts:
         _require_room(job)
-        state = _fitted(job, progress, interrupts)
-        generate = jax.jit(job.augmenter.generate, static_argnums=(2, 3))
+        work, offline = _work(job), jnp.asarray(job.offline)
+        generator = _fitted(job, work, offline, progress, interrupts)
         with h5py.File(job.partial, "a") as file:
-            done = _open_partial(file, job)
-            with progress.bar("generate", job.rows, done, unit="row") as bar:
-                for start, source, count, key in _chunks(job, done):
-                    interrupts.check()
-                    made, _ = generate(state, key, source, min(job.config.refresh.chunk, job.rows))
-                    rows = np.asarray(made)[:count]
-                    what = f"generated rows {start:,} to {start + count:,} are not"
-                    _require_finite(rows[:, : job.spec.layout.mc_return], what, "lower --augment.w or --augment.lr")
-                    _append(file, job.spec.layout, rows, start)
-                    bar.update(count)
+            made = _open_partial(file, job)
+            done = sum(1 for chunk in chunks(work) if chunk.first + chunk.rows <= made)
+            for chunk, rows, _ in make_on(work, generator, done, progress):
+                _append(file, job, chunk, np.asarray(rows))
+                interrupts.check()
     os.replace(job.partial, job.out)
     shutil.rmtree(job.generator)
     return job.out
 
 
-def _fitted(job: Job, progress: Progress, interrupts: Interrupts) -> Any:
+def _online(job: Job, offline: Array) -> Buffer:
+    """The ring that the generator sees; the offline rows where there is no second dataset and it looks at none."""
+    return ring.full(offline if job.online is None else jnp.asarray(job.online))
+
+
+def _work(job: Job) -> Work:
+    """What is fitted and made, one seed."""
+    augmenter, config, offline = job.augmenter, job.config.refresh, jnp.asarray(job.offline)
+    online = _online(job, offline)
+    fit_steps = jax.jit(augmenter.fit, static_argnames="steps", donate_argnums=0)
+    generate = jax.jit(augmenter.generate, static_argnums=(2, 3))
+
+    def fit(generator: Any, start: int, steps: int) -> tuple[Any, Metrics]:
+        return fit_steps(generator, offline, online, purpose_key(job.key, "fit", start), steps=steps)
+
+    def make(generator: Any, source: int, start: int, rows: int) -> tuple[Array, Metrics]:
+        return generate(generator, purpose_key(job.key, f"generate{source}", start), source, rows)
+
+    rows = rows_by_source(job.rows, augmenter.shares, "rows")
+    return Work(fit, make, augmenter.fit_steps, config.fit_steps_per_call, rows, config.chunk)
+
+
+def _fitted(job: Job, work: Work, offline: Array, progress: Progress, interrupts: Interrupts) -> Any:
     """The fitted generator: read back, continued, or made; kept every minute."""
-    aug, offline = job.augmenter, jnp.asarray(job.offline)
-    online: Buffer = ring.full(offline if job.online is None else jnp.asarray(job.online))
-    init = jax.jit(aug.init)
-    kept = Kept(job.generator / job.identity)
-    begin = lambda: (jnp.zeros((), jnp.int32), init(purpose_key(job.key, "init"), offline, online))
-    done, state = kept.load(jax.eval_shape(begin)) or begin()
-    fit = jax.jit(aug.fit, static_argnames="steps", donate_argnums=0)
-    per_call = job.config.refresh.fit_steps_per_call
+    kept = Kept(job.generator / job.identity, job.identity, progress.warn)
+    init = jax.jit(job.augmenter.init)
+    begin = lambda: (jnp.zeros((), jnp.int32), init(purpose_key(job.key, "init"), offline, _online(job, offline)))
+    done, generator = begun = kept.load(jax.eval_shape(begin)) or begin()
     try:
-        with progress.bar("fit", aug.fit_steps, int(done), unit="step") as bar:
-            for start in range(int(done), aug.fit_steps, per_call):
-                interrupts.check()
-                count = min(per_call, aug.fit_steps - start)
-                state, metrics = fit(state, offline, online, purpose_key(job.key, "fit", start), steps=count)
-                done = jnp.int32(start + count)
-                values = {name: float(value) for name, value in metrics.items()}
-                _require_finite(list(values.values()), f"after {start + count:,} fit steps {values} is not", FIT_REMEDY)
-                bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()}, refresh=False)
-                bar.update(count)
-                kept.save((done, state))
+        for fitted, generator, metrics in fit_on(work, begun[1], int(done), progress):
+            done = jnp.int32(fitted)
+            values = {name: float(value) for name, value in metrics.items()}
+            _require_finite(list(values.values()), f"after {fitted:,} fit steps {values} is not", FIT_REMEDY)
+            kept.save((done, generator))
+            interrupts.check()
     except Interrupted:
-        kept.save((done, state), now=True)
+        kept.save((done, generator), now=True)
         raise
-    kept.save((done, state), now=True)
-    return state
+    kept.save((done, generator), now=True)
+    return generator
 
 
 def _require_finite(values: Any, what: str, remedy: str) -> None:
     if not np.isfinite(values).all():
         raise FloatingPointError(f"{what} finite; {remedy}")
-
-
-def _chunks(job: Job, done: int) -> Iterator[tuple[int, int, int, Array]]:
-    """``(first row, source, rows, key)`` of the chunks that are not yet written; sources one after the other."""
-    shares, first = job.augmenter.shares, 0
-    ends = np.round(np.cumsum(list(shares.values())) * job.rows).astype(int)
-    for source, end in zip(shares, ends, strict=True):
-        while first < end:
-            count = int(min(job.config.refresh.chunk, job.rows, end - first))
-            if first >= done:
-                yield first, int(source), count, purpose_key(job.key, f"generate{source}", first)
-            first += count
 
 
 def _open_partial(file: h5py.File, job: Job) -> int:
@@ -251,9 +270,12 @@ def _open_partial(file: h5py.File, job: Job) -> int:
     return int(file.attrs["done"])
 
 
-def _append(file: h5py.File, layout: RowLayout, rows: np.ndarray, start: int) -> None:
-    """Writes generated `rows` `[n, D]` as the file's transitions from number `start`."""
-    batch, pairs = jax.device_get(layout.unpack(jnp.asarray(rows))), slice(2 * start, 2 * (start + len(rows)))
+def _append(file: h5py.File, job: Job, chunk: Chunk, rows: np.ndarray) -> None:
+    """Writes generated `rows` `[n, D]` as the file's transitions from the chunk's first on."""
+    start, end = chunk.first, chunk.first + chunk.rows
+    what = f"generated rows {start:,} to {end:,} are not"
+    _require_finite(rows[:, : job.spec.layout.mc_return], what, "lower --augment.w or --augment.lr")
+    batch, pairs = jax.device_get(job.spec.layout.unpack(jnp.asarray(rows))), slice(2 * start, 2 * end)
     zero = np.zeros(len(rows), np.float32)
     interleave = lambda first, second: np.stack([first, second], axis=1).reshape(2 * len(rows), *np.shape(first)[1:])
     file["observations"][pairs] = interleave(batch.obs, batch.next_obs)
@@ -262,7 +284,7 @@ def _append(file: h5py.File, layout: RowLayout, rows: np.ndarray, start: int) ->
     file["terminals"][pairs] = interleave(batch.terminal > 0, zero > 0)
     file["timeouts"][pairs] = interleave(zero > 0, zero == 0)
     file["infos/source"][pairs] = np.repeat(np.asarray(batch.source, np.int8), 2)
-    file.attrs["done"] = start + len(rows)
+    file.attrs["done"] = end
     file.flush()
 
 

@@ -1,4 +1,4 @@
-"""A3RL: importance weights (reference check 50), the density ratio, and which rows are chosen."""
+"""A3RL: importance weights, the density ratio, and which rows are chosen."""
 
 import dataclasses
 
@@ -12,13 +12,14 @@ from train_helpers import toy_config
 from cfdg_jax.agents import crossq
 from cfdg_jax.agents.crossq import CrossQConfig
 from cfdg_jax.agents.registry import AGENTS, make_agent
+from cfdg_jax.config import remarks, resolved
 from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.errors import UserError
-from cfdg_jax.methods import Agent, Stratifier
+from cfdg_jax.methods import Agent, Mix, Stratifier
+from cfdg_jax.mix.a3rl import A3RLConfig, a3rl, importance_weights, log_priority, ratio_loss
 from cfdg_jax.presets import make_config
-from cfdg_jax.stratify.a3rl import A3RLConfig, a3rl, importance_weights, log_priority, ratio_loss
 from cfdg_jax.training.build import build_program
-from cfdg_jax.training.remarks import remarks
+from cfdg_jax.training.learn import marked_update
 from cfdg_jax.types import Batch, Source, Spec
 
 SPEC = Spec(obs_dim=1, act_dim=1, horizon=10)
@@ -27,7 +28,7 @@ K, B = 4, 64
 
 @pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
 def test_importance_weights_average_to_one_under_the_draw(beta):
-    """Check 50, at beta = 1 with weights 1 / (N p) themselves."""
+    """At beta = 1 with weights 1 / (N p) themselves."""
     p = np.random.default_rng(0).dirichlet(np.full(50, 0.3)) + 1e-6
     p /= p.sum()
     weights = np.asarray(importance_weights(jnp.log(p), beta), np.float64)
@@ -80,17 +81,17 @@ def rows_of(key) -> Batch:
 
 
 def chooser(**fields):
-    config = A3RLConfig(hidden=(32,), learning_rate=1e-2, **fields)
-    stratifier = a3rl(config, SPEC)
+    config = A3RLConfig(**{"hidden": (32,), "learning_rate": 1e-2, "correction_updates": 300_000} | fields)
+    mix = a3rl(config, SPEC)
     value = lambda obs, action: 10.0 * action[..., 0]
     act = lambda obs, key: 0.1 * jax.random.normal(key, (*obs.shape[:-1], 1))
-    return stratifier, jax.jit(lambda state, batch, key: stratifier.choose(state, batch, value, act, key))
+    return mix, jax.jit(lambda state, batch, key: mix.choose(state, batch, value, act, key))
 
 
 def test_offline_rows_that_look_online_are_chosen_more_and_weigh_less():
     """The ratio of two Gaussians is known: log w(a) = a / 0.09 for means -0.5 and 0.5 and deviation 0.3."""
-    stratifier, choose = chooser(sharpness=1.0, advantage_scale=0.0)
-    state = stratifier.init(jax.random.key(0), 0)
+    mix, choose = chooser(sharpness=1.0, advantage_scale=0.0)
+    state = mix.init(jax.random.key(0))
     for i in range(300):
         state, *_ = choose(state, rows_of(jax.random.fold_in(jax.random.key(1), i)), jax.random.key(i))
     batch = rows_of(jax.random.key(9))
@@ -106,8 +107,8 @@ def test_offline_rows_that_look_online_are_chosen_more_and_weigh_less():
 
 
 def test_rows_of_more_advantage_are_chosen_as_often_as_their_probability_says():
-    stratifier, choose = chooser(sharpness=1.0, advantage_scale=0.1)
-    state = stratifier.init(jax.random.key(0), 0)
+    mix, choose = chooser(sharpness=1.0, advantage_scale=0.1)
+    state = mix.init(jax.random.key(0))
     batch = rows_of(jax.random.key(3))._replace(source=jnp.full((K, B), Source.ONLINE))
     many = jax.vmap(lambda key: choose(state, batch, key)[1])(jax.random.split(jax.random.key(4), 400))
     counts = np.bincount(np.asarray(many).ravel(), minlength=K * B) / many.size
@@ -118,13 +119,11 @@ def test_rows_of_more_advantage_are_chosen_as_often_as_their_probability_says():
 
 
 def test_the_correction_rises_with_the_updates_to_its_end():
-    stratifier, choose = chooser(sharpness=1.0, advantage_scale=0.1, correction_updates=2 * K)
-    state = stratifier.init(jax.random.key(0), 0)
+    mix, choose = chooser(sharpness=1.0, advantage_scale=0.1, correction_updates=2 * K)
+    state = mix.init(jax.random.key(0))
     batch, spreads = rows_of(jax.random.key(3)), []
     for _ in range(4):
-        state, _, weight, _ = choose(
-            state._replace(ratio=stratifier.init(jax.random.key(0), 0).ratio), batch, jax.random.key(5)
-        )
+        state, _, weight, _ = choose(state._replace(ratio=mix.init(jax.random.key(0)).ratio), batch, jax.random.key(5))
         spreads.append(float(jnp.log(weight).std()))
     assert int(state.updates) == 4 * K
     assert spreads[1] / spreads[0] == pytest.approx(0.7 / 0.4, rel=0.1) and spreads[2] / spreads[0] == pytest.approx(
@@ -134,10 +133,8 @@ def test_the_correction_rises_with_the_updates_to_its_end():
 
 
 def test_sharpness_zero_draws_evenly_with_weights_of_one():
-    stratifier, choose = chooser(sharpness=0.0)
-    _, index, weight, metrics = choose(
-        stratifier.init(jax.random.key(0), 0), rows_of(jax.random.key(3)), jax.random.key(5)
-    )
+    mix, choose = chooser(sharpness=0.0)
+    _, index, weight, metrics = choose(mix.init(jax.random.key(0)), rows_of(jax.random.key(3)), jax.random.key(5))
     np.testing.assert_allclose(weight, np.ones(K * B), rtol=1e-5)
     assert (
         float(metrics["effective_rows"]) == pytest.approx(1.0, rel=1e-5)
@@ -146,8 +143,8 @@ def test_sharpness_zero_draws_evenly_with_weights_of_one():
 
 
 def test_the_ratio_is_fitted_by_adam_on_the_rows_as_drawn():
-    stratifier, choose = chooser()
-    state = stratifier.init(jax.random.key(0), 0)
+    mix, choose = chooser()
+    state = mix.init(jax.random.key(0))
     batch = rows_of(jax.random.key(3))
     new, *_ = choose(state, batch, jax.random.key(5))
     optimiser = optax.adam(1e-2)
@@ -167,22 +164,31 @@ def test_the_ratio_is_fitted_by_adam_on_the_rows_as_drawn():
 
 
 def test_the_correction_ends_with_the_run_unless_told_otherwise():
-    values = {"dataset": "d4rl:hopper-medium-v2", "agent": "rlpd", "stratify": "a3rl"}
-    config = make_config(values, "paper")
-    assert config.stratify.correction_updates == (250_000 - config.online.start_steps) * 20
-    assert make_config(values | {"stratify.correction_updates": 9}, "paper").stratify.correction_updates == 9
+    values = {"dataset": "d4rl:hopper-medium-v2", "agent": "rlpd", "mix": "a3rl", "preset": "paper"}
+    config = make_config(**values)
+    made = lambda config: resolved(config)["mix"].correction_updates
+    assert made(config) == (250_000 - config.online.start_steps) * 20
+    assert made(make_config(**values, mix__correction_updates=9)) == 9
 
 
 @pytest.mark.parametrize(
-    "field", [{"sharpness": -1.0}, {"correction_start": 2.0}, {"value_actions": 0}, {"hidden": (0,)}]
+    "field",
+    [
+        {"sharpness": -1.0},
+        {"correction_start": 2.0},
+        {"value_actions": 0},
+        {"hidden": (0,)},
+        {"correction_updates": 0},
+        {"offline_share": 1.0},
+    ],
 )
 def test_impossible_constants_are_refused(field):
-    with pytest.raises(UserError, match=f"stratify.{next(iter(field))}"):
+    with pytest.raises(UserError, match=f"mix.{next(iter(field))}"):
         A3RLConfig(**field)
 
 
 def test_the_agent_learns_from_the_chosen_rows_with_their_weights():
-    """A stratifier that turns the rows around, weighs row i by i, and an agent that keeps what it is given."""
+    """A rule that turns the rows around and weighs row i by i, and an agent that keeps what it is given."""
     spec = Spec(4, 2, 50)
     config = toy_config("none", "iql", "none")
     serial = np.arange(16.0)
@@ -195,7 +201,7 @@ def test_the_agent_learns_from_the_chosen_rows_with_their_weights():
         count = batches.reward.size
         return state + 1, jnp.arange(count)[::-1], jnp.arange(count, dtype=jnp.float32), {"chosen": jnp.float32(2)}
 
-    mark = lambda state, batch, key: (0.1 * batch.reward, {})
+    mark = lambda shared, own, batch, key: (0.1 * batch.reward, {})
     keeper = Agent(
         init=lambda key: (),
         update=lambda state, batches, key, step: (batches, {}),
@@ -203,18 +209,19 @@ def test_the_agent_learns_from_the_chosen_rows_with_their_weights():
         go_online=lambda state, key: state,
         value=lambda state, obs, action: obs[..., 0],
     )
-    stub = Stratifier(init=lambda key, seed: 0, mark=mark, choose=choose)
-    program = dataclasses.replace(program, stratifier=stub, online_agent=keeper)
+    rule = Mix(counts=program.mix.counts, draw=program.mix.draw, init=lambda key: 0, choose=choose)
+    marks = Stratifier(init=lambda key, seed: (), mark=mark)
+    program = dataclasses.replace(program, mix=rule, stratifier=marks, online_agent=keeper)
     drawn = jnp.asarray(rows, jnp.float32).reshape(2, 8, -1)
-    state, kept, metrics = program._marked_update("online", 0, (), jax.random.key(0), drawn, 0)
+    _, state, kept, metrics = marked_update(program, "online", (), (), 0, (), jax.random.key(0), drawn, 0)
     assert state == 1 and seen["shapes"] == ((2, 8), (2, 8, 2)) and float(metrics["chosen"]) == 2.0
     np.testing.assert_array_equal(kept.reward, serial[::-1].reshape(2, 8))
     np.testing.assert_array_equal(kept.weight, serial.reshape(2, 8))
     np.testing.assert_allclose(kept.conserve, 0.1 * serial[::-1].reshape(2, 8), rtol=1e-6)
-    offline = dataclasses.replace(program, offline_agent=keeper)._marked_update(
-        "offline", 0, (), jax.random.key(0), drawn, 0
+    offline = marked_update(
+        dataclasses.replace(program, offline_agent=keeper), "offline", (), (), 0, (), jax.random.key(0), drawn, 0
     )
-    assert offline[1].weight is None, "the offline phase learns from the rows drawn"
+    assert offline[2].weight is None, "the offline phase learns from the rows drawn"
 
 
 def test_a_row_without_weight_moves_no_policy_of_sac_s():
@@ -247,8 +254,8 @@ def test_crossq_s_policy_loss_leaves_out_a_row_without_weight():
 
 
 def test_a_batch_of_one_origin_teaches_the_ratio_nothing():
-    stratifier, choose = chooser()
-    state = stratifier.init(jax.random.key(0), 0)
+    mix, choose = chooser()
+    state = mix.init(jax.random.key(0))
     alone = rows_of(jax.random.key(3))._replace(source=jnp.full((K, B), Source.ONLINE))
     new, *_, metrics = choose(state, alone, jax.random.key(5))
     assert float(metrics["ratio_loss"]) == 0.0
@@ -257,17 +264,16 @@ def test_a_batch_of_one_origin_teaches_the_ratio_nothing():
 
 
 def test_many_rows_need_no_square_of_memory():
-    stratifier, choose = chooser()
+    mix, choose = chooser()
     many = jax.tree.map(lambda x: jnp.tile(x, (1, 200, *(1 for _ in x.shape[2:]))), rows_of(jax.random.key(3)))
-    compiled = choose.lower(stratifier.init(jax.random.key(0), 0), many, jax.random.key(5)).compile()
+    compiled = choose.lower(mix.init(jax.random.key(0)), many, jax.random.key(5)).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 1_000 * 4 * K * B * 200
 
 
 def test_what_it_cannot_work_with_is_refused_and_its_own_use_is_not_warned_of():
-    with pytest.raises(UserError, match=r"mix\.kind"):
-        make_config({"dataset": "d4rl:hopper-medium-v2", "agent": "rlpd", "stratify": "a3rl", "mix": "oorb"}, "paper")
-    config = toy_config("none", "sac", "a3rl")
-    with pytest.raises(UserError, match="no dataset"):
-        build_program(config, Spec(4, 2, 50), identity_transforms(4), np.zeros((0, 14), np.float32))
-    assert not any("marks change nothing" in remark for remark in remarks(config, generates=False))
-    assert any("marks change nothing" in r for r in remarks(toy_config("none", "sac", "by_source"), generates=False))
+    for dataset, fields in (("d4rl:hopper-medium-v2", {"mix__offline_share": 0.0}), ("", {"env__task": "hopper"})):
+        with pytest.raises(UserError, match=r"mix(\.offline_share)?: .*(strictly between 0 and 1|no dataset)"):
+            make_config(dataset, "rlpd", mix="a3rl", **fields)
+    config = toy_config("none", "sac", mix="a3rl")
+    assert not any("marks change nothing" in remark for remark in remarks(config))
+    assert any("marks change nothing" in remark for remark in remarks(toy_config("none", "sac", "by_source")))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from train_helpers import interrupted_at
 
-from cfdg_jax import cli
+from cfdg_jax import cli, process
+from cfdg_jax import upsample as module
 from cfdg_jax.data import transforms
 from cfdg_jax.data.load import load_dataset
 from cfdg_jax.data.pack import pack
-from cfdg_jax.training import sample as module
 from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.types import Source
 
@@ -28,7 +28,7 @@ def run(out, *more, augment="synther", rows="150"):
 
 @pytest.fixture(autouse=True)
 def no_setup(monkeypatch):
-    monkeypatch.setattr(cli, "_setup", lambda *arguments: None)
+    monkeypatch.setattr(process, "setup", lambda *arguments: None)
 
 
 def d4rl_pairs(path):

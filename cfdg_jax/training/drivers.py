@@ -1,0 +1,208 @@
+"""What advances the training environments of all seeds together with the learner.
+
+`HostDriver` steps simulators, one dispatch per step; `PureDriver` scans environments written in JAX inside the
+learner's program, one dispatch per chunk of steps. Both send the learner a `Packet` per step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from cfdg_jax.core.seeds import purpose_keys
+from cfdg_jax.envs.registry import make_env
+from cfdg_jax.errors import UserError, require
+from cfdg_jax.training.act import act, close_episodes, end_episodes, insert_learn_act, online_step
+from cfdg_jax.training.evaluate import task_of
+from cfdg_jax.training.meters import Meters
+from cfdg_jax.training.packet import Packet
+from cfdg_jax.training.program import Program, compiled, env_seed
+from cfdg_jax.training.progress import Progress
+from cfdg_jax.training.session import Session
+from cfdg_jax.types import Array, Counts, Env, PureEnv, TrainState
+
+
+class Driver(Protocol):
+    """Advances the training environments of all seeds together with the learner."""
+
+    most: int
+
+    def advance(self, session: Session, steps: int, counts: Counts | None) -> None:
+        """`steps` environment steps of all seeds; `counts` None makes no updates."""
+        ...
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What a checkpoint needs to continue the environments bit for bit."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def make_driver(session: Session) -> Driver:
+    """A `PureDriver` for environments written in JAX, a `HostDriver` for all others."""
+    config = session.program.config
+    task, dynamics = task_of(session.program)
+    seeds = [env_seed(config, seed, "train_env") for seed in range(config.seeds)]
+    env = make_env(task, seeds, dynamics, config.env.threads)
+    pure = getattr(env, "pure", None)
+    if pure is not None:
+        env.close()
+        return PureDriver(pure, session)
+    return HostDriver(env, session)
+
+
+def warn_if_unsavable(program: Program, progress: Progress) -> None:
+    """Says before the run that its online phase cannot be resumed, where the simulator cannot be saved."""
+    if program.config.online.steps == 0:
+        return
+    task, dynamics = task_of(program)
+    env = make_env(task, [0], dynamics, 1)
+    try:
+        env.reset()
+        env.get_state()
+    except UserError as error:
+        progress.warn(f"warning: {error.problem}; an interrupted online phase of this run cannot be resumed")
+    finally:
+        env.close()
+
+
+class HostDriver:
+    """Steps simulators on the host; only the S actions leave the device between steps."""
+
+    most = 25
+
+    def __init__(self, env: Env, session: Session):
+        self.env, seeds = env, session.program.config.seeds
+        self.returns, self.lengths, self.success = np.zeros(seeds), np.zeros(seeds), np.zeros(seeds)
+        self.action: Array | np.ndarray
+        saved = session.loop
+        if "obs" in saved:
+            env.reset()
+            env.set_state({name.removeprefix("env/"): v for name, v in saved.items() if name.startswith("env/")})
+            self.obs, self.action = saved["obs"], saved["action"]
+            self.returns, self.lengths, self.success = saved["returns"], saved["lengths"], saved["success"]
+        else:
+            config = session.program.config.online
+            problem = "cannot be saved, so an online phase that has begun cannot be resumed"
+            remedy = f"start a new run from its pre-training: --from-offline {session.folder}"
+            require(session.step in (0, config.steps), "env.task", f"its simulator {problem}", remedy)
+            self.obs = env.reset()
+            random = session.program.config.online.random_steps > 0
+            obs = jnp.asarray(self.obs, jnp.float32)
+            self.action = act(session.program, session.state, obs, jnp.asarray(0), random)
+
+    def advance(self, session: Session, steps: int, counts: Counts | None) -> None:
+        """See `Driver.advance`."""
+        program, random_steps = session.program, session.program.config.online.random_steps
+        for t in range(session.step + 1, session.step + steps + 1):
+            packet, done, lengths, returns = self._step(session)
+            session.state, session.meters, self.action = online_step(
+                program, session.state, session.meters, packet.pack(), np.int32(t), program.offline_rows, counts,
+                t < random_steps,
+            )  # fmt: skip
+            if done.any():
+                session.state = end_episodes(program, session.state, done, lengths, returns)
+
+    def _step(self, session: Session) -> tuple[Packet, np.ndarray, np.ndarray, np.ndarray]:
+        """Steps the simulators; returns the packet, where episodes ended, and lengths and returns of all so far."""
+        action = np.asarray(self.action)
+        result = self.env.step(action)
+        self.returns, self.lengths = self.returns + result.reward, self.lengths + 1
+        self.success = np.maximum(self.success, result.success)
+        done, lengths, returns = result.terminal | result.truncated, self.lengths, self.returns
+        current = result.next_obs
+        if done.any():
+            session.episodes.add(done, self.returns, self.lengths, self.success)
+            self.returns, self.lengths, self.success = (
+                np.where(done, 0.0, x) for x in (self.returns, self.lengths, self.success)
+            )
+            current = self.env.reset(done)
+        packet = Packet(self.obs, action, result.reward, result.next_obs, result.terminal, current)
+        self.obs = current
+        return packet, done, lengths, returns
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """See `Driver.arrays`; nothing where the simulator cannot be saved."""
+        try:
+            simulator = self.env.get_state()
+        except UserError:  # told when the run began
+            return {}
+        loop = {"obs": self.obs, "action": self.action, "returns": self.returns, "lengths": self.lengths}
+        loop |= {"success": self.success} | {f"env/{name}": value for name, value in simulator.items()}
+        return {name: np.asarray(value) for name, value in loop.items()}
+
+    def close(self) -> None:
+        self.env.close()
+
+
+class PureDriver:
+    """Runs environments written in JAX inside the learner's program: whole chunks compile into one scan."""
+
+    most = 250
+
+    def __init__(self, env: PureEnv, session: Session):
+        self._env, program, state = env, session.program, session.state
+        zeros = lambda *shape: jnp.zeros((program.config.seeds, *shape))  # never one array twice: all are donated
+        env_state = jax.jit(jax.vmap(env.reset))(purpose_keys(state.key, "env_reset", 0))
+        self._carry: tuple = (env_state, zeros(program.spec.act_dim), zeros(), zeros(), zeros())
+        if "pure/0" in session.loop:
+            leaves, structure = jax.tree.flatten(self._carry)
+            saved = [jnp.asarray(session.loop[f"pure/{i}"]) for i in range(len(leaves))]
+            self._carry = jax.tree.unflatten(structure, saved)
+        else:
+            random = program.config.online.random_steps > 0
+            action = act(program, state, jax.vmap(env.observe)(env_state), jnp.asarray(0), random)
+            self._carry = (env_state, action, *self._carry[2:])
+
+    def advance(self, session: Session, steps: int, counts: Counts | None) -> None:
+        """See `Driver.advance`; one dispatch."""
+        program = session.program
+        random = session.step + steps < program.config.online.random_steps
+        session.state, session.meters, self._carry, ended = scan_steps(
+            program, session.state, session.meters, self._carry, np.int32(session.step), program.offline_rows,
+            env=self._env, steps=steps, counts=counts, random=random,
+        )  # fmt: skip
+        for done, returns, lengths, success in zip(*map(np.asarray, ended), strict=True):
+            if done.any():
+                session.episodes.add(done, returns, lengths, success)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """See `Driver.arrays`."""
+        return {f"pure/{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(self._carry))}
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+@compiled(static=("env", "steps", "counts", "random"), donate=("state", "meters", "carry"))
+def scan_steps(
+    program: Program, state: TrainState, meters: Meters, carry: tuple, start: ArrayLike, offline_rows: Array,
+    env: PureEnv, steps: int, counts: Counts | None, random: bool,
+) -> tuple[TrainState, Meters, tuple, tuple]:  # fmt: skip
+    """`steps` steps of all seeds; returns the state, meters, carry and ended episodes, each `[steps, S]`."""
+
+    def body(loop: tuple, t: Array) -> tuple[tuple, Any]:
+        state, meters, (env_state, action, returns, lengths, success) = loop
+        obs = jax.vmap(env.observe)(env_state)
+        env_state, result = jax.vmap(env.step)(env_state, action)
+        returns, lengths = returns + result.reward, lengths + 1
+        success = jnp.maximum(success, result.success)
+        done = result.terminal | result.truncated
+        fresh = jax.vmap(env.reset)(purpose_keys(state.key, "env_reset", t))
+        pick = lambda new, old: jnp.where(done.reshape((-1,) + (1,) * (old.ndim - 1)), new, old)
+        env_state = jax.tree.map(pick, fresh, env_state)
+        current = jax.vmap(env.observe)(env_state)
+        packet = Packet(obs, action, result.reward, result.next_obs, result.terminal, current).pack(jnp)
+        state, meters, action = insert_learn_act(program, state, meters, packet, t, offline_rows, counts, random)
+        state = close_episodes(program, state, done, lengths, returns)
+        ended = (done, returns, lengths, success)
+        returns, lengths, success = (jnp.where(done, 0.0, x) for x in (returns, lengths, success))
+        return (state, meters, (env_state, action, returns, lengths, success)), ended
+
+    times = start + 1 + jnp.arange(steps)
+    (state, meters, carry), ended = jax.lax.scan(body, (state, meters, carry), times)
+    return state, meters, carry, ended

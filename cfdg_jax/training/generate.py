@@ -1,0 +1,141 @@
+"""Generating: generators of all seeds, and the loop that fits one and makes rows, shared by refresh and `upsample`.
+
+    repeat     generator <- fit(generator)     per_call optimiser steps a dispatch
+    for each synthetic source:
+        repeat rows <- make(chunk)             fixed chunks: memory is bounded by the chunk, not by the rows wanted
+
+All randomness is a function of the place in the work, so that a loop that is cut anywhere continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cfdg_jax.errors import require
+from cfdg_jax.training.program import Program, compiled, each_seed
+from cfdg_jax.training.progress import Progress
+from cfdg_jax.types import Array, Buffer, Key, Metrics, TrainState
+
+
+def _over_online(program: Program, fn: Callable, state: TrainState, *seeded: Any) -> Any:
+    """``fn(online Buffer, *seeded)`` for every seed."""
+    online = state.online
+    one = lambda rows, *args: fn(Buffer(rows, online.position, online.size), *args)
+    return each_seed(program, one, (0,) * (1 + len(seeded)))(online.rows, *seeded)
+
+
+@compiled()
+def start_generator(program: Program, state: TrainState, keys: Key, offline_rows: Array) -> Any:
+    """Fresh generator states for all seeds, normalisers fitted."""
+    init = lambda online, key: program.augmenter.init(key, offline_rows, online)
+    return _over_online(program, init, state, keys)
+
+
+@compiled(static=("steps",), donate=("generator",))
+def fit_generator(
+    program: Program, generator: Any, state: TrainState, offline_rows: Array, keys: Key, steps: int
+) -> tuple[Any, Metrics]:
+    """`steps` optimiser steps of all seeds."""
+    one = lambda online, gen, key: program.augmenter.fit(gen, offline_rows, online, key, steps)
+    return _over_online(program, one, state, generator, keys)
+
+
+@compiled(static=("source", "rows"))
+def generate(program: Program, generator: Any, keys: Key, source: int, rows: int) -> tuple[Array, Metrics]:
+    """Rows `[S, rows, D]` of a synthetic source, and metrics `[S]`."""
+    one = lambda gen, key: program.augmenter.generate(gen, key, source, rows)
+    return each_seed(program, one, (0, 0))(generator, keys)
+
+
+def rows_by_source(total: int, shares: Mapping[int, float], field: str) -> dict[int, int]:
+    """`total` rows split by `shares`, at least one of each source.
+
+    Raises:
+      UserError: naming `field`, for fewer rows than sources.
+    """
+    require(total >= len(shares), field, f"is {total}", f"must be at least {len(shares)}, one per label")
+    counts = {source: max(1, round(total * share)) for source, share in shares.items()}
+    if counts:
+        largest = max(counts, key=lambda source: counts[source])
+        counts[largest] += total - sum(counts.values())
+    return counts
+
+
+class Chunk(NamedTuple):
+    """One dispatch of generated rows.
+
+    Attributes:
+      number: Its place among all chunks, from 0.
+      source: Of the rows.
+      start: The first of them among the rows of the source.
+      rows: How many there are; a last chunk is made whole and cut.
+      first: The first of them among all rows.
+    """
+
+    number: int
+    source: int
+    start: int
+    rows: int
+    first: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A generator to fit, and the rows to make with it.
+
+    Attributes:
+      fit: ``(generator, start, steps) -> (generator, metrics)``; `start` counts the steps made before.
+      make: ``(generator, source, start, rows) -> (rows [..., rows, D], metrics)``; `start` as in `Chunk`.
+      fit_steps: Optimiser steps.
+      per_call: Steps of one dispatch.
+      rows: Rows by source.
+      chunk: Rows of one dispatch.
+      bars: The names of the two bars.
+      keep_bars: Whether the bars stay when they are full.
+    """
+
+    fit: Callable[[Any, int, int], tuple[Any, Metrics]]
+    make: Callable[[Any, int, int, int], tuple[Array, Metrics]]
+    fit_steps: int
+    per_call: int
+    rows: Mapping[int, int]
+    chunk: int
+    bars: tuple[str, str] = ("fit", "generate")
+    keep_bars: bool = True
+
+
+def fit_on(work: Work, generator: Any, done: int, progress: Progress) -> Iterator[tuple[int, Any, Metrics]]:
+    """The rest of a fit after `done` steps; yields ``(steps made, generator, metrics)`` after each dispatch."""
+    with progress.bar(work.bars[0], work.fit_steps, done, unit="step", keep=work.keep_bars) as bar:
+        for start in range(done, work.fit_steps, work.per_call):
+            steps = min(work.per_call, work.fit_steps - start)
+            generator, metrics = work.fit(generator, start, steps)
+            bar.set_postfix({name: f"{np.mean(value):.3g}" for name, value in metrics.items()}, refresh=False)
+            bar.update(steps)
+            yield start + steps, generator, metrics
+
+
+def chunks(work: Work) -> Iterator[Chunk]:
+    """All rows, source after source."""
+    number = first = 0
+    for source, total in work.rows.items():
+        for start in range(0, total, work.chunk):
+            rows = min(work.chunk, total - start)
+            yield Chunk(number, source, start, rows, first)
+            number, first = number + 1, first + rows
+
+
+def make_on(work: Work, generator: Any, done: int, progress: Progress) -> Iterator[tuple[Chunk, Array, Metrics]]:
+    """The rest of the rows after `done` chunks; yields each chunk with its rows `[..., rows, D]` and metrics."""
+    left = [chunk for chunk in chunks(work) if chunk.number >= done]
+    before = sum(work.rows.values()) - sum(chunk.rows for chunk in left)
+    with progress.bar(work.bars[1], sum(work.rows.values()), before, unit="row", keep=work.keep_bars) as bar:
+        for chunk in left:
+            whole = min(work.chunk, work.rows[chunk.source])
+            rows, metrics = work.make(generator, chunk.source, chunk.start, whole)
+            yield chunk, rows[..., : chunk.rows, :], metrics
+            bar.update(chunk.rows)

@@ -1,0 +1,91 @@
+"""The memory plan: what a run will hold, told and checked before anything is allocated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from cfdg_jax.core.flops import largest_array
+from cfdg_jax.errors import require
+from cfdg_jax.training.generate import fit_generator, generate, start_generator
+from cfdg_jax.training.learn import traced_update
+from cfdg_jax.training.prepare import init
+from cfdg_jax.training.program import Program
+from cfdg_jax.training.progress import Progress
+from cfdg_jax.training.refresh import synthetic_rows
+
+ENVIRONMENT_MB = 0.05
+"""Of one simulator, such as MuJoCo's data of a small robot."""
+
+
+def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
+    """Says what the run will hold, in MB, and refuses a plan that does not fit.
+
+    Raises:
+      UserError: if it exceeds what the device has, with what takes the most.
+    """
+    config, row = program.config, program.spec.layout.width * 4 / 1e6
+    phases = [phase for phase, steps in (("offline", config.offline.steps), ("online", config.online.steps)) if steps]
+    online = config.online.capacity if config.online.steps else 1
+    generated = sum(synthetic_rows(program).values()) if config.online.steps else 0
+    updates = max(config.offline.updates_per_call, config.online.utd if config.online.steps else 1)
+    plan = {
+        "offline rows, shared": program.offline_rows.shape[0] * row,
+        "online rings": config.seeds * online * row,
+        "synthetic rings": 2 * config.seeds * generated * row,  # the old and the new during a refresh
+        "one dispatch": config.seeds * updates * config.mix.batch_size * row * 2,
+        "evaluation": config.seeds * config.evaluate.episodes * ENVIRONMENT_MB,
+    }
+    for phase in phases:
+        state = jax.eval_shape(lambda phase=phase: init(program, phase))
+        held = {"agent": 2 * _megabytes(state.agent), "stratifier": _megabytes(state.stratifier)}  # and its gradients
+        held["update"] = largest_array(traced_update(program, phase)[0].jaxpr) / 1e6
+        plan |= {name: max(value, plan.get(name, 0.0)) for name, value in held.items()}
+    if generated:
+        plan |= _of_generator(program)
+    _require_fit(plan, progress)
+    return plan
+
+
+def _of_generator(program: Program) -> dict[str, float]:
+    """What the generator holds and takes: its state and gradients, one step of its fit, one chunk of rows."""
+    config, offline = program.config.refresh, program.offline_rows
+    state = jax.eval_shape(lambda: init(program, "online"))
+    generator = jax.eval_shape(start_generator.of(program), state, state.key, offline)
+    source = next(iter(program.augmenter.shares))
+    rows = min(config.chunk, synthetic_rows(program)[source])
+    traced = [
+        fit_generator.of(program).trace(generator, state, offline, state.key, steps=1),
+        generate.of(program).trace(generator, state.key, source=source, rows=rows),
+    ]
+    scratch = max(largest_array(each.jaxpr.jaxpr) for each in traced) / 1e6
+    return {"generator": 2 * _megabytes(generator), "generating": scratch}
+
+
+def _megabytes(shapes: Any) -> float:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) / 1e6
+
+
+def _require_fit(plan: Mapping[str, float], progress: Progress) -> None:
+    total, available = sum(plan.values()), available_mb()
+    parts = ", ".join(f"{name} {value:,.0f} MB" for name, value in plan.items() if value >= 0.5)
+    progress.say(f"memory plan: {parts}; {total:,.0f} MB of {available:,.0f} MB available")
+    most = max(plan, key=lambda name: plan[name])
+    remedies = "fewer --seeds, smaller networks or batches, a smaller --online.capacity or fewer --refresh.rows"
+    require(
+        total < 0.9 * available,
+        "memory",
+        f"the plan needs {total:,.0f} MB ({most}: {plan[most]:,.0f} MB) and {available:,.0f} MB are available",
+        f"use {remedies}",
+    )
+
+
+def available_mb() -> float:
+    """Free memory of the default device, in MB."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) / 1e6
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,0 +1,59 @@
+"""How good the rows of a refresh are, seed by seed."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from cfdg_jax.augment.quality import Simulate, quality_report
+from cfdg_jax.data.transforms import (
+    ObservationTransform,
+    RewardTransform,
+    apply_observation,
+    apply_reward,
+    invert_observation,
+)
+from cfdg_jax.envs.onestep import one_step
+from cfdg_jax.training.program import Program
+from cfdg_jax.types import Source, TrainState
+
+CHECKED = {"samples": 500, "searched": 5_000}
+"""Rows that `quality_report` compares, and searches for neighbours, at a refresh."""
+
+
+def check_rows(program: Program, state: TrainState) -> dict[str, np.ndarray]:
+    """How good the synthetic rows of every seed are, ``{"<source>/<measure>": [S]}`` (`cfdg_jax.augment.quality`)."""
+    offline, gathered = np.asarray(program.offline_rows), np.asarray(state.online.rows)[:, : int(state.online.size)]
+    made = {source: np.asarray(buffer.rows) for source, buffer in state.synthetic.items()}
+    step, units = _true_step(program), jax.tree.map(np.asarray, program.transforms)
+    rewards = {s: units.online_reward if s == Source.SYNTHETIC_ONLINE else units.reward for s in state.synthetic}
+    simulate = {s: step and _in_units(step, units.observation, reward) for s, reward in rewards.items()}
+    reports = []
+    for seed in range(program.config.seeds):
+        online = gathered[seed]
+        report: dict[str, float] = {}
+        for source in made:
+            rows = made[source][seed]
+            if len(rows) >= 2 and np.isfinite(rows[:, : program.spec.layout.terminal]).all():
+                measured = quality_report(
+                    rows, program.spec.layout, offline if len(offline) else None, online, simulate[source], **CHECKED
+                )
+                report |= {f"{Source(source).name.lower()}/{name}": value for name, value in measured.items()}
+        reports.append(report)
+    names = dict.fromkeys(name for report in reports for name in report)
+    return {name: np.array([report.get(name, np.nan) for report in reports]) for name in names}
+
+
+def _true_step(program: Program) -> Simulate | None:
+    """One step of the true dynamics, where an observation determines the state."""
+    return one_step(program.config.env.task, "d4rl" if program.config.env.dynamics == "d4rl" else "gymnasium")
+
+
+def _in_units(step: Simulate, observation: ObservationTransform, reward_transform: RewardTransform) -> Simulate:
+    """`step` in the units of the rows."""
+
+    def simulate(obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        next_obs, reward = step(invert_observation(observation, obs), action)
+        return apply_observation(observation, next_obs), apply_reward(reward_transform, reward)
+
+    return simulate

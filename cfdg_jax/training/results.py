@@ -1,0 +1,231 @@
+"""What a run leaves behind: its summary, samples for pictures, and `Run`, which reads a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfdg_jax.config import REGISTRIES, TrainConfig, choice
+from cfdg_jax.diffusion.likelihood import log_density_of_rows
+from cfdg_jax.errors import UserError, require
+from cfdg_jax.fields import config_hash, from_yaml, non_default
+from cfdg_jax.training import store
+from cfdg_jax.training.act import evaluate_act
+from cfdg_jax.training.build import build_program, load_program
+from cfdg_jax.training.checkpoint import Checkpointer, Saved, Whole, template
+from cfdg_jax.training.evaluate import run_episodes
+from cfdg_jax.training.logging import device_name, versions, write_atomic, write_summary
+from cfdg_jax.training.origin import read_origin, require_same_data
+from cfdg_jax.training.prepare import init
+from cfdg_jax.training.program import Program, keys_of
+from cfdg_jax.training.progress import Progress, Stopwatch
+from cfdg_jax.training.session import Session
+from cfdg_jax.types import Source
+
+SAMPLE_ROWS = 1_000
+"""Rows per origin that ``samples.npz`` keeps for pictures."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished or interrupted run, read from its folder.
+
+    Attributes:
+      folder: Where it lives.
+      config: Its resolved config.
+      summary: ``summary.json``.
+    """
+
+    folder: pathlib.Path
+    config: TrainConfig
+    summary: dict[str, Any]
+
+    def policy(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The trained evaluation policies: raw ``obs [S, ..., O] -> action [S, ..., A]``. Needs no dataset."""
+        program, found = self._acting()
+        agent, keys = _agent(program, found), keys_of(program)
+
+        def act(obs: np.ndarray) -> np.ndarray:
+            observed = jnp.asarray(obs, jnp.float32)
+            return np.asarray(evaluate_act(program, agent, observed, keys, jnp.asarray(0), found.record.phase))
+
+        return act
+
+    def log_density(
+        self, rows: np.ndarray, source: int = Source.SYNTHETIC_ONLINE, seed: int = 0, **options: Any
+    ) -> np.ndarray:
+        """Log-density of packed rows under the generator of the newest checkpoint, in nats per unit of volume.
+
+        Args:
+          rows: `[n, D]` packed rows in the units of training, such as ``Run.restore()[0].offline_rows``.
+          source: Whose density: of the synthetic online or of the synthetic offline rows.
+          seed: Position of the seed.
+          options: Of `cfdg_jax.diffusion.likelihood.log_density`, such as ``probes`` with a ``key``.
+
+        Returns:
+          `[n]`.
+
+        Raises:
+          UserError: if the run has no fitted generator, no such source or seed, or diffrax is not installed.
+        """
+        program, found = self._acting()
+        model, shares = program.augmenter.model, program.augmenter.shares
+        shapes = template(program, found.record).generator
+        fitted = model is not None and bool(jax.tree.leaves(shapes))
+        require(fitted, str(self.folder), "has no fitted generator", "use a run with --augment after its first refresh")
+        known = ", ".join(f"{Source(kind).name} ({int(kind)})" for kind in shares)
+        require(source in shares, "source", f"is {int(source)}", f"valid for this run: {known}")
+        require(0 <= seed < self.config.seeds, "seed", f"is {seed}", f"must lie between 0 and {self.config.seeds - 1}")
+        assert model is not None
+        generator = store.fill(shapes, store.under(found.arrays, "train/generator"), found.place)
+        of_seed = model(jax.tree.map(lambda leaf: leaf[seed], generator), int(source))
+        columns = of_seed.columns(jnp.asarray(rows))
+        return np.asarray(log_density_of_rows(of_seed.denoise, of_seed.normaliser, columns, **options))
+
+    def restore(self, number: int | None = None) -> tuple[Program, Saved]:
+        """The run's program and its newest whole checkpoint, or checkpoint `number` if it was kept.
+
+        Raises:
+          UserError: if no checkpoint is whole, or the dataset has changed since the run began.
+        """
+        origin = read_origin(self.folder)
+        program = load_program(self.config, Progress(False), Stopwatch(), origin.transforms)
+        require_same_data(origin, program, self.folder)
+        checkpointer = self._checkpointer()
+        return program, checkpointer.restored(program, checkpointer.whole(self.config, Progress(False).warn, number))
+
+    def _acting(self) -> tuple[Program, Whole]:
+        """A program without offline rows, which acts and does not learn, and the newest whole checkpoint."""
+        origin = read_origin(self.folder)
+        none = np.zeros((0, origin.spec.layout.width), np.float32)
+        program = build_program(self.config, origin.spec, origin.transforms, none, acts_only=True)
+        return program, self._checkpointer().whole(self.config, Progress(False).warn)
+
+    def _checkpointer(self) -> Checkpointer:
+        return Checkpointer(self.folder, self.config.checkpoint.keep)
+
+
+def _agent(program: Program, found: Whole) -> Any:
+    """The agent's state in a checkpoint."""
+    shapes = jax.eval_shape(lambda: init(program, found.record.phase).agent)
+    return store.fill(shapes, store.under(found.arrays, "train/agent"), found.place)
+
+
+def evaluate(run: Run | str | os.PathLike, episodes: int | None = None) -> dict[str, np.ndarray | None]:
+    """Evaluates the newest whole checkpoint of a run on fresh environments. Needs no dataset.
+
+    Args:
+      run: A run or its folder.
+      episodes: Per seed; the config's number by default.
+
+    Returns:
+      ``return``, ``normalized_score`` (None without a reference), ``success`` and ``length``, each `[S, E]`.
+    """
+    run = run if isinstance(run, Run) else load_run(run)
+    program, found = run._acting()
+    agent, record = _agent(program, found), found.record
+    return run_episodes(program, agent, record.phase, record.step, Progress(False), episodes)
+
+
+def summarise(session: Session, status: str) -> None:
+    """Writes ``summary.json`` as of now."""
+    config, program = session.program.config, session.program
+    summary = {
+        "status": status,
+        "label": config.name,
+        "dataset": config.dataset,
+        "task": config.env.task,
+        "dynamics": config.env.dynamics,
+        "choices": {field: choice(config, field) for field in REGISTRIES},
+        "non_default": non_default(config),
+        "seeds": [config.first_seed + i for i in range(config.seeds)],
+        "phase": session.phase,
+        "step": session.step,
+        "last_return": session.last_return,
+        "failed_seeds": session.failed,
+        "offline_rows": int(program.offline_rows.shape[0]),
+        "seconds": session.clock.totals,
+        "device": device_name(),
+        "versions": versions(),
+        "config_hash": config_hash(config),
+        "command": " ".join(sys.argv),
+    }
+    write_summary(session.folder, summary)
+
+
+def save_samples(session: Session) -> None:
+    """Writes ``samples.npz``: `SAMPLE_ROWS` evenly spaced rows per origin of the first seed, for pictures."""
+    layout, state = session.program.spec.layout, session.state
+    width = layout.generative_width(True)
+
+    def thin(rows, size: int) -> np.ndarray:
+        index = np.unique(np.linspace(0, max(size - 1, 0), min(SAMPLE_ROWS, size)).astype(int))
+        return np.asarray(rows[jnp.asarray(index)])[:, :width] if size else np.zeros((0, width), np.float32)
+
+    samples = {"offline": thin(session.program.offline_rows, session.program.offline_rows.shape[0])}
+    samples["online"] = thin(state.online.rows[0], int(state.online.size))
+    for source, buffer in state.synthetic.items():
+        samples[Source(source).name.lower()] = thin(buffer.rows[0], int(buffer.size))
+    dims = {"obs_dim": np.asarray(layout.obs_dim), "act_dim": np.asarray(layout.act_dim)}
+    arrays: dict[str, Any] = samples | dims
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    write_atomic(session.folder / "samples.npz", packed.getvalue())
+
+
+def read_config(folder: pathlib.Path) -> TrainConfig:
+    """The resolved config of a run folder.
+
+    Raises:
+      UserError: if there is none or it was edited.
+    """
+    path = folder / "config.yaml"
+    require(path.is_file(), str(folder), "is no run folder (no config.yaml)", "name a folder that a run wrote")
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = from_yaml(text, str(path))
+    except UnicodeDecodeError:
+        raise UserError(str(path), "is not UTF-8 text", "restore the file as the run wrote it") from None
+    except UserError:
+        written = read_summary(folder).get("versions", {}).get("cfdg-jax", "an unknown version")
+        if written != versions()["cfdg-jax"]:
+            store.refuse_version(folder, written)
+        raise
+    recorded = text.split("\n", 1)[0].removeprefix("hash:").strip().strip("'\"")
+    require(
+        recorded == config_hash(config),
+        str(path),
+        f"was changed since the run began (hash {recorded}, values give {config_hash(config)})",
+        "restore it, or start a new run with the new values",
+    )
+    return config
+
+
+def load_run(folder: str | os.PathLike) -> Run:
+    """Reads a run folder.
+
+    Raises:
+      UserError: if it is none.
+    """
+    path = pathlib.Path(folder)
+    config = read_config(path)
+    return Run(path, config, read_summary(path))
+
+
+def read_summary(folder: pathlib.Path) -> dict[str, Any]:
+    """``summary.json``; empty where it is missing or damaged."""
+    try:
+        summary = json.loads((folder / "summary.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}

@@ -1,0 +1,62 @@
+"""What does not grow while a run goes on: compiled programs, memory, files."""
+
+import itertools
+import subprocess
+import sys
+
+import jax
+import pytest
+from train_helpers import hopper_config, lines, toy_config
+
+import cfdg_jax
+from cfdg_jax.training.session import Session
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Programs compiled or loaded so far, and the list of that number at each checkpoint of a run."""
+    count, seen, checkpoint = itertools.count(), [], Session.checkpoint
+    total = [0]
+
+    def listen(event, seconds, **kwargs):
+        if event == COMPILED:
+            total[0] = next(count) + 1
+
+    def note(self):
+        checkpoint(self)
+        if self.phase == "online":
+            seen.append((self.step, total[0]))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    monkeypatch.setattr(Session, "checkpoint", note)
+    yield seen
+    jax.monitoring.clear_event_listeners()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        toy_config(online__steps=210, online__capacity=400, refresh__every=30, offline__steps=20, seeds=1),
+        hopper_config(online__steps=240, online__capacity=400, seeds=1),
+    ],
+    ids=["toy", "hopper"],
+)
+def test_nothing_is_compiled_after_the_first_cycle(config, compiled, tmp_path):
+    """Neither an evaluation, nor a refresh, nor a checkpoint of a fuller ring makes new programs."""
+    cfdg_jax.train(config, tmp_path / "run", progress=False)
+    after_two_refreshes = [number for step, number in compiled if 120 <= step < config.online.steps]
+    assert compiled[0][1] > 0, "nothing was counted"
+    assert len(after_two_refreshes) >= 3 and len(set(after_two_refreshes)) == 1, compiled
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU; run with JAX_PLATFORMS=cuda")
+def test_deterministic_runs_of_a_gpu_are_equal(tmp_path):
+    """Kernels are chosen when JAX starts, so each run is a process of its own."""
+    flags = ["--dataset", "local:toy-dense-medium-replay-v0", "--preset", "smoke", "--quiet", "--deterministic"]
+    for name in ("one", "other"):
+        command = [sys.executable, "-m", "cfdg_jax", "train", *flags, "--out", str(tmp_path / name)]
+        subprocess.run(command, check=True)
+    for log in ("metrics.jsonl", "evaluations.jsonl"):
+        assert lines(tmp_path / "one", log) == lines(tmp_path / "other", log)
