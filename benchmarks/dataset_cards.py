@@ -7,9 +7,12 @@ Datasets that are not on this machine yet are built first. `cfdg-jax data info N
 
 from __future__ import annotations
 
+import argparse
+import fnmatch
+
 import numpy as np
 
-from cfdg_jax.data import behaviours, load
+from cfdg_jax.data import behaviours, load, local
 from cfdg_jax.data.dataset import Dataset
 from cfdg_jax.data.reference_scores import normalized_score
 
@@ -42,15 +45,22 @@ def row(name: str, data: Dataset) -> str:
 
 def main() -> None:
     """Prints the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, help="describe datasets of this many rows instead of the default")
+    parser.add_argument("--only", default="*", help="names to describe, with *")
+    args = parser.parse_args()
     print(HEAD)
+    if args.rows:
+        print(f"Described here are samples of {args.rows:,} rows (`--rows {args.rows}`), not the default sizes.\n")
     print("| dataset | rows | episodes | median length | return 5 / 50 / 95 % | score |\n|---|---|---|---|---|---|")
     made = []
-    for short, recipe in behaviours.RECIPES.items():
-        data = load.load_dataset(f"local:{short}", progress=False)
-        print(row(f"local:{short}", data))
-        made.append((short, recipe, data))
+    for short in behaviours.RECIPES:
+        if fnmatch.fnmatchcase(short, args.only):
+            data = load.load_dataset(local.build(short, rows=args.rows, progress=False))
+            print(row(f"local:{short}", data), flush=True)
+            made.append((short, data))
     print("\n## How each was made\n")
-    for short, _, data in made:
+    for short, data in made:
         print(f"- `local:{short}`: {data.metadata['policies']}.")
 
 

@@ -167,6 +167,7 @@ class Spec:
       horizon: Steps after which an episode is cut (a time limit, not a terminal).
       terminates: Whether true terminals can occur; if not, generators do not model the flag.
       reference: D4RL's (minimum, maximum) return of the task, or None where no reference exists.
+      zeros: Columns of the observation that are always 0.
     """
 
     obs_dim: int
@@ -174,6 +175,7 @@ class Spec:
     horizon: int
     terminates: bool = True
     reference: tuple[float, float] | None = None
+    zeros: int = 0
 
     @property
     def layout(self) -> RowLayout:

@@ -63,3 +63,10 @@ def test_a_star_stands_for_all_names_of_a_shape():
     assert doctor.expand("some/*.hdf5") == ["some/*.hdf5"]
     with pytest.raises(UserError, match="matches no dataset"):
         doctor.expand("local:*-nothing")
+
+
+def test_no_warning_on_real_files_that_are_right(data_dir):
+    """Ant's 84 contact forces are zeros in D4RL; people took up to 300 steps to open the door."""
+    ant = doctor.examine(str(data_dir / "gym_v2_mujoco_py" / "ant-v2-return5545.hdf5"))
+    door = doctor.examine(str(data_dir / "d4rl" / "door-v0_demos_clipped.hdf5"))
+    assert ant.report.warnings == door.report.warnings == () and ant.usable and door.usable

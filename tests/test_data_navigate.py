@@ -6,6 +6,7 @@ import pytest
 from cfdg_jax.data.behaviours import RECIPES
 from cfdg_jax.data.collect import GaussianPolicy
 from cfdg_jax.data.navigate import FEATURES, Navigator, features, into_body
+from cfdg_jax.envs.antmaze import AntMazeVecEnv
 from cfdg_jax.envs.maze import maze
 
 
@@ -74,3 +75,19 @@ def test_recipes_of_mazes(name, starts, goals):
     assert len(env._starts or [None]) == starts and len(env._targets) == goals
     obs = env.reset()
     assert all(env.maze.cell_at(place) in env.maze.free for place in [*obs[:, :2], *env.goals])
+
+
+def test_the_shipped_actor_reaches_goals():
+    """8 evaluation episodes of the small maze; docs/datasets.md has the rates of hundreds in each."""
+    recipe = RECIPES["antmaze-umaze-play-v0"]
+    env, rng = AntMazeVecEnv("antmaze-umaze", range(8), "d4rl"), np.random.default_rng(0)
+    policy = next(iter(recipe.parts()[0].values()))(env)
+    obs, arrived, playing = env.reset(), np.zeros(8, bool), np.ones(8, bool)
+    for _ in range(400):
+        step = env.step(policy(obs, rng))
+        arrived |= playing & step.success
+        playing &= ~step.terminal
+        obs = step.next_obs
+        if not playing.any():
+            break
+    assert arrived.sum() >= 6

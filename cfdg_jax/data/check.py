@@ -100,7 +100,7 @@ LARGE = 1e8
 
 
 def _warnings(dataset: Dataset, spec: Spec | None) -> tuple[str, ...]:
-    return (*dataset.warnings, *_of_episodes(dataset, spec), *_of_values(dataset))
+    return (*dataset.warnings, *_of_episodes(dataset, spec), *_of_values(dataset, spec))
 
 
 def _of_episodes(dataset: Dataset, spec: Spec | None) -> Iterator[str]:
@@ -108,7 +108,7 @@ def _of_episodes(dataset: Dataset, spec: Spec | None) -> Iterator[str]:
     horizon = spec.horizon if spec else 1000
     if len(lengths) == 1 and len(dataset) > horizon:
         yield "no episode ends are labelled; returns are those of one endless episode"
-    elif spec is not None and lengths.max() > spec.horizon:
+    elif spec is not None and lengths.max() > spec.horizon and not _demonstrated(dataset):
         yield f"an episode has {lengths.max()} rows, but the time limit is {spec.horizon}; ends are missing"
     if len(dataset) > 1 and lengths.mean() < 2 and not dataset.loose:
         length = "every row ends an episode" if lengths.max() == 1 else f"episodes have {lengths.mean():.2g} rows"
@@ -123,7 +123,12 @@ def _of_episodes(dataset: Dataset, spec: Spec | None) -> Iterator[str]:
         )
 
 
-def _of_values(dataset: Dataset) -> Iterator[str]:
+def _demonstrated(dataset: Dataset) -> bool:
+    """Whether people showed the episodes, who may take longer than a try: reading found time-outs that end nothing."""
+    return any("time-outs are no ends" in note for note in dataset.notes)
+
+
+def _of_values(dataset: Dataset, spec: Spec | None) -> Iterator[str]:
     if dataset.rewards.min() == dataset.rewards.max():
         yield f"all rewards are {dataset.rewards[0]:g}; nothing can be learnt from them"
     for what, values in (("rewards", dataset.rewards[:, None]), ("observations", dataset.observations)):
@@ -134,8 +139,8 @@ def _of_values(dataset: Dataset) -> Iterator[str]:
     unwritten = len(zero) if zero.all() else int(np.argmin(zero[::-1]))
     if unwritten > 1:
         yield f"the last {unwritten} rows hold zeros alone; they were probably never written"
-    constant = int((np.ptp(dataset.observations, axis=0) == 0).sum())
-    if constant:
+    constant = int((np.ptp(dataset.observations, axis=0) == 0).sum()) - (spec.zeros if spec else 0)
+    if constant > 0:
         yield f"{constant} of {dataset.obs_dim} observation dimensions never change"
     if len(dataset) > 1 and np.ptp(dataset.actions, axis=0).max() == 0:
         yield "all actions are equal; nothing can be learnt from them"

@@ -86,8 +86,9 @@ def locomotion_spec(task: str, dynamics: str, reference: tuple[float, float] | N
     """The `Spec` of a task in `ROBOTS`; Ant is observed with 84 more zeros under D4RL's dynamics."""
     check_dynamics(dynamics)
     robot = ROBOTS[task]
-    obs_dim = robot.obs_dim + (robot.contact_zeros if dynamics == "d4rl" else 0)
-    return Spec(obs_dim, robot.act_dim, HORIZON, terminates=robot.healthy is not None, reference=reference)
+    zeros = robot.contact_zeros if dynamics == "d4rl" else 0
+    terminates = robot.healthy is not None
+    return Spec(robot.obs_dim + zeros, robot.act_dim, HORIZON, terminates, reference, zeros)
 
 
 @functools.cache
