@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/behaviour"))
     parser.add_argument("--trust-curve", action="store_true", help="play no candidate again")
+    parser.add_argument("--no-expert", action="store_true", help="leave the expert out: none is good enough")
     parser.add_argument("--mend", action="store_true", help="keep the asset's medium and expert, renew the way to them")
     parser.add_argument("--command", default="", help="how it was trained, for the record")
     args = parser.parse_args()
@@ -81,8 +82,10 @@ def main() -> None:
         replayed |= {step: again(step) for step in chosen if step not in replayed}
     snapshots = [trained(load(folder, step), replayed[step]) for step in chosen]
     path = ASSETS / f"{'antmaze' if maze else args.task}-policies.npz"
-    save_policies(path, snapshots, trained(load(folder, expert), replayed[expert]))
-    report(args, path, {step: replayed[step] for step in [*chosen, expert]}, curve)
+    best_one = None if args.no_expert else trained(load(folder, expert), replayed[expert])
+    save_policies(path, snapshots, best_one)
+    kept = chosen if args.no_expert else [*chosen, expert]
+    report(args, path, {step: replayed[step] for step in kept}, curve)
 
 
 def mend(args: argparse.Namespace, folder: pathlib.Path, curve: dict[int, float], env) -> None:

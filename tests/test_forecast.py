@@ -37,7 +37,7 @@ def test_table_1_has_the_papers_cells(capsys, tmp_path):
     configs = read_sweep(SWEEPS / "table1.yaml")
     assert len(configs) == 16 * 3 * 2 and {config.seeds for config in configs} == {5}
     assert {config.preset for config in configs} == {"paper"}
-    assert len(read_sweep(SWEEPS / "table1-reduced.yaml")) == 12 * 3 * 2
+    assert len(read_sweep(SWEEPS / "table1-reduced.yaml")) == 15 * 3 * 2
     rates = tmp_path / "bench.json"
     rates.write_text(json.dumps(RATES))
     assert main(["sweep", str(SWEEPS / "table1.yaml"), "--dry-run", "--rates", str(rates)]) == 0

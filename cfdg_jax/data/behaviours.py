@@ -132,6 +132,7 @@ def _recipes() -> dict[str, Recipe]:
     recipes = {}
     for tasks, rows, qualities in (
         (("hopper", "halfcheetah"), 200_000, _LOCOMOTION),
+        (("walker2d",), 200_000, _LOCOMOTION[:3]),  # its run has no expert yet
         (("antmaze-umaze", "antmaze-medium", "antmaze-large"), 200_000, ("play", "diverse")),
         (("toy-sparse", "toy-dense"), 20_000, _LOCOMOTION),
     ):
