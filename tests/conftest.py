@@ -5,6 +5,7 @@ ones (`golden_full_dir`) and small real recordings (`data_dir`) are not. Tests t
 ``CFDG_REFERENCE_DIR`` or in a folder beside the repository, and skip, saying so, where neither exists.
 """
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -24,6 +25,21 @@ import jax
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+MUCH_MEMORY = 2 << 30
+"""Resident bytes from which a test process lets go of what it has compiled."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_let_go():
+    """Between files: a process that keeps thousands of programs holds many gigabytes of them."""
+    yield
+    status = pathlib.Path("/proc/self/statm")
+    resident = int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else MUCH_MEMORY
+    if resident >= MUCH_MEMORY:
+        jax.clear_caches()
+        gc.collect()
 
 
 def _reference(folder: str) -> pathlib.Path:
