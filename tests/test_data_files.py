@@ -10,6 +10,7 @@ import pytest
 from raw_rows import raw
 
 from cfdg_jax.data import commands, files, local
+from cfdg_jax.data.convert import convert
 from cfdg_jax.data.hdf5 import write_hdf5
 from cfdg_jax.data.load import load_dataset
 from cfdg_jax.errors import UserError
@@ -71,9 +72,9 @@ def test_what_stands_in_the_way(tmp_path, monkeypatch):
             ask()
     write_hdf5(tmp_path / "good.hdf5", raw(60, range(9, 60, 10)))
     with pytest.raises(UserError, match=r"File name too long"):
-        commands.convert_text(str(tmp_path / "good.hdf5"), f"{long}.hdf5")
+        convert(str(tmp_path / "good.hdf5"), f"{long}.hdf5")
     with pytest.raises(UserError, match=r"cannot be (created|looked for)"):
-        commands.convert_text(str(tmp_path / "good.hdf5"), str(tmp_path / "file" / "copy.hdf5"))
+        convert(str(tmp_path / "good.hdf5"), str(tmp_path / "file" / "copy.hdf5"))
 
 
 def test_no_home_folder(monkeypatch):
