@@ -12,7 +12,7 @@ import fnmatch
 
 import numpy as np
 
-from cfdg_jax.data import behaviours, load, local
+from cfdg_jax.data import load, local, names
 from cfdg_jax.data.dataset import Dataset
 from cfdg_jax.data.reference_scores import normalized_score
 
@@ -54,7 +54,7 @@ def main() -> None:
         print(f"Described here are samples of {args.rows:,} rows (`--rows {args.rows}`), not the default sizes.\n")
     print("| dataset | rows | episodes | median length | return 5 / 50 / 95 % | score |\n|---|---|---|---|---|---|")
     made = []
-    for short in behaviours.RECIPES:
+    for short in names.RECIPES:
         if fnmatch.fnmatchcase(short, args.only):
             data = load.load_dataset(local.build(short, rows=args.rows, progress=False))
             print(row(f"local:{short}", data), flush=True)

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from cfdg_jax import catalog
 from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.augment.registry import AUGMENTERS
 from cfdg_jax.data.returns import Truncation
@@ -123,6 +124,17 @@ class CheckpointConfig:
     keep: int = 2  # complete checkpoints kept
 
 
+MINIMA = {
+    "seeds": 1, "first_seed": 0, "run_key": 0, "offline.steps": 0, "offline.updates_per_call": 1,
+    "online.steps": 0, "online.utd": 1, "online.update_every": 1, "online.start_steps": 0,
+    "online.random_steps": 0, "online.capacity": 1, "refresh.every": 1, "refresh.min_online": 1,
+    "refresh.rows": 1, "refresh.chunk": 1, "refresh.fit_steps_per_call": 1, "evaluate.offline_every": 1,
+    "evaluate.online_every": 1, "evaluate.episodes": 1, "log.every": 1, "checkpoint.every": 0,
+    "checkpoint.keep": 1, "env.threads": 0,
+}  # fmt: skip
+"""The smallest values of whole numbers, by dotted path."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """One run: a dataset, the four choices, the budget."""
@@ -148,15 +160,7 @@ class TrainConfig:
     seed_axis: Literal["auto", "vmap", "scan"] = "auto"  # how the seed axis is compiled
 
     def __post_init__(self) -> None:
-        minima = {
-            "seeds": 1, "first_seed": 0, "run_key": 0, "offline.steps": 0, "offline.updates_per_call": 1,
-            "online.steps": 0, "online.utd": 1, "online.update_every": 1, "online.start_steps": 0,
-            "online.random_steps": 0, "online.capacity": 1, "refresh.every": 1, "refresh.min_online": 1,
-            "refresh.rows": 1, "refresh.chunk": 1, "refresh.fit_steps_per_call": 1, "evaluate.offline_every": 1,
-            "evaluate.online_every": 1, "evaluate.episodes": 1, "log.every": 1, "checkpoint.every": 0,
-            "checkpoint.keep": 1, "env.threads": 0,
-        }  # fmt: skip
-        for path, least in minima.items():
+        for path, least in MINIMA.items():
             value = get_path(self, path)
             require(value >= least, path, f"is {value}", f"must be at least {least}")
         self._require_countable()
@@ -227,7 +231,8 @@ def choice(config: TrainConfig, field: str) -> str:
 def named_choice(field: str, name: str) -> Any:
     """The default config of the registered `name` for a field, or a `UserError` with the nearest names."""
     elsewhere = [other for other in REGISTRIES if other != field and name in REGISTRIES[other]]
-    remedy = f"it is chosen by --{elsewhere[0]} {name}" if elsewhere else nearest(name, REGISTRIES[field])
+    listing = f"cfdg-jax list {catalog.LISTS[field]}"
+    remedy = f"it is chosen by --{elsewhere[0]} {name}" if elsewhere else nearest(name, REGISTRIES[field], listing)
     require(name in REGISTRIES[field], field, f"'{name}' is unknown", remedy)
     return REGISTRIES[field][name].config()
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
-SHOWN = 20
-"""Valid names that a message lists in full beside the nearest ones."""
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PATH_ERRORS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+"""What is wrong with a path that a user named."""
+FEW = 4
+"""Valid names that a message gives in full, though a command lists them."""
 
 
 class UserError(ValueError):
@@ -29,10 +35,15 @@ def require(condition: bool, field: str, problem: str, remedy: str = "") -> None
         raise UserError(field, problem, remedy)
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """``did you mean ...? valid: ...`` for an unknown name; of many names only the near ones, where there are any."""
+def nearest(name: str, names: Iterable[str], listing: str = "") -> str:
+    """``did you mean ...?`` with at most three near names; then all of them where they are few, or what lists them.
+
+    Args:
+      name: What was written.
+      names: What would be right.
+      listing: The command that shows all of many names.
+    """
     names = list(names)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    if close and len(names) > SHOWN:
-        return f"did you mean {' or '.join(close)}?"
-    return (f"did you mean {' or '.join(close)}? " if close else "") + f"valid: {', '.join(names)}"
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    return meant + (f"`{listing}` lists all" if listing and len(names) > FEW else f"valid: {', '.join(names)}")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
-import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
+from cfdg_jax import catalog
 from cfdg_jax.config import REGISTRIES, TrainConfig, choice, entry_of, named_choice
-from cfdg_jax.errors import UserError, nearest, require
+from cfdg_jax.errors import UserError, require
+from cfdg_jax.values import coerce
 
 
 def leaf_paths(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -47,28 +47,13 @@ def override(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     nested: dict[str, Any] = {}
     for path, value in (variant_values(config, values) | dict(values)).items():
         if path not in known:
-            raise UserError(path, "is no config field", _instead(path, known))
+            raise UserError(path, "is no config field", catalog.instead(path, known))
         node = nested
         *parents, leaf = path.split(".")
         for part in parents:
             node = node.setdefault(part, {})
         node[leaf] = value
     return _replace(config, nested, "")
-
-
-def _instead(path: str, known: Mapping[str, Any]) -> str:
-    """What a user may have meant by a field that a run does not have: one of another method, or a similar one."""
-    room, _, name = path.partition(".")
-    owners = [
-        each
-        for each, entry in REGISTRIES.get(room, {}).items()
-        if any(field.name == name for field in dataclasses.fields(entry.config))
-    ]
-    if owners:
-        return f"it belongs to --{room} {' or '.join(owners)}"
-    siblings = [each for each in known if each.partition(".")[0] == room]
-    variants = f"; releases are chosen by --{room}.variant" if f"{room}.variant" in known else ""
-    return nearest(path, siblings or known) + variants
 
 
 def variant_values(config: TrainConfig, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,48 +76,6 @@ def _replace(config: Any, nested: Mapping[str, Any], prefix: str) -> Any:
         else:
             changes[name] = coerce(hints[name], value, path)
     return dataclasses.replace(config, **changes)
-
-
-def coerce(annotation: Any, value: Any, path: str) -> Any:
-    """Reads `value` (a string from the command line, or a yaml value) as the annotated type."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Literal:
-        require(value in args, path, f"is '{value}'", nearest(str(value), map(str, args)))
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
-            return None
-        return coerce(next(arg for arg in args if arg is not type(None)), value, path)
-    if origin is tuple:
-        if isinstance(value, str):
-            inner = value.strip("()[] ").removesuffix(",")
-            value = inner.split(",") if inner else ()
-        if not isinstance(value, list | tuple):
-            raise UserError(path, f"is {value!r}", "must be a list, such as 64,64")
-        return tuple(coerce(args[0], item.strip() if isinstance(item, str) else item, path) for item in value)
-    if annotation is str:
-        return str(value)
-    return _number(annotation, value, path)
-
-
-def _number(annotation: type, value: Any, path: str) -> Any:
-    kind = {bool: "true or false", int: "a whole number", float: "a number"}[annotation]
-    wrong = UserError(path, f"is '{value}'", f"must be {kind}")
-    if annotation is bool:
-        truth = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
-        if str(value).lower() not in truth:
-            raise wrong
-        return truth[str(value).lower()]
-    try:
-        number = float(str(value).replace("_", ""))
-    except ValueError:
-        raise wrong from None
-    require(math.isfinite(number), path, f"is {number}", "must be finite")
-    if annotation is float:
-        return number
-    if number != int(number):
-        raise wrong
-    return int(number)
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:

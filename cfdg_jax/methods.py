@@ -216,7 +216,9 @@ class Entry:
 
 def check_variant(field: str, name: str, variants: Mapping[str, Variant]) -> None:
     """Refuses a variant that is not in the table of a method, such as ``agent.variant``."""
-    require(name in variants, field, f"'{name}' is unknown", nearest(name, variants))
+    require(
+        name in variants, field, f"'{name}' is unknown", nearest(name, variants, f"cfdg-jax train --explain {field}")
+    )
 
 
 def registered(entries: Mapping[str, Entry], config: Any) -> Entry:

@@ -22,7 +22,7 @@ def test_a_name_and_its_default_config_make_an_agent(name):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(UserError, match=r"^agent: 'iqll' is unknown; did you mean iql.*valid: iql"):
+    with pytest.raises(UserError, match=r"^agent: 'iqll' is unknown; did you mean iql or cql. .cfdg-jax list agents"):
         make_agent("iqll", SPEC)
 
 

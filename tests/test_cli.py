@@ -1,12 +1,16 @@
-"""What the command line does to its own process before anything is computed."""
+"""The command line: what it does to its process, what it answers at once, what it says of a run."""
 
 import ctypes
 import os
+import subprocess
+import sys
 import types
 
 import pytest
 
-from cfdg_jax import process
+from cfdg_jax import cli, process
+from cfdg_jax.fields import from_yaml
+from cfdg_jax.presets import make_config
 
 TRIM, MMAP = -1, -3
 
@@ -63,3 +67,113 @@ def test_other_systems_are_left_alone(mallopt, monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: types.SimpleNamespace())
     process.keep_freed_memory()  # musl has no mallopt
     assert calls == []
+
+
+# -- what is answered before JAX is imported ---------------------------------------------------------------------------
+
+
+def answer(*words, environ=None):
+    """Exit code, output, errors and seconds of processor time of ``python -m cfdg_jax``, and whether JAX was loaded."""
+    code = (
+        "import resource, sys\nfrom cfdg_jax.cli import main\ncode = main()\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print('|', used.ru_utime + used.ru_stime, sorted({'jax', 'numpy', 'mujoco'} & set(sys.modules)))\n"
+        "sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | (environ or {}))
+    out, _, used = done.stdout.rpartition("|")
+    seconds, _, heavy = used.strip().partition(" ")
+    return done.returncode, out.strip(), done.stderr.strip(), float(seconds), heavy
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("--version", 0, "cfdg-jax 0."),
+        ("--help", 0, "train many seeds at once"),
+        ("train --help", 0, "--from-offline DIR"),
+        ("data list", 0, "local:hopper-medium-v0"),
+        ("list agents", 0, "iql        implicit Q-learning (Kostrikov, Nair, Levine 2021)"),
+        ("list environments", 0, "gym:ID"),
+        ("train --explain online", 0, "online.utd"),
+        ("trian", 2, "error: cfdg-jax: 'trian' is no command; did you mean train? `cfdg-jax --help` lists all"),
+        ("data lst", 2, "error: cfdg-jax data: 'lst' is no command; did you mean list?"),
+        ("report", 2, "error: cfdg-jax report: missing argument 'RUN_DIR...'; see cfdg-jax report --help"),
+        ("report x --owt y", 2, "error: --owt: is no option of cfdg-jax report; did you mean --out?"),
+        ("list agent", 2, "error: list: 'agent' is unknown; did you mean agents"),
+        ("train --agnt iql", 2, "error: agnt: is no config field; did you mean agent"),
+        ("train --agent iqq", 2, "error: agent: 'iqq' is unknown; did you mean iql? `cfdg-jax list agents` lists all"),
+        ("train --agent cfdg", 2, "error: agent: 'cfdg' is unknown; it is chosen by --augment cfdg"),
+        ("train --agent iql --agent.alpha 1", 2, "agent.alpha: is no config field; it belongs to --agent td3bc"),
+        ("train --agent.expectle=1", 2, "agent.expectle: is no config field; did you mean agent.expectile"),
+        ("train --seeds many", 2, "error: seeds: is 'many'; must be a whole number"),
+        ("train --online.utd 0", 2, "error: online.utd: is 0; must be at least 1"),
+        ("train --agent iql --agent.variant corll", 2, "error: agent.variant: 'corll' is unknown; did you mean corl"),
+        ("train --transform.reward rw", 2, "error: transform.reward: is 'rw'; did you mean raw? valid: raw"),
+        ("train --preset papr", 2, "error: preset: 'papr' is unknown; did you mean paper"),
+        ("train --dataset hopper-medum-v2", 2, "did you mean d4rl:hopper-medium-v2"),
+        ("train --explain agent.expectle", 2, "agent.expectle: is no config field; did you mean agent.expectile"),
+    ],
+)
+def test_help_lists_and_mistakes_are_answered_at_once(words, code, said):
+    """In processor time, which other processes do not lengthen."""
+    found, out, err, seconds, heavy = answer(*words.split())
+    assert found == code and said in (err if code else out)
+    assert not code or (out == "" and "\n" not in err and len(err) < 300)
+    assert err.count(" or ") <= 2, "at most three suggestions"
+    assert heavy == "[]" and seconds < 0.4
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("tr", "train"),
+        ("train --agent calq", "calql"),
+        ("train --dataset local:toy-sparse-med", "local:toy-sparse-medium-v0"),
+        ("train --agent iql --agent.exp", "--agent.expectile"),
+        ("train --agent iql --agent.variant cor", "corl"),
+        ("train --transform.reward min", "minus_one"),
+        ("data inf", "info"),
+    ],
+)
+def test_a_shell_completes_commands_methods_fields_and_values(typed, expected):
+    words = {"COMP_WORDS": f"cfdg-jax {typed}", "COMP_CWORD": str(len(typed.split()))}
+    done = subprocess.run(
+        [sys.executable, "-m", "cfdg_jax"], capture_output=True, text=True, check=True,
+        env=os.environ | words | {"_CFDG_JAX_COMPLETE": "bash_complete"},
+    )  # fmt: skip
+    assert f"plain,{expected}" in done.stdout.splitlines()
+
+
+# -- what is said of a run before it begins -----------------------------------------------------------------------
+
+
+def test_a_field_is_explained(capsys):
+    assert cli.main(["train", "--explain", "agent.expectile", "--dataset", "d4rl:antmaze-umaze-v2"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("agent.expectile   float\n  meaning   tau of the value regression; AntMaze 0.9\n")
+    assert "used by   iql, pex" in text and "paper 0.9, reduced 0.9, smoke 0.9" in text and "iql pex: 0.9" in text
+    assert "docs/algorithms.md#iql" in text and "Kostrikov" in text and "all on d4rl:antmaze-umaze-v2" in text
+
+
+def test_show_marks_what_differs_from_the_preset(capsys):
+    words = ["train", "--preset", "reduced", "--agent", "iql", "--seeds", "2", "--agent.hidden", "64,64", "--show"]
+    assert cli.main(words) == 0
+    text = capsys.readouterr().out
+    config = make_config(agent="iql", preset="reduced", seeds=2, agent__hidden=(64, 64))
+    assert from_yaml(text) == config
+    marked = [line for line in text.splitlines() if "#" in line]
+    assert marked == ["  hidden:  # preset reduced: (256, 256)", "seeds: 2  # preset reduced: 3"]
+
+
+def test_a_dry_run_says_what_the_run_would_do_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--preset", "smoke", "--dataset", "local:toy-dense-medium-replay-v0", "--augment", "cfdg"]
+    assert cli.main([*words, "--dry-run"]) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert said["data"] == "20,000 rows" and said["pre-training"].startswith("400 updates, 2 times 2 episodes")
+    assert "400 environment steps a seed" in said["online"] and "1 refreshes of 500 rows" in said["online"]
+    assert " MB, most of it " in said["memory"]
+    assert said["time"].startswith("unknown: no rates of this machine")
+    assert list(tmp_path.iterdir()) == []

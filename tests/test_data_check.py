@@ -6,12 +6,13 @@ import re
 import numpy as np
 import pytest
 
-from cfdg_jax.data import commands, d4rl, doctor, local
+from cfdg_jax.data import commands, doctor
 from cfdg_jax.data.check import check_dataset, check_fits, describe
 from cfdg_jax.data.convert import convert
 from cfdg_jax.data.dataset import from_arrays
 from cfdg_jax.data.hdf5 import write_hdf5
 from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.names import RECIPES, REMOTES
 from cfdg_jax.errors import UserError
 from cfdg_jax.types import Spec
 
@@ -133,7 +134,7 @@ def test_wrong_environment_fails_the_check(tmp_path):
 def test_list_shows_what_is_here(tmp_path, monkeypatch):
     monkeypatch.setenv("CFDG_DATA_DIR", str(tmp_path))
     text = commands.list_text()
-    assert all(f"local:{name}" in text for name in local.DATASETS) and all(f"d4rl:{n}" in text for n in d4rl.DATASETS)
+    assert all(f"local:{name}" in text for name in RECIPES) and all(f"d4rl:{n}" in text for n in REMOTES)
     assert "  built" not in text.replace("built here", "") and "  downloaded\n" not in text
     file = tmp_path / "d4rl" / "ant_random-v2.hdf5"
     file.parent.mkdir()

@@ -53,7 +53,7 @@ def test_json_of_check_and_info(own, capsys):
 def test_options_belong_to_their_commands(own, capsys):
     path, _ = own
     assert main(["data", "check", str(path), "--rows", "5"]) == 2
-    assert "--rows: is of build alone" in capsys.readouterr().err
+    assert "--rows: is no option of cfdg-jax data check" in capsys.readouterr().err
     assert main(["data", "build", "--rows", "many", "local:toy-sparse-medium-v0"]) == 2
     assert "rows" in capsys.readouterr().err
 

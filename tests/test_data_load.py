@@ -3,16 +3,16 @@
 import pytest
 from raw_rows import raw
 
-from cfdg_jax.data import d4rl
 from cfdg_jax.data.hdf5 import write_hdf5
 from cfdg_jax.data.load import load_dataset, task_of_name
+from cfdg_jax.data.names import REMOTES
 from cfdg_jax.errors import UserError
 
 
 def test_names_and_addresses():
-    assert len(d4rl.DATASETS) == 4 * 6 + 2 * 6 + 3
-    assert d4rl.DATASETS["hopper-medium-replay-v2"].path == "gym_mujoco_v2/hopper_medium_replay-v2.hdf5"
-    play = d4rl.DATASETS["antmaze-large-play-v2"]
+    assert len(REMOTES) == 4 * 6 + 2 * 6 + 3
+    assert REMOTES["hopper-medium-replay-v2"].path == "gym_mujoco_v2/hopper_medium_replay-v2.hdf5"
+    play = REMOTES["antmaze-large-play-v2"]
     assert play.file == "Ant_maze_hardest-maze_noisy_multistart_True_multigoal_False_sparse_fixed.hdf5"
     assert task_of_name("d4rl:antmaze-medium-diverse-v2") == "antmaze-medium"
     assert task_of_name("local:toy-sparse-medium-v0") == "toy-sparse" and task_of_name("") == ""
@@ -25,7 +25,7 @@ def test_names_and_addresses():
         ("d4rl:hoper-medium-v2", "did you mean d4rl:hopper-medium-v2"),
         ("hopper-medium-v2", "did you mean d4rl:hopper-medium-v2"),
         ("local:hopper-medum-v0", "did you mean local:hopper-medium-v0"),
-        ("local:zzz", "valid: local:hopper-random-v0"),
+        ("local:zzz", "`cfdg-jax data list` lists all"),
     ],
 )
 def test_unknown_names_get_the_nearest(name, remedy):

@@ -6,6 +6,7 @@ from tiny_policies import tiny
 from cfdg_jax.data import behaviours, local
 from cfdg_jax.data.collect import save_policies
 from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.names import RECIPES
 from cfdg_jax.errors import UserError
 
 
@@ -45,7 +46,7 @@ def test_hopper_is_built_once_and_is_deterministic(assets, tmp_path):
     [("random", ["snapshot0"]), ("medium", ["snapshot2"]), ("medium-expert", ["snapshot2", "expert"])],
 )
 def test_recipes_use_the_right_policies(assets, quality, labels):
-    parts, _ = local.DATASETS[f"hopper-{quality}-v0"].parts()
+    parts, _ = behaviours.parts(RECIPES[f"hopper-{quality}-v0"])
     assert [name.split()[0] for name in parts] == labels
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from cfdg_jax.data.behaviours import RECIPES
+from cfdg_jax.data import behaviours
 from cfdg_jax.data.collect import GaussianPolicy
+from cfdg_jax.data.names import RECIPES
 from cfdg_jax.data.navigate import FEATURES, Navigator, features, into_body
 from cfdg_jax.envs.antmaze import AntMazeVecEnv
 from cfdg_jax.envs.maze import maze
@@ -71,7 +72,7 @@ def test_navigator_heads_for_the_next_cell():
     ("antmaze-medium-play-v0", 23, 3), ("antmaze-large-diverse-v0", 46, 46),
 ])  # fmt: skip
 def test_recipes_of_mazes(name, starts, goals):
-    env = RECIPES[name].environment([0, 1], "d4rl", 1)
+    env = behaviours.environment(RECIPES[name], [0, 1], "d4rl", 1)
     assert len(env._starts or [None]) == starts and len(env._targets) == goals
     obs = env.reset()
     assert all(env.maze.cell_at(place) in env.maze.free for place in [*obs[:, :2], *env.goals])
@@ -81,7 +82,7 @@ def test_the_shipped_actor_reaches_goals():
     """8 evaluation episodes of the small maze; docs/datasets.md has the rates of hundreds in each."""
     recipe = RECIPES["antmaze-umaze-play-v0"]
     env, rng = AntMazeVecEnv("antmaze-umaze", range(8), "d4rl"), np.random.default_rng(0)
-    policy = next(iter(recipe.parts()[0].values()))(env)
+    policy = next(iter(behaviours.parts(recipe)[0].values()))(env)
     obs, arrived, playing = env.reset(), np.zeros(8, bool), np.ones(8, bool)
     for _ in range(400):
         step = env.step(policy(obs, rng))

@@ -14,22 +14,28 @@ PACKAGE = ROOT / "cfdg_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 BASE = ("errors", "types", "core")
+NAMES = ("errors", "values", "catalog", "tasks", "data.names")
+"""What says which names there are, without JAX."""
 METHODS = (*BASE, "methods", "diffusion")
 ROOMS = ("agents", "augment", "mix", "stratify")
 CONFIG = ("config", "fields", "presets")
 BELOW_TRAINING = (*METHODS, *ROOMS, *CONFIG, "data", "envs")
 ABOVE_TRAINING = (*BELOW_TRAINING, "training", "report")
+JOBS = ("bench", "demo", "dryrun", "explain", "forecast", "process", "sweep", "upsample")
 MAY_IMPORT = {
     "errors": (),
+    "values": ("errors",),
+    "catalog": ("errors",),
+    "tasks": (),
     "types": ("errors",),
     "methods": ("errors", "types"),
     "core": ("errors", "types"),
-    "envs": BASE,
+    "envs": (*BASE, "tasks"),
     "data": (*BASE, "envs"),
     "diffusion": BASE,
     **dict.fromkeys(ROOMS, METHODS),
-    "config": (*METHODS, *ROOMS, "data"),
-    "fields": (*METHODS, "config"),
+    "config": (*METHODS, *ROOMS, "data", "catalog"),
+    "fields": (*METHODS, "config", "catalog", "values"),
     "presets": (*METHODS, "config", "fields", "data"),
     "training": BELOW_TRAINING,
     "report": ("errors", "types"),
@@ -38,8 +44,22 @@ MAY_IMPORT = {
     "sweep": ABOVE_TRAINING,
     "forecast": BELOW_TRAINING,
     "demo": (*ABOVE_TRAINING, "sweep"),
+    "explain": (*CONFIG, "catalog", "errors"),
+    "dryrun": (*BELOW_TRAINING, "training", "forecast"),
     "process": ("data",),
-    "cli": (*ABOVE_TRAINING, "bench", "demo", "forecast", "process", "sweep", "upsample"),
+    "commands": (
+        *ABOVE_TRAINING,
+        *NAMES,
+        "bench",
+        "demo",
+        "dryrun",
+        "explain",
+        "forecast",
+        "process",
+        "sweep",
+        "upsample",
+    ),
+    "cli": ("commands", "errors", "training.progress"),
     "__main__": ("cli",),
     "__init__": ABOVE_TRAINING,
 }

@@ -7,9 +7,10 @@ import pytest
 from train_helpers import TINY
 
 import cfdg_jax
-from cfdg_jax.data.behaviours import RECIPES
+from cfdg_jax.data import behaviours
 from cfdg_jax.data.collect import collect
 from cfdg_jax.data.hdf5 import write_hdf5
+from cfdg_jax.data.names import RECIPES
 from cfdg_jax.presets import make_config
 
 GENERATOR = {"augment.steps": 20, "augment.batch": 16, "augment.sampler_steps": 3}
@@ -19,7 +20,7 @@ SMALL = {"agent.hidden": (16, 16), "seeds": 1, "online.steps": 80, "evaluate.epi
 def recorded(folder, name):
     """A few rows of uniform actions, in the environment of a `local:` recipe."""
     recipe = RECIPES[name]
-    env = recipe.environment([0, 1], "d4rl", 1)
+    env = behaviours.environment(recipe, [0, 1], "d4rl", 1)
     policy = lambda obs, rng: rng.uniform(-1, 1, (len(obs), env.spec.act_dim))
     path = folder / f"{name}.hdf5"
     write_hdf5(path, collect(env, policy, 1500, np.random.default_rng(0)), {"task": recipe.task, "dynamics": "d4rl"})

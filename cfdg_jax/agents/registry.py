@@ -41,6 +41,6 @@ def make_agent(
       UserError: for a name or a config that is not registered.
     """
     if isinstance(agent, str):
-        require(agent in AGENTS, "agent", f"'{agent}' is unknown", nearest(agent, AGENTS))
+        require(agent in AGENTS, "agent", f"'{agent}' is unknown", nearest(agent, AGENTS, "cfdg-jax list agents"))
         agent = AGENTS[agent].config()
     return registered(AGENTS, agent).factory(agent, spec, phase, phase_updates)

@@ -1,5 +1,7 @@
 """Who acts in the `local:` datasets, and where: policies that ship with the package, after D4RL's recipes.
 
+The table of recipes is in `cfdg_jax.data.names`.
+
     random          the untrained policy
     medium          the policy at about a third of the reference return
     medium-replay   experience up to that point; here rolled out anew from snapshots along the way, rows shared equally
@@ -14,7 +16,6 @@ the mazes is steered by a planner (`cfdg_jax.data.navigate`), the toys have thei
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ import jax
 import numpy as np
 
 from cfdg_jax.data.collect import GaussianPolicy, Policy, load_policies
+from cfdg_jax.data.names import Recipe
 from cfdg_jax.data.navigate import NOISE, Navigator
 from cfdg_jax.envs.antmaze import AntMazeVecEnv
 from cfdg_jax.envs.maze import Cell, maze
@@ -38,57 +40,45 @@ ToPolicy = Callable[[Any], Policy]
 """The policy of an environment; most are the same for all."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """One dataset: the environment, its default number of rows, and which behaviour."""
+def environment(recipe: Recipe, seeds: Sequence[int], dynamics: str, threads: int) -> Env:
+    """Where the behaviour is logged: the task's own environment, in mazes with the recipe's starts and goals."""
+    if not recipe.task.startswith("antmaze-"):
+        return make_env(recipe.task, seeds, dynamics, threads)
+    size = recipe.task.removeprefix("antmaze-")
+    layout = maze(size)
+    starts: list[Cell] | None = [cell for cell in layout.free if cell not in layout.goals]
+    targets = layout.goals
+    if recipe.quality == "diverse":
+        starts, targets = layout.free, layout.free
+    elif size == "umaze":
+        starts = None
+    return AntMazeVecEnv(recipe.task, seeds, dynamics, threads, starts=starts, targets=targets)
 
-    task: str
-    quality: str
-    rows: int
 
-    @property
-    def has_dynamics(self) -> bool:
-        """Whether the environment comes in MuJoCo variants."""
-        return not self.task.startswith("toy")
+def parts(recipe: Recipe) -> tuple[dict[str, ToPolicy], str]:
+    """The policies whose rows follow one another, by a label, and a digest of what they are made of.
 
-    def environment(self, seeds: Sequence[int], dynamics: str, threads: int) -> Env:
-        """Where the behaviour is logged: the task's own environment, in mazes with the recipe's starts and goals."""
-        if not self.task.startswith("antmaze-"):
-            return make_env(self.task, seeds, dynamics, threads)
-        size = self.task.removeprefix("antmaze-")
-        layout = maze(size)
-        starts: list[Cell] | None = [cell for cell in layout.free if cell not in layout.goals]
-        targets = layout.goals
-        if self.quality == "diverse":
-            starts, targets = layout.free, layout.free
-        elif size == "umaze":
-            starts = None
-        return AntMazeVecEnv(self.task, seeds, dynamics, threads, starts=starts, targets=targets)
-
-    def parts(self) -> tuple[dict[str, ToPolicy], str]:
-        """The policies whose rows follow one another, by a label, and a digest of what they are made of.
-
-        Raises:
-          UserError: if the behaviour policies are missing.
-        """
-        if self.task.startswith("toy"):
-            return _toy_parts(self.quality)
-        if self.task.startswith("antmaze-"):
-            policies, digest = _trained("antmaze")
-            actor = policies["expert"]
-            label = f"waypoints and an actor trained for {actor.step} steps, noise {NOISE:g}"
-            return {label: lambda env: Navigator(actor, env)}, f"{digest} {NOISE}"
-        policies, digest = _trained(self.task)
-        snapshots = [label for label in policies if label.startswith("snapshot")]
-        labels = {
-            "random": snapshots[:1],
-            "medium-replay": snapshots,
-            "medium": snapshots[-1:],
-            "medium-expert": [snapshots[-1], "expert"],
-            "expert": ["expert"],
-        }[self.quality]
-        name = lambda label: f"{label} at {policies[label].step} steps, return {policies[label].mean_return:.0f}"
-        return {name(label): _always(policies[label]) for label in labels}, digest
+    Raises:
+      UserError: if the behaviour policies are missing.
+    """
+    if recipe.task.startswith("toy"):
+        return _toy_parts(recipe.quality)
+    if recipe.task.startswith("antmaze-"):
+        policies, digest = _trained("antmaze")
+        actor = policies["expert"]
+        label = f"waypoints and an actor trained for {actor.step} steps, noise {NOISE:g}"
+        return {label: lambda env: Navigator(actor, env)}, f"{digest} {NOISE}"
+    policies, digest = _trained(recipe.task)
+    snapshots = [label for label in policies if label.startswith("snapshot")]
+    labels = {
+        "random": snapshots[:1],
+        "medium-replay": snapshots,
+        "medium": snapshots[-1:],
+        "medium-expert": [snapshots[-1], "expert"],
+        "expert": ["expert"],
+    }[recipe.quality]
+    name = lambda label: f"{label} at {policies[label].step} steps, return {policies[label].mean_return:.0f}"
+    return {name(label): _always(policies[label]) for label in labels}, digest
 
 
 def _always(policy: Policy) -> ToPolicy:
@@ -123,24 +113,3 @@ def _toy_parts(quality: str) -> tuple[dict[str, ToPolicy], str]:
 
     parts = {f"controller with noise {noise:g}": _always(controller(noise)) for noise in TOY_NOISE[quality]}
     return parts, repr(TOY_NOISE)
-
-
-_LOCOMOTION = ("random", "medium-replay", "medium", "medium-expert", "expert")
-
-
-def _recipes() -> dict[str, Recipe]:
-    recipes = {}
-    for tasks, rows, qualities in (
-        (("hopper", "halfcheetah"), 200_000, _LOCOMOTION),
-        (("walker2d",), 200_000, _LOCOMOTION[:3]),  # its run has no expert yet
-        (("antmaze-umaze", "antmaze-medium", "antmaze-large"), 200_000, ("play", "diverse")),
-        (("toy-sparse", "toy-dense"), 20_000, _LOCOMOTION),
-    ):
-        for task in tasks:
-            for quality in qualities:
-                recipes[f"{task}-{quality}-v0"] = Recipe(task, quality, rows)
-    return recipes
-
-
-RECIPES: dict[str, Recipe] = _recipes()
-"""Recipes by the name that follows ``local:``."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from cfdg_jax.data.arrays import refuse_bad, to_transitions
+from cfdg_jax.data.names import Dynamics, Origin
 from cfdg_jax.errors import require
 from cfdg_jax.types import RowLayout
-
-Dynamics = Literal["d4rl", "gymnasium"]
-Origin = Literal["d4rl", "local", "minari", "file"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,7 +9,8 @@ from typing import Any
 
 from cfdg_jax.data.check import Report, check_fits, describe
 from cfdg_jax.data.dataset import Dataset
-from cfdg_jax.data.load import dataset_names, load_dataset
+from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.names import LISTING, dataset_names
 from cfdg_jax.envs.agreement import Agreement, agreement
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.errors import UserError, nearest, require
@@ -107,5 +108,5 @@ def expand(pattern: str) -> list[str]:
     if not any(mark in pattern for mark in "*[") or ":" not in pattern:
         return [pattern]
     found = [name for name in dataset_names() if fnmatch.fnmatchcase(name, pattern)]
-    require(bool(found), pattern, "matches no dataset", nearest(pattern.replace("*", ""), dataset_names()))
+    require(bool(found), pattern, "matches no dataset", nearest(pattern.replace("*", ""), dataset_names(), LISTING))
     return found

@@ -1,12 +1,4 @@
-"""`load_dataset`: finds a dataset by its name and reads it.
-
-========================== ============================================================
-``d4rl:hopper-medium-v2``  D4RL's own file, downloaded once
-``minari:lab/mine-v0``     through the minari package
-``local:hopper-medium-v0`` built on first use from behaviour policies in this package
-``some/file.hdf5``         any file in D4RL's layout, or ``.npz`` with its arrays
-========================== ============================================================
-"""
+"""`load_dataset`: finds a dataset by its name (`cfdg_jax.data.names`) and reads it."""
 
 from __future__ import annotations
 
@@ -15,15 +7,16 @@ import math
 import os
 import pathlib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from cfdg_jax.data import d4rl, local, minari
-from cfdg_jax.data.dataset import Dataset, Dynamics, Origin, from_arrays
+from cfdg_jax.data.dataset import Dataset, from_arrays
 from cfdg_jax.data.files import PathLike, exists, verified_sha256
 from cfdg_jax.data.hdf5 import read_hdf5, read_metadata
+from cfdg_jax.data.names import RECIPES, REMOTES, Dynamics, split_name
 from cfdg_jax.data.npz import read_npz
-from cfdg_jax.errors import UserError, nearest, require
+from cfdg_jax.errors import require
 
 
 def load_dataset(
@@ -87,35 +80,15 @@ def _refuse_metadata(path: pathlib.Path, metadata: Mapping[str, Any]) -> None:
         require(number, f"{path}: metadata/{name}", f"is {value!r}", "must be a finite number")
 
 
-def split_name(name: str | os.PathLike[str]) -> tuple[Origin, str]:
-    """Kind and remainder of a dataset name; `UserError` for unknown ones, with the nearest valid names."""
-    text = os.fspath(name)
-    kind, colon, rest = text.partition(":")
-    if colon and kind in ("d4rl", "local"):
-        known: Iterable[str] = d4rl.DATASETS if kind == "d4rl" else local.DATASETS
-        require(rest in known, text, "is unknown", nearest(text, [f"{kind}:{name}" for name in known]))
-        return kind, rest  # type: ignore[return-value]
-    if colon and kind == "minari":
-        return "minari", rest
-    if (text and exists(pathlib.Path(text))) or text.endswith((".hdf5", ".h5", ".npz")) or os.sep in text:
-        return "file", text
-    raise UserError(text or "dataset", "names no dataset and no file", nearest(text, dataset_names()))
-
-
-def dataset_names() -> list[str]:
-    """All names that resolve without a file of the user's: ``d4rl:`` and ``local:``."""
-    return [f"d4rl:{name}" for name in d4rl.DATASETS] + [f"local:{name}" for name in local.DATASETS]
-
-
 def task_of_name(name: str) -> str:
     """The environment id a dataset name implies without fetching or building anything; empty where it does not say."""
     if name == "":
         return ""
     kind, rest = split_name(name)
     if kind == "d4rl":
-        return d4rl.DATASETS[rest].task
+        return REMOTES[rest].task
     if kind == "local":
-        return local.DATASETS[rest].task
+        return RECIPES[rest].task
     if kind == "minari" or not exists(pathlib.Path(rest)):
         return ""
     path = pathlib.Path(rest)
@@ -126,7 +99,7 @@ def _environment(path: pathlib.Path, metadata: Mapping[str, Any]) -> tuple[str, 
     """Environment id and dynamics of a file: from its own words, or because D4RL published a file of that name."""
     if "task" in metadata:
         return str(metadata["task"]), metadata.get("dynamics", "gymnasium")
-    for remote in d4rl.DATASETS.values():
+    for remote in REMOTES.values():
         if remote.file == path.name:
             return remote.task, "d4rl"
     robot, _, version = str(metadata.get("env", "")).rpartition("-v")

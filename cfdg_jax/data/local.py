@@ -14,10 +14,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from cfdg_jax.data.behaviours import RECIPES, Recipe, ToPolicy
+from cfdg_jax.data import behaviours
+from cfdg_jax.data.behaviours import ToPolicy
 from cfdg_jax.data.collect import collect
 from cfdg_jax.data.files import PathLike, cache_dir, exists, locked, record_sha256, require_room
 from cfdg_jax.data.hdf5 import write_hdf5
+from cfdg_jax.data.names import RECIPES, Recipe
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.errors import require
 
@@ -26,10 +28,6 @@ ENVIRONMENTS = 50
 MOST_ROWS = 2_000_000
 _RECIPE = 2
 """Raise it when the same policies would give other rows, so that files built before are built again."""
-
-
-DATASETS = RECIPES
-"""Recipes by the name that follows ``local:``."""
 
 
 def build(
@@ -48,7 +46,7 @@ def build(
     what it was made from, so other rows, seeds, dynamics or policies never meet in one file.
 
     Args:
-      name: A key of `DATASETS`.
+      name: A key of `cfdg_jax.data.names.RECIPES`.
       rows: Rows; by default the recipe's.
       seed: Of environments and policies.
       dynamics: ``d4rl`` (default) or ``gymnasium``; the toys have one dynamics.
@@ -60,11 +58,11 @@ def build(
       UserError: if the behaviour policies are missing.
       OSError: if the disk is full.
     """
-    recipe = DATASETS[name]
+    recipe = RECIPES[name]
     rows = recipe.rows if rows is None else rows
     dynamics = (dynamics or "d4rl") if recipe.has_dynamics else "gymnasium"
     require(rows <= MOST_ROWS, "rows", f"is {rows}", f"must be at most {MOST_ROWS}")
-    parts, digest = recipe.parts()
+    parts, digest = behaviours.parts(recipe)
     key = hashlib.sha256(repr((_RECIPE, ENVIRONMENTS, name, rows, seed, dynamics, digest)).encode()).hexdigest()[:10]
     path = cache_dir(data_dir) / "local" / f"{name}-{rows}-{key}.hdf5"
     if exists(path):  # before the lock, which a read-only folder would refuse
@@ -107,7 +105,7 @@ def _roll_out(
     """One policy's rows. BLAS gets one thread: a second one gains nothing at this size and slows the simulator."""
     env_seeds, policy_seed = np.random.SeedSequence(entropy).spawn(2)
     count = max(1, min(ENVIRONMENTS, rows // spec_of(recipe.task, dynamics).horizon))  # whole episodes, little surplus
-    env = recipe.environment(env_seeds.generate_state(count).tolist(), dynamics, threads)
+    env = behaviours.environment(recipe, env_seeds.generate_state(count).tolist(), dynamics, threads)
     try:
         with threadpool_limits(limits=1, user_api="blas"):
             return collect(env, policy(env), rows, np.random.default_rng(policy_seed), report)

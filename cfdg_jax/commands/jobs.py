@@ -1,0 +1,95 @@
+"""``cfdg-jax demo``, ``sweep``, ``sample`` and ``bench``: longer jobs made of runs, fits or measurements."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import click
+
+from cfdg_jax.commands.options import (
+    DatasetName,
+    FieldValue,
+    RunCommand,
+    method_option,
+    preset_option,
+    quiet_option,
+    set_fields,
+)
+from cfdg_jax.process import starting
+
+
+@click.command(cls=RunCommand, short_help="the tour: pre-train, improve, report")
+@click.option("--out", metavar="DIR", default="runs/demo", show_default=True, help="folder of the runs and the report")
+@preset_option("reduced")
+def demo(out: str, preset: str, **fields: Any) -> None:
+    """Pre-train, improve with and without generated rows, write a report."""
+    with starting():
+        from cfdg_jax.demo import demo
+
+    print(demo(pathlib.Path(out), preset, set_fields(fields)))
+
+
+@click.command(short_help="many runs from one yaml file, one report")
+@click.argument("file", metavar="FILE.yaml")
+@click.option("--out", metavar="DIR", help="folder of the runs and the report (default runs/NAME OF THE FILE)")
+@quiet_option
+@click.option("--dry-run", is_flag=True, help="print every run's steps, memory and hours, and stop")
+@click.option("--rates", metavar="FILE", help="the benchmark's results that hours are estimated from")
+def sweep(file: str, out: str | None, quiet: bool, dry_run: bool, rates: str | None) -> None:
+    """Run every line of a yaml file, sharing pre-training, and report on all of them."""
+    with starting():
+        from cfdg_jax.sweep import read_sweep, sweep
+
+    if dry_run:
+        from cfdg_jax.forecast import read_rates, table
+
+        print(table(read_sweep(file), read_rates(rates)))
+        return
+    path = pathlib.Path(file)
+    folder = pathlib.Path(out) if out else pathlib.Path("runs") / path.stem
+    print(f"report: {sweep(read_sweep(path), folder, progress=not quiet)}")
+
+
+@click.command(cls=RunCommand, short_help="upsample a dataset")
+@click.option("--dataset", type=DatasetName(), metavar="NAME", required=True, help="offline rows")
+@click.option("--online", metavar="NAME", help="a second dataset, whose rows count as online ones")
+@method_option("augment", "generator (default: the first that can be fitted to one dataset alone)")
+@click.option("--rows", type=FieldValue("rows", int), metavar="N", required=True, help="rows to generate")
+@click.option("--out", required=True, metavar="FILE.hdf5", help="the file to write")
+@preset_option("paper")
+@click.option("--check", is_flag=True, help="measure the rows and write FILE.hdf5.quality.json")
+@quiet_option
+def sample(
+    dataset: str, online: str | None, augment: str | None, rows: str, out: str, preset: str, check: bool, quiet: bool,
+    **fields: Any,
+) -> None:  # fmt: skip
+    """Fit a generator to a dataset and write rows in D4RL's layout."""
+    with starting():
+        from cfdg_jax import upsample
+        from cfdg_jax.training.progress import Progress
+        from cfdg_jax.values import coerce
+
+    progress, count = Progress(not quiet), coerce(int, rows, "rows")
+    generator = augment or upsample.default_generator()
+    config = upsample.job_config(dataset, generator, online, preset, set_fields(fields))
+    job = upsample.prepare(config, online, count, pathlib.Path(out), progress, checked=check)
+    print(f"written: {upsample.sample(job, progress)}  ({count:,} transitions)")
+    if check:
+        for name, value in upsample.check(job).items():
+            print(f"{name:<48} {value:.4g}")
+
+
+@click.command(short_help="throughput of this machine")
+@click.argument("what", nargs=-1, metavar="[WHAT]...")
+@click.option("--out", metavar="FILE", help="json file to write (default benchmarks/results/bench-DEVICE.json)")
+@click.option("--quick", is_flag=True, help="seconds instead of minutes; for checking that it runs")
+def bench(what: tuple[str, ...], out: str | None, quick: bool) -> None:
+    """Measure throughput beside this machine's matrix-product rate.
+
+    WHAT is one or several of offline, agents, online, stratify, generator, env; all by default.
+    """
+    with starting():
+        from cfdg_jax.bench import bench
+
+    bench(list(what), pathlib.Path(out) if out else None, quick=quick)

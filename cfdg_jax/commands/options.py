@@ -1,0 +1,161 @@
+"""Options whose names and values are the package's: methods, datasets, and every config field as ``--dotted.path``.
+
+They are read from the source (`cfdg_jax.catalog`), so that help, completion and refusals wait for no import of JAX.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from cfdg_jax import catalog
+from cfdg_jax.data.names import dataset_names, split_name
+from cfdg_jax.errors import UserError, nearest, require
+from cfdg_jax.values import coerce
+
+PRESETS = ("paper", "reduced", "smoke")
+CHOSEN = "cfdg_jax.chosen"
+"""Where a click context keeps the methods named on the command line."""
+
+
+class Words(click.ParamType):
+    """Texts of a known set; a shell completes them."""
+
+    name = "name"
+
+    def words(self) -> Sequence[str]:
+        return ()
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(word) for word in self.words() if word.startswith(incomplete)]
+
+
+class MethodName(Words):
+    """A registered method of one choice."""
+
+    def __init__(self, choice: str):
+        self.choice = choice
+
+    def words(self) -> Sequence[str]:
+        return list(catalog.methods(self.choice))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        catalog.require_method(self.choice, value)
+        return value
+
+
+class DatasetName(Words):
+    """A dataset's name or path; ``""`` for none."""
+
+    def words(self) -> Sequence[str]:
+        return dataset_names()
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value:
+            split_name(value)
+        return value
+
+
+class PresetName(Words):
+    def words(self) -> Sequence[str]:
+        return PRESETS
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        require(value in PRESETS, "preset", f"'{value}' is unknown", nearest(value, PRESETS))
+        return value
+
+
+class FieldValue(Words):
+    """A value of a config field: checked here, and left as text for `make_config`."""
+
+    def __init__(self, path: str, annotation: Any, names: Sequence[str] = ()):
+        self.path, self.annotation, self.names = path, annotation, names
+
+    def words(self) -> Sequence[str]:
+        literals = [str(each) for each in typing.get_args(self.annotation) if isinstance(each, str)]
+        return self.names or (("true", "false") if self.annotation is bool else literals)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found, least = coerce(self.annotation, value, self.path), catalog.least().get(self.path)
+        if least is not None:
+            require(found >= least, self.path, f"is {found}", f"must be at least {least}")
+        if self.names:
+            remedy = nearest(value, self.names, f"cfdg-jax train --explain {self.path}")
+            require(value in self.names, self.path, f"'{value}' is unknown", remedy)
+        return value
+
+
+class RunCommand(click.Command):
+    """A command on runs: besides its own options it takes every config field of the methods that it is given."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[CHOSEN] = dict(_chosen(args))
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            path = error.option_name.removeprefix("--")
+            if not error.option_name.startswith("--"):
+                raise
+            known = [*catalog.fields(ctx.meta[CHOSEN]), *(name for each in self.params for name in _flags(each))]
+            raise UserError(path, "is no config field", catalog.instead(path, known)) from None
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        own, chosen = super().get_params(ctx), ctx.meta.get(CHOSEN, {})
+        taken = {name for each in own for name in _flags(each)}
+        return [*own, *(each for each in _field_options(chosen) if taken.isdisjoint(_flags(each)))]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [row for each in super().get_params(ctx) if (row := each.get_help_record(ctx))]
+        with formatter.section("Options"):
+            formatter.write_dl(rows)
+        with formatter.section("Config fields"):
+            formatter.write_dl([
+                ("--FIELD VALUE", "any field of the run by its dotted path, such as --agent.expectile 0.9"),
+                ("", "cfdg-jax train --explain agent.expectile says what one means, --explain fields lists all"),
+            ])  # fmt: skip
+
+
+def _flags(param: click.Parameter) -> list[str]:
+    return [name.removeprefix("--") for name in param.opts if name.startswith("--")]
+
+
+def _chosen(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The methods named among raw arguments, refused where they are unknown."""
+    for choice in catalog.LISTS:
+        for flag, following in zip(args, [*args[1:], ""], strict=True):
+            name, equals, value = flag.partition("=")
+            if name == f"--{choice}" and (equals or following):
+                catalog.require_method(choice, value if equals else following)
+                yield choice, value if equals else following
+
+
+def _field_options(chosen: Mapping[str, str]) -> Iterator[click.Option]:
+    for path, field in catalog.fields(chosen).items():
+        choice, _, leaf = path.partition(".")
+        variants = leaf == "variant" and choice in chosen
+        names = catalog.methods(choice)[chosen[choice]].variants if variants else ()
+        spellings = dict.fromkeys((f"--{path}", f"--{path.replace('_', '-')}"))
+        yield click.Option(
+            [*spellings, path.replace(".", "__")], type=FieldValue(path, field.annotation, names), help=field.meaning
+        )
+
+
+def set_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The config fields that were given, by dotted path."""
+    return {name.replace("__", "."): value for name, value in values.items() if value is not None}
+
+
+def method_option(choice: str, text: str) -> Any:
+    """An option that names a method."""
+    return click.option(f"--{choice}", type=MethodName(choice), metavar="NAME", help=text)
+
+
+preset_option = lambda default: click.option(
+    "--preset", type=PresetName(), default=default, show_default=True, metavar="NAME",
+    help="paper, reduced or smoke: where values start from",
+)  # fmt: skip
+quiet_option = click.option("--quiet", is_flag=True, help="no progress")

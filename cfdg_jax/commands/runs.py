@@ -1,0 +1,74 @@
+"""``cfdg-jax report``, ``evaluate`` and ``export``: what is done with the folders of runs."""
+
+from __future__ import annotations
+
+import pathlib
+
+import click
+
+from cfdg_jax.commands.options import FieldValue
+from cfdg_jax.errors import PATH_ERRORS, UserError
+from cfdg_jax.process import starting
+
+
+@click.command(short_help="curves, tables and pictures of runs as one page")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN_DIR...")
+@click.option("--out", metavar="DIR", help="folder for the page (default: beside the first run)")
+def report(runs: tuple[str, ...], out: str | None) -> None:
+    """Write curves, tables and pictures of runs as one HTML page."""
+    with starting(compiles=False):
+        from cfdg_jax.report.build import build_report
+
+    try:
+        page = build_report([pathlib.Path(run) for run in runs], pathlib.Path(out) if out else None)
+    except OSError as error:
+        if error.errno not in PATH_ERRORS:
+            raise
+        remedy = "name a folder that may be written with --out"
+        raise UserError(str(error.filename), f"cannot be written ({error.strerror})", remedy) from None
+    print(page)
+
+
+@click.command(short_help="scores of a trained run, and a video")
+@click.argument("run", metavar="RUN_DIR")
+@click.option("--episodes", type=FieldValue("evaluate.episodes", int), metavar="N", help="of each seed")
+@click.option("--video", metavar="FILE", help="also film one episode of the first seed: .gif, .webp or .mp4")
+def evaluate(run: str, episodes: str | None, video: str | None) -> None:
+    """Evaluate the newest checkpoint of a run on fresh environments, without its data."""
+    with starting():
+        from cfdg_jax.training.results import evaluate, load_run
+        from cfdg_jax.training.video import film, require_video
+        from cfdg_jax.values import coerce
+
+    found = load_run(run)
+    if video:
+        require_video(found, pathlib.Path(video))
+    scores = evaluate(found, None if episodes is None else coerce(int, episodes, "evaluate.episodes"))
+    print(scores_table(found.summary.get("seeds", []), scores))
+    if video:
+        print(f"video: {film(found, pathlib.Path(video))}")
+
+
+def scores_table(seeds: list[int], scores: dict) -> str:
+    """One line for each seed and one for all: means over episodes and their spread."""
+    lines = [f"{'seed':>5} {'episodes':>8} {'return':>10} {'spread':>8} {'score':>7} {'success':>8} {'length':>7}"]
+    returns, normalized, lengths = scores["return"], scores["normalized_score"], scores["length"]
+    for i in [*range(len(returns)), slice(None)]:
+        name = "all" if isinstance(i, slice) else str(seeds[i] if i < len(seeds) else i)
+        score = "-" if normalized is None else f"{normalized[i].mean():.1f}"
+        numbers = f"{returns[i].mean():>10.1f} {returns[i].std():>8.1f} {score:>7}"
+        success = f"{scores['success'][i].mean():>8.2f} {lengths[i].mean():>7.0f}"
+        lines.append(f"{name:>5} {returns[i].size:>8} {numbers} {success}")
+    return "\n".join(lines)
+
+
+@click.command(short_help="trained policies as plain arrays")
+@click.argument("run", metavar="RUN_DIR")
+@click.option("--out", required=True, metavar="FILE.npz", help="the file to write")
+def export(run: str, out: str) -> None:
+    """Write the trained policies of a run as plain arrays, which NumPy alone can act with."""
+    with starting():
+        from cfdg_jax.training.export import export
+        from cfdg_jax.training.results import load_run
+
+    print(f"written: {export(load_run(run), pathlib.Path(out))}")

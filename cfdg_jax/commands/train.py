@@ -1,0 +1,100 @@
+"""``cfdg-jax train``: a run, what it would be, and what its fields mean."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import click
+
+from cfdg_jax import catalog
+from cfdg_jax.commands.options import (
+    DatasetName,
+    FieldValue,
+    RunCommand,
+    method_option,
+    preset_option,
+    quiet_option,
+    set_fields,
+)
+from cfdg_jax.errors import require
+from cfdg_jax.process import starting
+from cfdg_jax.training.progress import Interrupted
+
+
+@click.command(cls=RunCommand, short_help="train many seeds at once")
+@click.option("--dataset", type=DatasetName(), metavar="NAME", help='name or path; "" trains from scratch')
+@method_option("agent", "base agent (cfdg-jax list agents)")
+@method_option("augment", "generator of synthetic rows (cfdg-jax list augmenters)")
+@method_option("mix", "where the rows of a batch come from (cfdg-jax list mixers)")
+@method_option("stratify", "which rows are treated conservatively (cfdg-jax list stratifiers)")
+@click.option("--seeds", type=FieldValue("seeds", int), metavar="N", help="seeds trained at once")
+@preset_option("paper")
+@click.option("--out", metavar="DIR", help="run folder, absent or empty")
+@click.option("--resume", metavar="DIR", help="continue a run folder from its newest checkpoint")
+@click.option("--from-offline", metavar="DIR", help="start from the finished pre-training of another run")
+@click.option("--show", is_flag=True, help="print the resolved config, with what differs from the preset, and stop")
+@click.option("--explain", metavar="FIELD", help="say what a config field means, with its defaults, and stop")
+@click.option("--dry-run", is_flag=True, help="read the data, print steps, memory and expected time, and stop")
+@quiet_option
+@click.option("--deterministic", is_flag=True, help="deterministic kernels on GPU, slower")
+def train(
+    preset: str, out: str | None, resume: str | None, from_offline: str | None, show: bool, explain: str | None,
+    dry_run: bool, quiet: bool, deterministic: bool, **fields: Any,
+) -> None:  # fmt: skip
+    """Train many seeds at once: pre-train on a dataset, improve by interaction."""
+    given = set_fields(fields)
+    if explain:
+        _explain(explain, given)
+        return
+    with starting(deterministic):
+        from cfdg_jax.training.run import default_folder, train
+    if resume:
+        extra = [*given, *(["out"] if out else [])]
+        require(not extra, f"--{extra[0] if extra else ''}", "cannot change on --resume", "start a new run instead")
+        folder, config = pathlib.Path(resume), None
+    else:
+        config = _config(preset, given)
+        if show:
+            _show(config, preset, given)
+            return
+        folder = pathlib.Path(out) if out else default_folder(config)
+    if dry_run:
+        _dry_run(folder, config)
+        return
+    try:
+        run = train(config, folder, resume=resume, offline_from=from_offline, progress=not quiet)
+    except Interrupted:
+        raise Interrupted(f"continue with: cfdg-jax train --resume {folder}") from None
+    print(f"done: {run.folder}  (report: cfdg-jax report {run.folder})")
+
+
+def _config(preset: str, given: dict[str, Any]) -> Any:
+    from cfdg_jax.presets import make_config
+
+    return make_config(preset=preset, **given)
+
+
+def _show(config: Any, preset: str, given: dict[str, Any]) -> None:
+    from cfdg_jax.explain import marked_yaml
+
+    choices = {name: value for name, value in given.items() if name in (*catalog.LISTS, "dataset", "env.task")}
+    print(marked_yaml(config, _config(preset, choices)), end="")
+
+
+def _explain(path: str, given: dict[str, Any]) -> None:
+    found = catalog.select(path, {choice: given.get(choice) for choice in catalog.LISTS})
+    if len(found) > 1:
+        print(catalog.listed(found))
+        return
+    with starting():
+        from cfdg_jax.explain import explanation
+
+    print(explanation(found[0], given))
+
+
+def _dry_run(folder: pathlib.Path, config: Any) -> None:
+    from cfdg_jax.dryrun import dry_run
+    from cfdg_jax.training.results import read_config
+
+    print(dry_run(read_config(folder) if config is None else config, folder))

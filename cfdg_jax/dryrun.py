@@ -1,0 +1,43 @@
+"""``cfdg-jax train --dry-run``: what a run would do, hold and take, with its data read and nothing trained."""
+
+from __future__ import annotations
+
+import pathlib
+
+from cfdg_jax.config import TrainConfig, remarks
+from cfdg_jax.forecast import forecast, read_rates
+from cfdg_jax.training.build import load_program
+from cfdg_jax.training.memory import memory_plan
+from cfdg_jax.training.progress import Progress, Stopwatch
+
+
+def dry_run(config: TrainConfig, folder: pathlib.Path) -> str:
+    """Steps, memory and expected time of a run, one line each.
+
+    Raises:
+      UserError: for whatever the run itself would refuse before it begins, data and memory included.
+    """
+    program = load_program(config, Progress(False), Stopwatch())
+    config, rates = program.config, read_rates(None)
+    expected, memory = forecast(config, rates), memory_plan(program, Progress(False))
+    offline, online, evaluate = config.offline, config.online, config.evaluate
+    stages = ", ".join(f"{stage.name} {stage.steps:,} steps" for stage in program.stratifier.stages)
+    refreshes = f", {expected.refreshes} refreshes of {config.refresh.rows:,} rows" if expected.refreshes else ""
+    hours = "unknown: no rates of this machine; measure them with cfdg-jax bench"
+    if expected.hours is not None:
+        amount = f"{expected.hours:.1f} hours" if expected.hours > 1 else f"{60 * expected.hours:.0f} minutes"
+        hours = f"about {amount} of updates by the rates of {rates.get('device', 'the benchmark')}"
+    episodes = f"{evaluate.episodes} episodes a seed"
+    rows = {
+        "run": f"{config.name} on {config.dataset or config.env.task}, {config.seeds} seeds, preset {config.preset}",
+        "folder": str(folder),
+        "data": f"{program.offline_rows.shape[0]:,} rows",
+        "pre-training": f"{offline.steps:,} updates, {offline.steps // evaluate.offline_every} times {episodes}",
+        "preparation": stages or "none",
+        "online": f"{online.steps:,} environment steps a seed, {online.updates:,} updates{refreshes}, "
+        f"{online.steps // evaluate.online_every} times {episodes}",
+        "memory": f"{sum(memory.values()):,.0f} MB, most of it {max(memory, key=lambda name: memory[name])}",
+        "time": hours,
+    }
+    text = "\n".join(f"{name:<13} {value}" for name, value in rows.items())
+    return "\n".join([text, *(f"{'warning':<13} {remark}" for remark in remarks(config))])

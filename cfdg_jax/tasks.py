@@ -1,0 +1,16 @@
+"""The built-in environments by id, with a line on each; `cfdg_jax.envs.registry` makes them."""
+
+from __future__ import annotations
+
+TASKS: dict[str, str] = {
+    "hopper": "one leg that hops; Gymnasium's -v4, or the dynamics that logged D4RL (Todorov et al. 2012)",
+    "halfcheetah": "a planar runner that never falls; as above",
+    "walker2d": "two planar legs; as above",
+    "ant": "four legs in space; as above",
+    "antmaze-umaze": "the ant in a U-shaped maze, reward at the goal alone (D4RL, Fu et al. 2020)",
+    "antmaze-medium": "a larger maze; as above",
+    "antmaze-large": "the largest maze; as above",
+    "door": "a hand that opens a door, extra `adroit` (Rajeswaran et al. 2018; D4RL)",
+    "toy-sparse": "a point mass that must go around a wall, reward at the goal alone; in JAX, seconds (ours)",
+    "toy-dense": "the same with a reward for coming closer (ours)",
+}

@@ -1,0 +1,59 @@
+"""Values of config fields from the texts that users write; imports nothing heavy, so that wrong ones are told
+at once.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from typing import Any, Literal
+
+from cfdg_jax.errors import UserError, nearest, require
+
+
+def explains(path: str) -> str:
+    """The command that says all of a field."""
+    return f"cfdg-jax train --explain {path}"
+
+
+def coerce(annotation: Any, value: Any, path: str) -> Any:
+    """Reads `value` (a string from the command line, or a yaml value) as the annotated type."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        require(value in args, path, f"is '{value}'", nearest(str(value), map(str, args), explains(path)))
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+            return None
+        return coerce(next(arg for arg in args if arg is not type(None)), value, path)
+    if origin is tuple:
+        if isinstance(value, str):
+            inner = value.strip("()[] ").removesuffix(",")
+            value = inner.split(",") if inner else ()
+        if not isinstance(value, list | tuple):
+            raise UserError(path, f"is {value!r}", "must be a list, such as 64,64")
+        return tuple(coerce(args[0], item.strip() if isinstance(item, str) else item, path) for item in value)
+    if annotation is str:
+        return str(value)
+    return _number(annotation, value, path)
+
+
+def _number(annotation: type, value: Any, path: str) -> Any:
+    kind = {bool: "true or false", int: "a whole number", float: "a number"}[annotation]
+    wrong = UserError(path, f"is '{value}'", f"must be {kind}")
+    if annotation is bool:
+        truth = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+        if str(value).lower() not in truth:
+            raise wrong
+        return truth[str(value).lower()]
+    try:
+        number = float(str(value).replace("_", ""))
+    except ValueError:
+        raise wrong from None
+    require(math.isfinite(number), path, f"is {number}", "must be finite")
+    if annotation is float:
+        return number
+    if number != int(number):
+        raise wrong
+    return int(number)

@@ -1,0 +1,67 @@
+"""What the catalogue reads from the source is what the imported registries and configs say."""
+
+import dataclasses
+import typing
+
+import pytest
+
+from cfdg_jax import catalog, tasks
+from cfdg_jax.config import MINIMA, REGISTRIES, TrainConfig
+from cfdg_jax.data.names import dataset_names, split_name
+from cfdg_jax.envs.registry import task_names
+from cfdg_jax.errors import UserError
+from cfdg_jax.fields import leaf_paths
+
+METHODS = [(choice, name) for choice, entries in REGISTRIES.items() for name in entries]
+
+
+@pytest.mark.parametrize(("choice", "name"), METHODS)
+def test_a_method_is_read_as_it_is_registered(choice, name):
+    entry, read = REGISTRIES[choice][name], catalog.methods(choice)[name]
+    assert (read.about, read.variants) == (entry.about, tuple(entry.variants))
+    config, hints = entry.config(), typing.get_type_hints(entry.config)
+    fields = catalog.method_fields(choice, name)
+    assert [field.path for field in fields.values()] == [f"{choice}.{f.name}" for f in dataclasses.fields(config)]
+    for field in dataclasses.fields(config):
+        read_field = fields[f"{choice}.{field.name}"]
+        assert read_field.annotation == hints[field.name]
+        assert eval(read_field.default) == getattr(config, field.name)
+
+
+def test_registries_are_read_whole_and_in_their_order():
+    assert {choice: list(entries) for choice, entries in REGISTRIES.items()} == {
+        choice: list(catalog.methods(choice)) for choice in catalog.LISTS
+    }
+
+
+def test_the_fields_of_a_run_are_read_as_they_are():
+    plain = {path: value for path, value in leaf_paths(TrainConfig()).items() if path.split(".")[0] not in REGISTRIES}
+    read = catalog.run_fields()
+    assert sorted(read) == sorted(plain)
+    assert {path: eval(field.default) for path, field in read.items()} == plain
+    assert catalog.least() == MINIMA
+
+
+def test_nearly_every_field_has_a_meaning_and_it_may_take_two_lines():
+    fields = catalog.fields({})
+    assert sum(bool(field.meaning) for field in fields.values()) > 0.9 * len(fields)
+    continued = catalog.method_fields("agent", "iql")["agent.free_target"].meaning
+    assert "twin" in continued and "sampled" in continued
+
+
+def test_the_table_of_environments_names_those_there_are():
+    assert list(tasks.TASKS) == task_names()
+    assert all(split_name(name)[0] in ("d4rl", "local") for name in dataset_names())
+
+
+def test_a_field_of_another_method_is_told_to_whom_it_belongs():
+    assert catalog.instead("agent.alpha", []) == "it belongs to --agent td3bc or apl_td3bc"
+    assert "did you mean online.steps" in catalog.instead("online.step", catalog.run_fields())
+
+
+def test_a_room_or_a_field_is_selected_and_an_unknown_one_refused():
+    assert [field.path for field in catalog.select("agent.expectile", {})] == ["agent.expectile"]
+    assert {field.path for field in catalog.select("offline", {})} == {"offline.steps", "offline.updates_per_call"}
+    assert len(catalog.select("fields", {})) == len(catalog.fields({}))
+    with pytest.raises(UserError, match=r"agent\.expectle: is no config field; did you mean agent\.expectile"):
+        catalog.select("agent.expectle", {})
