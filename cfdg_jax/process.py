@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import ctypes.util
 import os
 import signal
 import sys
@@ -47,6 +48,14 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_threshold = -1, -3  # malloc.h; before glibc 2.35 or so the second is at most 32 MB
         if mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25):
             mallopt(trim_threshold, 1 << 30)
+
+
+def render_offscreen() -> None:
+    """Chooses what MuJoCo draws with where there is no screen; it reads this when it is imported."""
+    if sys.platform != "linux" or "MUJOCO_GL" in os.environ or "DISPLAY" in os.environ:
+        return
+    found = [name for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")) if ctypes.util.find_library(library)]
+    os.environ["MUJOCO_GL"] = found[0] if found else "disable"
 
 
 def setup(deterministic: bool = False) -> None:

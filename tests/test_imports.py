@@ -81,6 +81,7 @@ IMPORT_NAMES = {
     "gymnasium-robotics": "gymnasium_robotics",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
+    "pillow": "PIL",
     "orbax-checkpoint": "orbax",
 }
 MEDIAN_FILE, MAX_FILE, MAX_FUNCTION = 150, 350, 60
@@ -98,7 +99,7 @@ def import_names(requirements):
 
 OPTIONAL = import_names(
     r
-    for extra in ("minari", "tensorboard", "wandb", "likelihood", "adroit")
+    for extra in ("minari", "tensorboard", "wandb", "likelihood", "adroit", "video")
     for r in project()["optional-dependencies"][extra]
 )
 

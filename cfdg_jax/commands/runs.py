@@ -8,7 +8,7 @@ import click
 
 from cfdg_jax.commands.options import FieldValue
 from cfdg_jax.errors import PATH_ERRORS, UserError
-from cfdg_jax.process import starting
+from cfdg_jax.process import render_offscreen, starting
 
 
 @click.command(short_help="curves, tables and pictures of runs as one page")
@@ -35,6 +35,8 @@ def report(runs: tuple[str, ...], out: str | None) -> None:
 @click.option("--video", metavar="FILE", help="also film one episode of the first seed: .gif, .webp or .mp4")
 def evaluate(run: str, episodes: str | None, video: str | None) -> None:
     """Evaluate the newest checkpoint of a run on fresh environments, without its data."""
+    if video:
+        render_offscreen()
     with starting():
         from cfdg_jax.training.results import evaluate, load_run
         from cfdg_jax.training.video import film, require_video

@@ -18,3 +18,7 @@ def _import_mujoco() -> None:
 
 
 _import_mujoco()
+
+from cfdg_jax.envs.gym_ids import register  # noqa: E402
+
+register()

@@ -80,25 +80,25 @@ class DoorVecEnv:
 
     def __init__(self, task: str, seeds: Sequence[int], threads: int = 0, reference: tuple[float, float] | None = None):
         self.spec, self.task, model = adroit_spec(task, reference), task, build_model()
-        self._sims = Simulators([copy.copy(model) for _ in seeds], mujoco.mj_step, FRAME_SKIP, seeds, threads)
-        self.num = self._sims.num
+        self.simulators = Simulators([copy.copy(model) for _ in seeds], mujoco.mj_step, FRAME_SKIP, seeds, threads)
+        self.num = self.simulators.num
         self._centre, self._reach = model.actuator_ctrlrange.mean(axis=1), np.ptp(model.actuator_ctrlrange, axis=1) / 2
         self._frame = model.body("frame").id
         self._hinge = int(model.joint("door_hinge").qposadr[0])
-        self._palm = [data.site("S_grasp").xpos for data in self._sims.datas]
-        self._handle = [data.site("S_handle").xpos for data in self._sims.datas]
+        self._palm = [data.site("S_grasp").xpos for data in self.simulators.datas]
+        self._handle = [data.site("S_handle").xpos for data in self.simulators.datas]
 
     def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
         """Starts new episodes where `mask` `[num]` is True (everywhere by default); returns observations `[num, O]`."""
         for i in range(self.num) if mask is None else np.flatnonzero(mask):
-            generator = self._sims.generators[i]
+            generator = self.simulators.generators[i]
             self._start(int(i), np.array([generator.uniform(*ends) for ends in zip(DOOR_LOW, DOOR_HIGH, strict=True)]))
         return self._observe()
 
     def _start(self, i: int, door: np.ndarray) -> None:
-        model = self._sims.models[i]
+        model = self.simulators.models[i]
         model.body_pos[self._frame] = door
-        self._sims.restart(i, model.qpos0, np.zeros(model.nv))
+        self.simulators.restart(i, model.qpos0, np.zeros(model.nv))
 
     def place_start(self, obs: np.ndarray) -> None:
         """Starts new episodes with the door where first observations `[num, O]` show its handle."""
@@ -108,30 +108,30 @@ class DoorVecEnv:
 
     def step(self, action: np.ndarray) -> Step:
         """Steps all environments with `action` `[num, A]`, clipped to [-1, 1]."""
-        self._sims.advance(self._centre + np.clip(action, -1.0, 1.0) * self._reach)
-        obs, velocities = self._observe(), self._sims.coordinates()[1]
-        truncated = self._sims.elapsed >= self.spec.horizon
+        self.simulators.advance(self._centre + np.clip(action, -1.0, 1.0) * self._reach)
+        obs, velocities = self._observe(), self.simulators.coordinates()[1]
+        truncated = self.simulators.elapsed >= self.spec.horizon
         return Step(obs, door_reward(obs, velocities), np.zeros(self.num, bool), truncated, obs[:, 28] >= OPEN)
 
     def _observe(self) -> np.ndarray:
-        qpos, _ = self._sims.coordinates()
+        qpos, _ = self.simulators.coordinates()
         palm, handle, hinge = np.stack(self._palm), np.stack(self._handle), qpos[:, self._hinge, None]
         is_open = np.where(hinge > 1.0, 1.0, -1.0)
         return np.concatenate([qpos[:, 1:-2], qpos[:, -1:], hinge, palm, handle, palm - handle, is_open], axis=1)
 
     def get_state(self) -> dict[str, np.ndarray]:
         """The state from which `set_state` continues bit for bit: `Simulators.get_state` and ``doors`` `[num, 3]`."""
-        doors = np.stack([model.body_pos[self._frame] for model in self._sims.models])
+        doors = np.stack([model.body_pos[self._frame] for model in self.simulators.models])
         places = {"palm": np.stack(self._palm), "handle": np.stack(self._handle)}
-        return {**self._sims.get_state(), "doors": doors, **places}
+        return {**self.simulators.get_state(), "doors": doors, **places}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continues from what `get_state` returned; `UserError` if it is of another task or number of environments."""
-        self._sims.set_state(state, self.task)
-        for i, model in enumerate(self._sims.models):
+        self.simulators.set_state(state, self.task)
+        for i, model in enumerate(self.simulators.models):
             model.body_pos[self._frame] = state["doors"][i]
             self._palm[i][:], self._handle[i][:] = state["palm"][i], state["handle"][i]
 
     def close(self) -> None:
         """Ends the threads."""
-        self._sims.close()
+        self.simulators.close()

@@ -117,21 +117,21 @@ class AntMazeVecEnv:
         self.spec, self.task = antmaze_spec(task, reference), task
         self.maze = maze(task.removeprefix("antmaze-"))
         model, advance = build_model(task, dynamics)
-        self._sims = Simulators(model, advance, FRAME_SKIP, seeds, threads)
-        self.num = self._sims.num
+        self.simulators = Simulators(model, advance, FRAME_SKIP, seeds, threads)
+        self.num = self.simulators.num
         self._starts, self._targets = starts, list(targets or [self.maze.goal])
         self.goals = np.zeros((self.num, 2))
 
     def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
         """Starts new episodes where `mask` `[num]` is True (everywhere by default); returns observations `[num, O]`."""
         for i in range(self.num) if mask is None else np.flatnonzero(mask):
-            generator, model = self._sims.generators[i], self._sims.model
+            generator, model = self.simulators.generators[i], self.simulators.model
             qpos = model.qpos0 + generator.uniform(-_NOISE, _NOISE, model.nq)
             qvel = _NOISE * generator.standard_normal(model.nv)
             if self._starts is not None:  # D4RL's gathering of data: anywhere in the upper half of a free cell
                 cell = self._starts[int(generator.integers(len(self._starts)))]
                 qpos[:2] = np.maximum(self.maze.centre(cell) + generator.uniform(0.0, UNIT / 4, 2), 0.0)
-            self._sims.restart(int(i), qpos, qvel)
+            self.simulators.restart(int(i), qpos, qvel)
             self.goals[i] = self._draw_goal(generator)
         return self._observe()
 
@@ -143,31 +143,31 @@ class AntMazeVecEnv:
     def place(self, obs: np.ndarray, goals: np.ndarray | None = None) -> None:
         """Puts the simulators where `obs` `[num, O]` says, episodes new; `goals` `[num, 2]` where known."""
         for i, row in enumerate(obs):
-            self._sims.restart(i, row[:_POSITIONS], row[_POSITIONS:])
-            self._sims.datas[i].qacc_warmstart[:] = 0.0
+            self.simulators.restart(i, row[:_POSITIONS], row[_POSITIONS:])
+            self.simulators.datas[i].qacc_warmstart[:] = 0.0
         if goals is not None:
             self.goals[:] = goals
 
     def step(self, action: np.ndarray) -> Step:
         """Steps all environments with `action` `[num, A]`, clipped to [-1, 1]."""
-        self._sims.advance(np.clip(action, -1.0, 1.0))
+        self.simulators.advance(np.clip(action, -1.0, 1.0))
         obs = self._observe()
         arrived = np.linalg.norm(obs[:, :2] - self.goals, axis=1) <= GOAL_RADIUS
-        truncated = self._sims.elapsed >= self.spec.horizon
+        truncated = self.simulators.elapsed >= self.spec.horizon
         return Step(obs, arrived.astype(np.float64), arrived, truncated, arrived.copy())
 
     def _observe(self) -> np.ndarray:
-        return np.concatenate(self._sims.coordinates(), axis=1)
+        return np.concatenate(self.simulators.coordinates(), axis=1)
 
     def get_state(self) -> dict[str, np.ndarray]:
         """The state from which `set_state` continues bit for bit: `Simulators.get_state` and ``goals`` `[num, 2]`."""
-        return {**self._sims.get_state(), "goals": self.goals.copy()}
+        return {**self.simulators.get_state(), "goals": self.goals.copy()}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continues from what `get_state` returned; `UserError` if it is of another task or number of environments."""
-        self._sims.set_state(state, self.task)
+        self.simulators.set_state(state, self.task)
         self.goals = np.array(state["goals"], np.float64)
 
     def close(self) -> None:
         """Ends the threads."""
-        self._sims.close()
+        self.simulators.close()

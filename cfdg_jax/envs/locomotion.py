@@ -130,30 +130,30 @@ class MujocoVecEnv:
         self.spec = locomotion_spec(task, dynamics, reference)
         self._robot = ROBOTS[task]
         self._model, frame_skip, advance = build_model(task, dynamics)
-        self._sims = Simulators(self._model, advance, frame_skip, seeds, threads)
-        self.num = self._sims.num
+        self.simulators = Simulators(self._model, advance, frame_skip, seeds, threads)
+        self.num = self.simulators.num
         self._dt = self._model.opt.timestep * frame_skip
         self._padding = np.zeros((self.num, self.spec.obs_dim - self._robot.obs_dim))
         self._x = np.zeros(self.num)
         if self._robot.tracked_body is None:
-            self._place = [data.qpos[:1] for data in self._sims.datas]
+            self._place = [data.qpos[:1] for data in self.simulators.datas]
         else:
-            self._place = [data.body(self._robot.tracked_body).xpos[:1] for data in self._sims.datas]
+            self._place = [data.body(self._robot.tracked_body).xpos[:1] for data in self.simulators.datas]
 
     def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
         """Starts new episodes where `mask` `[num]` is True (everywhere by default); returns observations `[num, O]`."""
         for i in range(self.num) if mask is None else np.flatnonzero(mask):
             self._reset_one(int(i))
-        return self._observe(*self._sims.coordinates())
+        return self._observe(*self.simulators.coordinates())
 
     def _reset_one(self, i: int) -> None:
-        robot, model, generator = self._robot, self._model, self._sims.generators[i]
+        robot, model, generator = self._robot, self._model, self.simulators.generators[i]
         qpos = model.qpos0 + generator.uniform(-robot.reset_noise, robot.reset_noise, model.nq)
         if robot.gaussian_velocity:
             qvel = robot.reset_noise * generator.standard_normal(model.nv)
         else:
             qvel = generator.uniform(-robot.reset_noise, robot.reset_noise, model.nv)
-        self._sims.restart(i, qpos, qvel)
+        self.simulators.restart(i, qpos, qvel)
         self._x[i] = self._place[i][0]
 
     def place(self, obs: np.ndarray) -> None:
@@ -164,22 +164,22 @@ class MujocoVecEnv:
         hidden, coordinates = self._robot.hidden, self._model.nq - self._robot.hidden
         for i, row in enumerate(obs):
             qpos = np.concatenate([np.zeros(hidden), row[:coordinates]])
-            self._sims.restart(i, qpos, row[coordinates : self._robot.obs_dim])
-            self._sims.datas[i].qacc_warmstart[:] = 0.0
+            self.simulators.restart(i, qpos, row[coordinates : self._robot.obs_dim])
+            self.simulators.datas[i].qacc_warmstart[:] = 0.0
             self._x[i] = self._place[i][0]
 
     def step(self, action: np.ndarray) -> Step:
         """Steps all environments with `action` `[num, A]`, clipped to [-1, 1]."""
         action = np.clip(action, -1.0, 1.0)
-        self._sims.advance(action)
-        qpos, qvel = self._sims.coordinates()
+        self.simulators.advance(action)
+        qpos, qvel = self.simulators.coordinates()
         x = np.concatenate(self._place)
         # The cost stays in the action's own precision, as Gymnasium computes it.
         cost = self._robot.control_cost * np.square(action).sum(axis=1)
         reward = (x - self._x) / self._dt + self._robot.alive_bonus - cost
         self._x = x
         terminal = np.zeros(self.num, bool) if self._robot.healthy is None else ~self._robot.healthy(qpos, qvel)
-        truncated = self._sims.elapsed >= self.spec.horizon
+        truncated = self.simulators.elapsed >= self.spec.horizon
         return Step(self._observe(qpos, qvel), reward, terminal, truncated, np.zeros(self.num, bool))
 
     def _observe(self, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
@@ -193,13 +193,13 @@ class MujocoVecEnv:
           ``physics`` `[num, _]` MuJoCo's full integration state, warm starts included; ``x`` `[num]` the place that
           the next reward counts from; ``elapsed`` `[num]` steps of the episodes; ``generators`` `[num, 6]`.
         """
-        return {**self._sims.get_state(), "x": self._x.copy()}
+        return {**self.simulators.get_state(), "x": self._x.copy()}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continues from what `get_state` returned; `UserError` if it is of another task or number of environments."""
-        self._sims.set_state(state, self._robot.gym_id)
+        self.simulators.set_state(state, self._robot.gym_id)
         self._x = np.array(state["x"], np.float64)
 
     def close(self) -> None:
         """Ends the threads."""
-        self._sims.close()
+        self.simulators.close()

@@ -29,6 +29,7 @@ from cfdg_jax.training.origin import read_origin, require_same_data
 from cfdg_jax.training.prepare import init
 from cfdg_jax.training.program import Program, keys_of
 from cfdg_jax.training.progress import Progress, Stopwatch
+from cfdg_jax.training.record import Record
 from cfdg_jax.training.session import Session
 from cfdg_jax.types import Source
 
@@ -52,14 +53,19 @@ class Run:
 
     def policy(self) -> Callable[[np.ndarray], np.ndarray]:
         """The trained evaluation policies: raw ``obs [S, ..., O] -> action [S, ..., A]``. Needs no dataset."""
-        program, found = self._acting()
-        agent, keys = _agent(program, found), keys_of(program)
+        program, agent, record = self.acting()
+        keys = keys_of(program)
 
         def act(obs: np.ndarray) -> np.ndarray:
             observed = jnp.asarray(obs, jnp.float32)
-            return np.asarray(evaluate_act(program, agent, observed, keys, jnp.asarray(0), found.record.phase))
+            return np.asarray(evaluate_act(program, agent, observed, keys, jnp.asarray(0), record.phase))
 
         return act
+
+    def acting(self) -> tuple[Program, Any, Record]:
+        """What acts and does not learn: a program without offline rows, the newest agent and where it stands."""
+        program, found = self._acting()
+        return program, _agent(program, found), found.record
 
     def log_density(
         self, rows: np.ndarray, source: int = Source.SYNTHETIC_ONLINE, seed: int = 0, **options: Any
@@ -132,8 +138,7 @@ def evaluate(run: Run | str | os.PathLike, episodes: int | None = None) -> dict[
       ``return``, ``normalized_score`` (None without a reference), ``success`` and ``length``, each `[S, E]`.
     """
     run = run if isinstance(run, Run) else load_run(run)
-    program, found = run._acting()
-    agent, record = _agent(program, found), found.record
+    program, agent, record = run.acting()
     return run_episodes(program, agent, record.phase, record.step, Progress(False), episodes)
 
 
