@@ -66,7 +66,8 @@ def train(
         run = train(config, folder, resume=resume, offline_from=from_offline, progress=not quiet)
     except Interrupted:
         raise Interrupted(f"continue with: cfdg-jax train --resume {folder}") from None
-    print(f"done: {run.folder}  (report: cfdg-jax report {run.folder})")
+    print(f"done: {run.folder}  (config.yaml, evaluations.jsonl, metrics.jsonl, checkpoints)")
+    print(f"next: cfdg-jax report {run.folder}, or cfdg-jax evaluate {run.folder} --video run.gif")
 
 
 def _config(preset: str, given: dict[str, Any]) -> Any:

@@ -112,7 +112,8 @@ def _copy(url: str, target: pathlib.Path, progress: bool) -> None:
 
 
 def _bar(target: pathlib.Path, total: int | None, done: int, shown: bool) -> tqdm:
-    return tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=target.name, disable=not shown, leave=False)
+    off = None if shown else True  # None: off in a pipe or file, too
+    return tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=target.name, disable=off, leave=False)
 
 
 def _sink(stack: contextlib.ExitStack, target: pathlib.Path, mode: str) -> Any:

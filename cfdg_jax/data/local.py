@@ -75,7 +75,9 @@ def build(
         spec = spec_of(recipe.task, dynamics)
         require_room(path, rows * (4 * (2 * spec.obs_dim + spec.act_dim + 1) + 2))
         entropy = (seed, zlib.crc32(name.encode()))
-        with tqdm(total=rows, desc=f"building local:{name}", unit="row", disable=not progress, leave=False) as bar:
+        with tqdm(
+            total=rows, desc=f"building local:{name}", unit="row", disable=None if progress else True, leave=False
+        ) as bar:
             made = [
                 _roll_out(recipe, policy, share, (*entropy, i), dynamics, threads, bar.update)
                 for i, (policy, share) in enumerate(zip(parts.values(), shares, strict=True))

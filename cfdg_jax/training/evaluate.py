@@ -42,7 +42,7 @@ def run_episodes(
     success, alive = np.zeros(shape, bool), np.ones(shape, bool)
     try:
         obs = env.reset()
-        with progress.bar("  evaluate", program.spec.horizon, unit="step", keep=False) as bar:
+        with progress.bar("evaluate", program.spec.horizon) as bar:
             t = 0
             while alive.any():
                 packed = jnp.asarray(obs.reshape(*shape, -1), jnp.float32)
@@ -53,7 +53,7 @@ def run_episodes(
                 success |= alive & result.success.reshape(shape)
                 alive &= ~(result.terminal | result.truncated).reshape(shape)
                 obs, t = result.next_obs, t + 1
-                bar.update()
+                bar.update(1)
     finally:
         env.close()
     score = normalized_score(task, returns)

@@ -13,8 +13,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from cfdg_jax.errors import require
 from cfdg_jax.training.program import Program, compiled, each_seed
 from cfdg_jax.training.progress import Progress
@@ -95,7 +93,6 @@ class Work:
       rows: Rows by source.
       chunk: Rows of one dispatch.
       bars: The names of the two bars.
-      keep_bars: Whether the bars stay when they are full.
     """
 
     fit: Callable[[Any, int, int], tuple[Any, Metrics]]
@@ -105,16 +102,14 @@ class Work:
     rows: Mapping[int, int]
     chunk: int
     bars: tuple[str, str] = ("fit", "generate")
-    keep_bars: bool = True
 
 
 def fit_on(work: Work, generator: Any, done: int, progress: Progress) -> Iterator[tuple[int, Any, Metrics]]:
     """The rest of a fit after `done` steps; yields ``(steps made, generator, metrics)`` after each dispatch."""
-    with progress.bar(work.bars[0], work.fit_steps, done, unit="step", keep=work.keep_bars) as bar:
+    with progress.bar(work.bars[0], work.fit_steps, done) as bar:
         for start in range(done, work.fit_steps, work.per_call):
             steps = min(work.per_call, work.fit_steps - start)
             generator, metrics = work.fit(generator, start, steps)
-            bar.set_postfix({name: f"{np.mean(value):.3g}" for name, value in metrics.items()}, refresh=False)
             bar.update(steps)
             yield start + steps, generator, metrics
 
@@ -133,7 +128,7 @@ def make_on(work: Work, generator: Any, done: int, progress: Progress) -> Iterat
     """The rest of the rows after `done` chunks; yields each chunk with its rows `[..., rows, D]` and metrics."""
     left = [chunk for chunk in chunks(work) if chunk.number >= done]
     before = sum(work.rows.values()) - sum(chunk.rows for chunk in left)
-    with progress.bar(work.bars[1], sum(work.rows.values()), before, unit="row", keep=work.keep_bars) as bar:
+    with progress.bar(work.bars[1], sum(work.rows.values()), before, unit="row") as bar:
         for chunk in left:
             whole = min(work.chunk, work.rows[chunk.source])
             rows, metrics = work.make(generator, chunk.source, chunk.start, whole)

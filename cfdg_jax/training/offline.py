@@ -26,7 +26,7 @@ def pretrain(session: Session) -> None:
     program, config = session.program, session.program.config.offline
     with (
         session.clock("offline"),
-        session.progress.bar("offline", config.steps, session.step, unit="update") as bar,
+        session.progress.bar("offline", config.steps, session.step, "update", session.later()) as bar,
     ):
         while True:
             session.events()
@@ -54,7 +54,7 @@ def prepare_stratifier(session: Session) -> None:
     if not stages:
         return
     total = int(ends[-1])
-    with session.clock("stratify"), session.progress.bar("stratify", total, session.step, unit="step") as bar:
+    with session.clock("stratify"), session.progress.bar("stratify", total, session.step, later=session.later()) as bar:
         while session.step < total:
             session.stop_if_asked()
             index = int(np.searchsorted(ends, session.step, side="right"))

@@ -27,7 +27,7 @@ def improve(session: Session) -> None:
     driver = make_driver(session)
     session.loop_arrays = driver.arrays
     try:
-        with session.clock("online"), session.progress.bar("online", config.steps, session.step, unit="step") as bar:
+        with session.clock("online"), session.progress.bar("online", config.steps, session.step) as bar:
             while True:
                 session.events()
                 if session.step >= config.steps:

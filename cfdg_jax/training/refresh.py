@@ -150,7 +150,7 @@ def advance(program: Program, state: TrainState, keys: Key, done: Refresh, progr
 
     work = Work(
         fit, make, program.augmenter.fit_steps, config.fit_steps_per_call, synthetic_rows(program), config.chunk,
-        bars=("  fit", "  generate"), keep_bars=False,
+        bars=("fit", "generate"),
     )  # fmt: skip
     for fitted, generator, metrics in fit_on(work, done.generator, int(done.fitted), progress):
         done = done._replace(fitted=jnp.int32(fitted), generator=generator, fit=metrics)

@@ -89,6 +89,13 @@ class Session:
             return config.offline.steps, config.evaluate.offline_every
         return config.online.steps, config.evaluate.online_every
 
+    def later(self) -> int:
+        """Steps of the phases after this one."""
+        config = self.program.config
+        stages = sum(stage.steps for stage in self.program.stratifier.stages) if config.online.steps else 0
+        after = {"offline": stages + config.online.steps, "stratify": config.online.steps, "online": 0}
+        return after[self.phase]
+
     # -- events ------------------------------------------------------------------------------------------------------
 
     def events(self) -> None:
@@ -156,6 +163,7 @@ class Session:
         per_seed = " ".join(f"{value:8.1f}" for value in shown.mean(axis=1))
         mean = self._mean(shown.mean(axis=1))
         self.progress.say(f"{self.phase:<8} step {self.step:>8}  {what} per seed {per_seed}   mean {mean}")
+        self.progress.score = f"{what} {mean}"
         self.last_return = tuple(result["return"].mean(axis=1).tolist())
 
     def _mean(self, scores: np.ndarray) -> str:

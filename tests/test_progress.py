@@ -1,0 +1,118 @@
+"""What a person sees of a run: a bar on a terminal, plain lines in a pipe, nothing but warnings where not asked."""
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from cfdg_jax import cli
+from cfdg_jax.training import progress as module
+from cfdg_jax.training.progress import Progress
+
+RUN = ["train", "--preset", "smoke", "--dataset", "local:toy-dense-medium-replay-v0", "--seeds", "1"]
+RUN += ["--offline.steps", "60", "--evaluate.offline_every", "30", "--mix.batch_size", "8"]
+RUN += ["--online.steps", "60", "--evaluate.online_every", "30", "--online.start_steps", "20"]
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def test_a_file_gets_a_line_every_so_often(clock):
+    stream = io.StringIO()
+    progress = Progress(True, stream)
+    with progress.bar("offline", 100, unit="update", later=100) as bar:
+        for step in range(100):
+            clock.now += 1.0
+            bar.update(1)
+            if step == 40:
+                progress.score = "score 12.3"
+    assert stream.getvalue().splitlines() == [
+        "offline 30 of 100 updates (30%), 1 updates/s, about 0:02:50 left",
+        "offline 60 of 100 updates (60%), 1 updates/s, score 12.3, about 0:02:20 left",
+        "offline 90 of 100 updates (90%), 1 updates/s, score 12.3, about 0:01:50 left",
+    ]
+
+
+def test_a_resumed_task_counts_its_pace_from_where_it_began(clock):
+    stream = io.StringIO()
+    with Progress(True, stream).bar("online", 100, 60) as bar:
+        assert bar.seconds_left() is None
+        clock.now += 31.0
+        bar.update(10)
+    assert stream.getvalue() == "online 70 of 100 steps (70%), 0.323 steps/s, about 0:01:33 left\n"
+
+
+def test_a_task_within_another_has_no_lines_of_its_own(clock):
+    stream = io.StringIO()
+    progress = Progress(True, stream)
+    with progress.bar("online", 100) as outer:
+        outer.update(50)
+        with progress.bar("evaluate", 10) as inner:
+            clock.now += 100.0
+            inner.update(5)
+            assert stream.getvalue() == "" and "evaluate 50%" in outer.line()
+            inner.update(5)
+        assert "evaluate" not in outer.line()
+        outer.update(1)
+    assert stream.getvalue().startswith("online 51 of 100")
+
+
+def test_without_progress_there_are_warnings_alone():
+    stream = io.StringIO()
+    progress = Progress(False, stream)
+    with progress.bar("offline", 10) as bar:
+        bar.update(10)
+    progress.say("said")
+    progress.warn("warned")
+    assert stream.getvalue() == "warned\n"
+
+
+def test_a_run_in_a_pipe_writes_no_control_characters_and_says_what_is_next(tmp_path, capfd):
+    assert cli.main([*RUN, "--out", str(tmp_path / "run")]) == 0
+    said = capfd.readouterr()
+    assert not CONTROL.search(said.err + said.out)
+    assert len(re.findall(r"^(?:offline|online) +step +\d+  return per seed", said.err, re.M)) == 6
+    first, second = said.out.splitlines()
+    assert first.startswith(f"done: {tmp_path / 'run'}") and second.startswith(f"next: cfdg-jax report {tmp_path}")
+
+
+def test_a_run_on_a_terminal_has_one_bar_for_each_phase(tmp_path):
+    words = [sys.executable, "-m", "cfdg_jax", *RUN, "--out", str(tmp_path / "run")]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    with subprocess.Popen(words, stderr=theirs, stdout=subprocess.PIPE) as process:
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                data = os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+            if not data:
+                break
+            seen += data
+    os.close(ours)
+    shown = seen.decode()
+    assert process.returncode == 0
+    full = [line for line in re.split(r"[\r\n]+", shown) if "100%|" in line]
+    assert {line.split()[0] for line in full} == {"offline", "online"}
+    assert all("60/60" in line and "/s" in line and "return " in line for line in full)
+    assert "about 0:00:0" in shown
