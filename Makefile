@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 INSTALLED := $(VENV)/.installed
+TRY = venv/bin/cfdg-jax --version && \
+	venv/bin/cfdg-jax train --dataset local:toy-dense-medium-v0 --preset smoke --quiet --out run >/dev/null
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
-.PHONY: help demo test lint types lock bench notebooks clean
+.PHONY: help demo test lint types lock bench notebooks docs dist clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -36,13 +38,31 @@ bench: $(INSTALLED)  ## throughput on this machine, beside its matrix-product ra
 notebooks: $(INSTALLED)  ## run the notebooks and keep their outputs
 	$(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=1800 $(NOTEBOOKS)
 
+docs: $(INSTALLED)  ## the documentation site, in docs/_build/index.html; warnings are errors
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build
+
+dist: $(INSTALLED)  ## wheel and sdist in dist/, checked, then installed and tried on every supported Python that is here
+	$(BIN)/python -m pip install --quiet build twine uv
+	rm -rf dist build
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	@for version in 3.11 3.12 3.13; do \
+		if ! $(BIN)/uv python find $$version >/dev/null 2>&1; then echo "Python $$version: not here, not tried"; continue; fi; \
+		for file in dist/*.whl dist/*.tar.gz; do \
+			try=$$(mktemp -d) && $(BIN)/uv venv --quiet --python $$version $$try/venv && \
+			$(BIN)/uv pip install --quiet --python $$try/venv/bin/python $$file && \
+			(cd $$try && $(TRY)) && echo "Python $$version: $$file works" && rm -rf $$try || exit 1; \
+		done; \
+	done
+
 lock: $(BIN)/python  ## pin every dependency anew for Python 3.11 to 3.13
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --quiet \
 		--custom-compile-command "make lock" --output-file requirements.txt
 
 clean:  ## remove the environment and caches; runs and datasets stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .jax_cache
+	rm -rf $(VENV) build dist docs/_build docs/_generated *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .jax_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first interpreter that runs, is of a supported version and can make virtual environments; PYTHON=... overrides.

@@ -1,7 +1,10 @@
 """The public names, and that naming the package loads nothing heavy."""
 
+import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -21,3 +24,12 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_importing_the_package_loads_neither_jax_nor_mujoco():
     code = "import sys, cfdg_jax; assert not {'jax', 'mujoco', 'numpy'} & set(sys.modules), 'heavy'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_version_is_semantic_and_the_same_everywhere():
+    root = pathlib.Path(__file__).resolve().parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert f"\nversion: {project['version']}\n" in (root / "CITATION.cff").read_text()
+    changelog = (root / "CHANGELOG.md").read_text()
+    assert "## [Unreleased]" in changelog or f"## [{project['version']}]" in changelog
