@@ -39,11 +39,9 @@ notebooks: $(INSTALLED)  ## run the notebooks and keep their outputs
 	$(BIN)/python -m pytest --nbmake --overwrite --nbmake-timeout=1800 $(NOTEBOOKS)
 
 docs: $(INSTALLED)  ## the documentation site, in docs/_build/index.html; warnings are errors
-	$(BIN)/python -m pip install --quiet -e '.[docs]'
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build
 
 dist: $(INSTALLED)  ## wheel and sdist in dist/, checked, then installed and tried on every supported Python that is here
-	$(BIN)/python -m pip install --quiet build twine uv
 	rm -rf dist build
 	$(BIN)/python -m build --quiet
 	$(BIN)/twine check --strict dist/*

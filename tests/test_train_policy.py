@@ -60,9 +60,12 @@ def test_an_exported_policy_acts_as_the_run_does(run, tmp_path, capsys):
     assert np.abs(expected).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_every_policy_of_one_perceptron_can_be_exported(name):
-    config = AGENTS[name].config()
+@pytest.mark.parametrize(
+    ("name", "variant"), [("iql", "authors"), ("awac", "corl"), ("td3", "authors"), ("sac", "authors")]
+)
+def test_every_kind_of_policy_of_one_perceptron_can_be_exported(name, variant):
+    """A Gaussian with a squashed mean, with a clipped one, a deterministic policy, a squashed Gaussian."""
+    config = AGENTS[name].config(variant=variant)
     small = {field: (8, 8) for field in ("hidden", "critic_hidden") if hasattr(config, field)}
     agent = make_agent(dataclasses.replace(config, **small), Spec(5, 2, 100))
     state = agent.init(jax.random.key(1))

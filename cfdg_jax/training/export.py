@@ -1,4 +1,4 @@
-"""Trained policies as plain arrays, which a few lines of NumPy can act with (docs/use.md#export)."""
+"""Trained policies as plain arrays, which a few lines of NumPy can act with (docs/use.md)."""
 
 from __future__ import annotations
 
