@@ -1,14 +1,21 @@
 """The HTML page: complete, well-formed, self-contained, and refused with a clear word."""
 
 import base64
+import csv
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from fake_runs import write_run
 
+from cfdg_jax import cli
 from cfdg_jax.errors import UserError
 from cfdg_jax.report.build import build_report, flatten
+from cfdg_jax.report.runs import going_on
 
 VOID = {"meta", "img", "br", "link"}
 
@@ -22,6 +29,9 @@ class Page(HTMLParser):
         self.feed(text)
         assert self.open == []
 
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         if tag == "img":
@@ -29,11 +39,9 @@ class Page(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
 
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
     def handle_data(self, data):
-        self.words.append(data)
+        if "script" not in self.open:
+            self.words.append(data)
 
     @property
     def text(self):
@@ -63,8 +71,11 @@ def test_page_is_well_formed_and_complete(folder):
 def test_page_is_self_contained(folder):
     text = (folder / "report.html").read_text()
     page = Page(text)
-    assert not {"script", "link", "iframe"} & set(page.tags)
-    assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:image/png;base64,)|url\(|@import", text)
+    assert not {"link", "iframe"} & set(page.tags)
+    own = re.sub(r"<script.*?</script>", "", text, flags=re.S)
+    assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:(?:image/png|text/csv);base64,)|url\(|@import", own)
+    assert not re.search(r"<script[^>]*src", text)
+    assert all(re.findall(r'<img [^>]*alt="([^"]*)"', own)), "every picture says what it shows"
     embedded = [base64.b64decode(source.split(",", 1)[1]) for source in page.images]
     beside = [path.read_bytes() for path in folder.glob("*.png")]
     assert len(embedded) == 4 and sorted(embedded) == sorted(beside)
@@ -73,7 +84,65 @@ def test_page_is_self_contained(folder):
 def test_tables_lie_beside_the_page(folder):
     assert (folder / "scores.md").read_text().startswith("**local: normalised score**")
     assert (folder / "scores.csv").read_text().startswith("dataset,label,folder,")
+    rows = list(csv.DictReader((folder / "evaluations.csv").read_text().splitlines()))
+    assert {row["seed"] for row in rows} == {"0", "1", "2"} and len(rows) == 2 * 3 * (10 + 11)
+    first = json.loads((folder.parents[1] / "iql" / "evaluations.jsonl").read_text().splitlines()[0])
+    chosen = next(row for row in rows if (row["folder"], row["seed"], row["step"]) == ("iql", "1", "2000"))
+    assert float(chosen["return"]) == pytest.approx(np.mean(first["return"][1]))
     assert not list(folder.glob("*.partial"))
+
+
+def test_every_table_can_be_taken_away(folder):
+    links = re.findall(
+        r'<a download="([^"]+)" href="data:text/csv;base64,([^"]+)">', (folder / "report.html").read_text()
+    )
+    files = {name: base64.b64decode(data).decode() for name, data in links}
+    assert {"evaluations.csv", "local-normalised-score.csv", "local-which-method-ends-higher.csv"} <= set(files)
+    assert files["local-normalised-score.csv"].startswith("Dataset,Method,Seeds,")
+    assert files["evaluations.csv"] == (folder / "evaluations.csv").read_text()
+
+
+def test_a_failed_run_and_one_that_goes_on_are_told_at_the_top(tmp_path):
+    runs = [write_run(tmp_path / status, label=status, status=status) for status in ("failed", "running")]
+    assert going_on(runs) and not going_on(runs[:1])
+    text = build_report(runs, tmp_path / "out", refresh=30).read_text()
+    head = text[: text.index("Learning curves")]
+    assert "the run failed: its numbers are not final" in head and "the run goes on" in head
+    assert '<meta http-equiv="refresh" content="30">' in head
+    assert "http-equiv" not in build_report(runs, tmp_path / "out").read_text()[:3000]
+
+
+def test_watching_writes_the_page_until_all_runs_are_done(tmp_path, monkeypatch, capsys):
+    run = write_run(tmp_path / "run", status="running")
+    summary = run / "summary.json"
+    monkeypatch.setattr(
+        "cfdg_jax.commands.runs.time.sleep",
+        lambda seconds: summary.write_text(summary.read_text().replace("running", "done")),
+    )
+    assert cli.main(["report", str(run), "--watch"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(run / "report" / "report.html")] * 2
+    assert "http-equiv" not in (run / "report" / "report.html").read_text()[:3000]
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PROBE = """<script>addEventListener("load", () => setTimeout(() => {
+const wide = [...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth + 1).length;
+const plots = document.querySelectorAll(".main-svg").length;
+document.title = [document.documentElement.scrollWidth - document.documentElement.clientWidth, wide, plots].join(" ");
+}, 500))</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed to look at the page with")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_scrolls_sideways_in_a_browser(folder, tmp_path, width):
+    page = tmp_path / "page.html"
+    page.write_text((folder / "report.html").read_text().replace("</body>", PROBE + "</body>"))
+    words = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
+    words += ["--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120).stdout
+    page_over, tables_over, plots = map(int, re.search(r"<title>([\d ]+)</title>", shown)[1].split())
+    assert page_over <= 0 and plots > 0, "the curves are drawn"
+    assert width < 1280 or tables_over == 0
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def changed_line(change):
         (overwrite("summary.json", b'{"status": '), "summary.json: is not JSON"),
         (overwrite("summary.json", b"[1]"), "summary.json: holds no JSON object"),
         (overwrite("summary.json", b'{"label": "IQL"}'), "summary.json: `dataset` is None, not a text"),
-        (status("running"), "summary.json: status is 'running': not finished; finish the run with"),
+        (status("odd"), "summary.json: status is 'odd': not finished; finish the run with"),
         (overwrite("config.yaml", b"a: [1"), "config.yaml: is not YAML"),
         (overwrite("config.yaml", b"- 1"), "config.yaml: holds no mapping"),
         (overwrite("evaluations.jsonl", b""), "evaluations.jsonl: holds no evaluation"),

@@ -44,7 +44,10 @@ def test_table_prints_mean_interval_and_deviation(pair):
     assert row["± SD"] == f"{last.std(ddof=1):.1f}"
     assert (row["Dataset"], row["Method"], row["Seeds"], row["Episodes"]) == (pair[0].dataset, "IQL", "3", "10")
     assert table.rows[1][:2] == ("", "IQL + CFDG")
-    assert comparison.rows == ((pair[0].dataset, "IQL + CFDG over IQL", "1.00 [1.00, 1.00]"),)
+    (compared,) = comparison.rows
+    differences = numbers(pair[1])[1][-1] - last
+    assert compared[:2] == (pair[0].dataset, "IQL + CFDG over IQL") and compared[3] == "1.00 [1.00, 1.00]"
+    assert compared[2] == f"{differences.mean():.1f} [{differences.min():.1f}, {differences.max():.1f}]"
 
 
 def test_a_method_is_compared_with_the_first_and_with_what_it_adds_to(tmp_path):

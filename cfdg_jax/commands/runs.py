@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import time
 
 import click
 
@@ -10,17 +11,26 @@ from cfdg_jax.commands.options import FieldValue
 from cfdg_jax.errors import PATH_ERRORS, UserError
 from cfdg_jax.process import render_offscreen, starting
 
+WATCH = 30
+"""Seconds between two pages of runs that go on."""
+
 
 @click.command(short_help="curves, tables and pictures of runs as one page")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN_DIR...")
 @click.option("--out", metavar="DIR", help="folder for the page (default: beside the first run)")
-def report(runs: tuple[str, ...], out: str | None) -> None:
+@click.option("--watch", is_flag=True, help="write it again every half minute until all runs are done")
+def report(runs: tuple[str, ...], out: str | None, watch: bool) -> None:
     """Write curves, tables and pictures of runs as one HTML page."""
     with starting(compiles=False):
         from cfdg_jax.report.build import build_report
+        from cfdg_jax.report.runs import going_on
 
+    folders, target = [pathlib.Path(run) for run in runs], pathlib.Path(out) if out else None
     try:
-        page = build_report([pathlib.Path(run) for run in runs], pathlib.Path(out) if out else None)
+        while watch and going_on(folders):
+            print(build_report(folders, target, refresh=WATCH), flush=True)
+            time.sleep(WATCH)
+        page = build_report(folders, target)
     except OSError as error:
         if error.errno not in PATH_ERRORS:
             raise

@@ -16,7 +16,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cfdg_jax.errors import require
-from cfdg_jax.report import diagnostics, plots, stats, tables
+from cfdg_jax.report import diagnostics, interactive, plots, stats, tables
+from cfdg_jax.report.published import SOURCE, published
 from cfdg_jax.report.runs import Run, read_runs
 from cfdg_jax.report.tables import Table
 
@@ -35,13 +36,16 @@ Saver = Callable[[str, Figure], str]
 """``(name, figure) -> img element``, having written the figure as a PNG."""
 
 
-def build_report(run_dirs: Sequence[pathlib.Path | str], out: pathlib.Path | str | None = None) -> pathlib.Path:
+def build_report(
+    run_dirs: Sequence[pathlib.Path | str], out: pathlib.Path | str | None = None, refresh: int = 0
+) -> pathlib.Path:
     """Writes ``report.html`` with its pictures embedded, the same PNGs beside it, and the tables as .md and .csv.
 
     Args:
       run_dirs: Finished run folders of any methods and datasets, shown in this order.
       out: Folder to write to, made if missing; ``report`` inside the only run folder, or beside the first of several,
         if None. Earlier reports there are overwritten.
+      refresh: Seconds after which a browser reads the page again; 0 for never.
 
     Returns:
       The path of ``report.html``.
@@ -63,10 +67,14 @@ def build_report(run_dirs: Sequence[pathlib.Path | str], out: pathlib.Path | str
         _provenance(runs),
     ]
     page = _template().substitute(
-        title=escape(_title(runs)), lead=escape(_lead(runs)), body="\n".join([*sections, _definitions()])
+        refresh=f'<meta http-equiv="refresh" content="{refresh}">' if refresh else "",
+        title=escape(_title(runs)),
+        lead=escape(_lead(runs)),
+        body="\n".join([*sections, _definitions()]),
     )
     _write(out / "scores.md", "\n".join(tables.to_markdown(table) for table in [*scores, *inside]))
     _write(out / "scores.csv", tables.to_csv(runs))
+    _write(out / "evaluations.csv", tables.evaluations_csv(runs))
     _write(out / "report.html", page)
     return out / "report.html"
 
@@ -133,6 +141,13 @@ def _curves(runs: Sequence[Run], save: Saver) -> Iterator[str]:
         if any(len(run.refreshes()) for run in group):
             caption += " Short ticks at the bottom: the generator was refreshed."
         yield _figure(save(f"curves {dataset}", plots.learning_curves(group)), caption)
+    yield interactive.script()
+    for number, (dataset, group) in enumerate(tables.by_dataset(runs).items()):
+        caption = f"{dataset}: choose seeds above, smooth below, click names to hide a method, drag to look closer."
+        if published(dataset):
+            caption += f" Grey names show published curves of {SOURCE} (4 seeds, every 100,000 steps)."
+        yield _figure(interactive.curves(group, f"curves-{number}"), caption)
+    yield _download("evaluations.csv", tables.evaluations_csv(runs), "every evaluation of every seed")
 
 
 def _scores(runs: Sequence[Run], every_table: Sequence[Table], save: Saver) -> Iterator[str]:
@@ -150,7 +165,13 @@ def _table(table: Table) -> str:
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
     notes = "".join(f"<li>{escape(note)}</li>" for note in table.notes)
     grid = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    return f'<h3>{escape(table.title)}</h3>{grid}<ul class="notes">{notes}</ul>'
+    link = _download(f"{re.sub(r'[^a-z0-9]+', '-', table.title.lower()).strip('-')}.csv", tables.table_csv(table))
+    return f'<h3>{escape(table.title)}</h3>{grid}<ul class="notes">{notes}</ul>{link}'
+
+
+def _download(name: str, content: str, what: str = "this table") -> str:
+    data = base64.b64encode(content.encode()).decode()
+    return f'<p class="download"><a download="{name}" href="data:text/csv;base64,{data}">{what} as csv</a></p>'
 
 
 def _cell(cell: str) -> str:
@@ -205,6 +226,8 @@ def _configs(runs: Sequence[Run]) -> Iterator[str]:
     differing = [name for name in names if len({config.get(name, tables.MISSING) for config in flat}) > 1]
     chosen = [name for run in runs for name in flatten(run.summary.get("non_default", {}))]
     yield "<h2>What was run</h2>"
+    said = [(run.label, str(run.summary["command"])) for run in runs if run.summary.get("command")]
+    yield from (f"<p>{escape(label)}: <code>{html.escape(command)}</code></p>" for label, command in dict(said).items())
     if len(runs) > 1 and differing:
         yield "<h3>Fields that differ</h3>" + _field_table(runs, flat, differing)
     if chosen:

@@ -16,6 +16,8 @@ import yaml
 from cfdg_jax.errors import UserError, require
 
 PHASES = ("offline", "online")
+STATUS = {"done": "", "interrupted": "was interrupted", "failed": "failed", "running": "goes on"}
+"""What ``summary.json`` may say of a run, and what a report says of it."""
 SAMPLE_KINDS = ("offline", "online", "synthetic_offline", "synthetic_online")
 
 
@@ -135,16 +137,14 @@ def read_run(folder: pathlib.Path | str) -> Run:
         found = summary.get(field)
         require(isinstance(found, str), str(path / "summary.json"), f"`{field}` is {found!r}, not a text", resume)
     status = summary["status"]
-    require(
-        status in ("done", "interrupted"), str(path / "summary.json"), f"status is {status!r}: not finished", resume
-    )
+    require(status in STATUS, str(path / "summary.json"), f"status is {status!r}: not finished", resume)
     lines, evaluation_notes = _read_lines(path / "evaluations.jsonl", ("phase", "step", "return"))
     metrics, metric_notes = _read_lines(path / "metrics.jsonl", ("phase", "step"))
     evaluations = _evaluations(path / "evaluations.jsonl", lines)
     samples, sample_notes = _read_samples(path / "samples.npz")
     notes = [*evaluation_notes, *metric_notes, *sample_notes, *_divergence(evaluations, summary)]
-    if status == "interrupted":
-        notes.append("the run was interrupted: its numbers are not final")
+    if status != "done":
+        notes.append(f"the run {STATUS[status]}: its numbers are not final")
     generator, phases = summary.get("choices", {}).get("augment", "none"), {line["phase"] for line in metrics}
     if status == "done" and generator != "none" and "online" in phases and "refresh" not in phases:
         notes.append(f"{generator} never generated a row, for no refresh was due")
@@ -159,6 +159,11 @@ def read_run(folder: pathlib.Path | str) -> Run:
         samples=samples,
         notes=tuple(notes),
     )
+
+
+def going_on(folders: Sequence[pathlib.Path]) -> bool:
+    """Whether one of the runs is under way."""
+    return any(_read_json(folder / "summary.json").get("status") == "running" for folder in folders)
 
 
 def by_setting(run: Run) -> list[Run]:

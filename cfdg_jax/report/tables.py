@@ -46,6 +46,8 @@ DEFINITIONS = {
     f"Mean of last {LAST}": f"Mean over the last {LAST} evaluations of the run's last phase, fewer where it has fewer.",
     "Gain": "Last evaluation minus offline end, taken seed by seed.",
     "Success": "Share of the last evaluation's episodes that reached the goal, in per cent.",
+    "Difference": "Mean over seeds of the last evaluation minus that of the same seed of the other method, then in "
+    "brackets the 95 % bootstrap interval of that mean.",
     "P(better)": "Probability that a random seed of the method ends above a random seed of the one it is compared "
     "with, a tie counting half; 0.5 means no difference.",
 }
@@ -154,12 +156,27 @@ def comparison_table(origin: str, runs: Sequence[Run]) -> Table:
                 strata = [per_seed(run)["last"], per_seed(other)["last"]]
                 if min(map(len, strata)) > 0:
                     estimate = stats.bootstrap(strata, stats.probability_of_improvement)
-                    rows.append((dataset, f"{run.label} over {other.label}", text(estimate, 2)))
+                    difference = cell(paired_difference(run, other), _digits(run.normalized, strata[0]))
+                    rows.append((dataset, f"{run.label} over {other.label}", difference, text(estimate, 2)))
     notes = (
+        "Difference: last evaluation minus the other method's, seed by seed where both have the same seeds, else none.",
         "P(better): probability that a random seed ends above a random seed of the other method [95 % interval].",
         "0 and 1 mean that the seeds of this run do not overlap; with few seeds that is no certainty.",
     )
-    return Table(f"{origin}: which method ends higher", ("Dataset", "Comparison", "P(better)"), tuple(rows), notes)
+    return Table(
+        f"{origin}: which method ends higher", ("Dataset", "Comparison", "Difference", "P(better)"), tuple(rows), notes
+    )
+
+
+def paired_difference(run: Run, other: Run) -> np.ndarray | None:
+    """`[S]` differences of the last evaluation, seed by seed; None where the runs have other seeds, or lost some."""
+    same = seeds_of(run) == seeds_of(other) and run.finite.all() and other.finite.all()
+    return per_seed(run)["last"] - per_seed(other)["last"] if same else None
+
+
+def seeds_of(run: Run) -> list[int]:
+    """The numbers of a run's seeds."""
+    return list(run.summary.get("seeds", range(run.seeds)))
 
 
 def aggregate_table(origin: str, runs: Sequence[Run]) -> Table:
@@ -239,4 +256,28 @@ def to_csv(runs: Sequence[Run]) -> str:
                 numbers = (estimate.value, stats.std(scores), stats.iqm(scores), estimate.low, estimate.high)
                 counts = (len(scores), run.evaluations[-1].episodes)
                 writer.writerow([*about, *counts, *map(float, numbers), " ".join(map(str, scores.tolist()))])
+    return out.getvalue()
+
+
+def evaluations_csv(runs: Sequence[Run]) -> str:
+    """Every evaluation of every seed, tidy: one line per run, phase, step and seed, means over episodes."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["dataset", "label", "folder", "phase", "step", "seed", "return", "normalized_score", "success"])
+    for run in runs:
+        for evaluation in run.evaluations:
+            for index, seed in enumerate(seeds_of(run)):
+                values = (evaluation.returns, evaluation.normalized, evaluation.success)
+                means = ["" if value is None else float(value[index].mean()) for value in values]
+                writer.writerow(
+                    [run.dataset, run.label, run.path.name, evaluation.phase, evaluation.step, seed, *means]
+                )
+    return out.getvalue()
+
+
+def table_csv(table: Table) -> str:
+    """The table as it is printed."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([table.header, *table.rows])
     return out.getvalue()
