@@ -48,7 +48,7 @@ def curves(runs: Sequence[Run], name: str) -> str:
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         updatemenus=[_seed_picker(runs, traces)], sliders=[_smoothing(traces)],
     )  # fmt: skip
-    options = {"displaylogo": False, "responsive": True}
+    options = {"displayModeBar": False, "responsive": True}  # its buttons would lie over the menu
     return figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=options)
 
 
