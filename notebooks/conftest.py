@@ -1,4 +1,4 @@
-"""Notebooks are tried with light compilation, as the tests are; `make notebooks` keeps outputs and compiles as users do."""
+"""Notebooks are tried with light compilation, as the tests are; `make notebooks` keeps outputs and compiles in full."""
 
 import importlib.metadata
 import os
