@@ -14,6 +14,7 @@ import functools
 import importlib
 import pathlib
 import re
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ class Field(NamedTuple):
     Attributes:
       path: As in ``--agent.expectile``.
       annotation: Its type, for `cfdg_jax.values.coerce`.
-      kind: The same as it is written.
+      kind: The same in words: as it is written, or the values of a literal.
       default: Source text of the class's default.
       meaning: The comment beside it.
       about: Docstring of the class that declares it.
@@ -166,10 +167,12 @@ def fields_of(config: Node, prefix: str = "") -> dict[str, Field]:
 
 
 def _field(config: Node, item: ast.AnnAssign, path: str) -> Field:
+    annotation = _evaluate(Node(config.module, item.annotation))
+    literal = typing.get_origin(annotation) is typing.Literal
     return Field(
         path=path,
-        annotation=_evaluate(Node(config.module, item.annotation)),
-        kind=ast.unparse(item.annotation),
+        annotation=annotation,
+        kind=" or ".join(map(str, typing.get_args(annotation))) if literal else ast.unparse(item.annotation),
         default="" if item.value is None else ast.unparse(item.value),
         meaning=_comment(_source(config.module)[1], item),
         about=ast.get_docstring(config.tree) or "",  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """The page of all config fields, written from the dataclasses and presets whenever the site is built."""
 
 import pathlib
+import re
 
 from cfdg_jax import catalog
 from cfdg_jax.config import REGISTRIES
@@ -10,8 +11,8 @@ from cfdg_jax.presets import PRESETS, make_config
 HEAD = """# Config fields
 
 Written from the source. Every field is a flag of `cfdg-jax train` and a keyword of `cfdg_jax.make_config`;
-`cfdg-jax train --explain FIELD` says the same for a dataset of your choice. Three columns are its value in each preset,
-here on `local:hopper-medium-replay-v0`; a dash: the class default. Who uses a method's field: the section it stands in.
+`cfdg-jax train --explain FIELD` says the same for a dataset of your choice. A preset is named where its value is
+another than the class default, here on `local:hopper-medium-replay-v0`. A method's fields stand in its section.
 """
 
 
@@ -36,12 +37,13 @@ def _sources(fields) -> str:
 def _table(fields, chosen) -> str:
     values = {preset: leaf_paths(make_config(preset=preset, **chosen)) for preset in PRESETS}
     defaults = {path: eval(field.default) for path, field in fields.items()}
-    lines = ["| field | type | default | paper | reduced | smoke | meaning |", "|---|---|---|---|---|---|---|"]
+    lines = ["| field | meaning | default | presets |", "|---|---|---|---|"]
     for path, field in fields.items():
-        cells = [values[preset][path] for preset in PRESETS]
-        shown = ["-" if cell == defaults[path] else f"`{cell!r}`" for cell in cells]
-        kind, meaning = field.kind.replace("|", "or"), field.meaning.replace("|", "\\|")
-        lines.append(f"| `{path}` | `{kind}` | `{field.default}` | {' | '.join(shown)} | {meaning} |")
+        others = {preset: values[preset][path] for preset in PRESETS if values[preset][path] != defaults[path]}
+        shown = "<br>".join(f"{preset} `{value!r}`" for preset, value in others.items())
+        kind, meaning = (re.sub(r"([*_|])", r"\\\1", words) for words in (field.kind, field.meaning))
+        meaning = re.sub(r"docs/(algorithms\.md#[\w-]+)", r"[\1](\1)", meaning)
+        lines.append(f"| `{path}`<br>{kind} | {meaning} | `{field.default}` | {shown} |")
     return "\n".join(lines) + "\n"
 
 
