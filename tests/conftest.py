@@ -43,6 +43,12 @@ def compiled_programs_are_let_go():
         gc.collect()
 
 
+@pytest.fixture(autouse=True)
+def the_process_stays_as_it_is(monkeypatch):
+    """A command called within a test sets up neither a compile cache nor the allocator of the test process."""
+    monkeypatch.setattr("cfdg_jax.process.setup", lambda deterministic=False: None)
+
+
 def _reference(folder: str) -> pathlib.Path:
     base = pathlib.Path(os.environ.get("CFDG_REFERENCE_DIR", ROOT.parent / "shared"))
     if not (base / folder).is_dir():

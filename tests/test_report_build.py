@@ -122,6 +122,8 @@ def test_watching_writes_the_page_until_all_runs_are_done(tmp_path, monkeypatch,
     assert cli.main(["report", str(run), "--watch"]) == 0
     assert capsys.readouterr().out.splitlines() == [str(run / "report" / "report.html")] * 2
     assert "http-equiv" not in (run / "report" / "report.html").read_text()[:3000]
+    assert cli.main(["report", str(tmp_path / "none"), "--watch"]) == 2
+    assert "none: is not a folder" in capsys.readouterr().err
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -21,6 +21,7 @@ from train_helpers import TINY, assert_same_run, flip, lines, stopped_in, toy_co
 import cfdg_jax
 from cfdg_jax import cli, process
 from cfdg_jax.config import OnlineConfig, get_path
+from cfdg_jax.data import commands
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import from_dict, to_dict
 from cfdg_jax.training import checkpoint, generate, logging, refresh, store
@@ -198,7 +199,7 @@ def test_double_precision_is_one_line(tmp_path):
 )
 def test_an_os_error_is_one_line(number, code, told, monkeypatch, capsys):
     error = OSError(number, os.strerror(number), "/some/file")
-    monkeypatch.setattr(cli, "_data", lambda arguments: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(commands, "list_text", lambda: (_ for _ in ()).throw(error))
     assert cli.main(["data", "list"]) == code
     text = capsys.readouterr().err
     assert text.startswith(told) and text.count("\n") == 1

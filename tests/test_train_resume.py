@@ -17,6 +17,7 @@ from train_helpers import assert_same_run, final_leaves, hopper_config, interrup
 
 import cfdg_jax
 from cfdg_jax import cli, process
+from cfdg_jax.commands import train as train_command
 from cfdg_jax.errors import UserError
 from cfdg_jax.training import checkpoint, refresh, store
 from cfdg_jax.training.progress import Interrupted
@@ -175,7 +176,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_complete(uninterrupted, tmp_
     free = lambda folder: types.SimpleNamespace(free=next(room))
     with monkeypatch.context() as patch:
         patch.setattr(process, "setup", lambda *arguments: None)
-        patch.setattr(cli, "resolve", lambda arguments: whole.config)
+        patch.setattr(train_command, "resolve", lambda preset, given: whole.config)
         patch.setattr(store.shutil, "disk_usage", free)
         assert cli.main(["train", "--quiet", "--out", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err.strip()
@@ -188,11 +189,11 @@ def test_a_write_that_fails_half_way_says_so(tmp_path):
     out = tmp_path / "full"
     code = (
         f"import sys, signal, resource; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
-        "import conftest, jax, train_helpers, cfdg_jax.cli as c, cfdg_jax.process as p\n"
+        "import conftest, jax, train_helpers, cfdg_jax.cli as c, cfdg_jax.process as p, cfdg_jax.commands.train as t\n"
         "jax.config.update('jax_enable_compilation_cache', False)\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "p.setup, c.resolve = lambda *a: None, lambda a: train_helpers.toy_config()\n"
+        "p.setup, t.resolve = lambda *a: None, lambda *a: train_helpers.toy_config()\n"
         f"sys.exit(c.main(['train', '--quiet', '--out', {str(out)!r}]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ)

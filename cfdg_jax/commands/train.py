@@ -54,7 +54,7 @@ def train(
         require(not extra, f"--{extra[0] if extra else ''}", "cannot change on --resume", "start a new run instead")
         folder, config = pathlib.Path(resume), None
     else:
-        config = _config(preset, given)
+        config = resolve(preset, given)
         if show:
             _show(config, preset, given)
             return
@@ -70,7 +70,8 @@ def train(
     print(f"next: cfdg-jax report {run.folder}, or cfdg-jax evaluate {run.folder} --video run.gif")
 
 
-def _config(preset: str, given: dict[str, Any]) -> Any:
+def resolve(preset: str, given: dict[str, Any]) -> Any:
+    """The config that the options describe: choices, then preset, then fields."""
     from cfdg_jax.presets import make_config
 
     return make_config(preset=preset, **given)
@@ -80,7 +81,7 @@ def _show(config: Any, preset: str, given: dict[str, Any]) -> None:
     from cfdg_jax.explain import marked_yaml
 
     choices = {name: value for name, value in given.items() if name in (*catalog.LISTS, "dataset", "env.task")}
-    print(marked_yaml(config, _config(preset, choices)), end="")
+    print(marked_yaml(config, resolve(preset, choices)), end="")
 
 
 def _explain(path: str, given: dict[str, Any]) -> None:

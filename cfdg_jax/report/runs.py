@@ -163,7 +163,8 @@ def read_run(folder: pathlib.Path | str) -> Run:
 
 def going_on(folders: Sequence[pathlib.Path]) -> bool:
     """Whether one of the runs is under way."""
-    return any(_read_json(folder / "summary.json").get("status") == "running" for folder in folders)
+    summaries = [folder / "summary.json" for folder in folders]
+    return any(_read_json(path).get("status") == "running" for path in summaries if path.is_file())
 
 
 def by_setting(run: Run) -> list[Run]:
