@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from cfdg_jax.errors import UserError, nearest, require
+from cfdg_jax.values import COMMON
 
 PACKAGE = pathlib.Path(__file__).parent
 LISTS = {"agent": "agents", "augment": "augmenters", "mix": "mixers", "stratify": "stratifiers"}
@@ -207,6 +208,24 @@ def least() -> dict[str, int]:
 def method_fields(choice: str, name: str) -> dict[str, Field]:
     """The fields of a method by dotted path."""
     return fields_of(methods(choice)[name].config, choice + ".")
+
+
+@functools.cache
+def ranges(choice: str, name: str) -> dict[str, str]:
+    """Names in `cfdg_jax.values.RANGES` of a method's fields, by dotted path, as its config asks `check_fields` for."""
+    found = {leaf: kind for kind, leaves in _checked(methods(choice)[name].config) for leaf in leaves}
+    found |= COMMON if choice == "agent" else {}
+    return {path: found[leaf] for path in method_fields(choice, name) if (leaf := path.partition(".")[2]) in found}
+
+
+def _checked(config: Node) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """``(range, fields)`` of every call of `check_fields` in a config class and those it inherits from."""
+    assert isinstance(config.tree, ast.ClassDef)
+    for base in config.tree.bases:
+        yield from _checked(_follow(Node(config.module, base)))
+    for node in ast.walk(config.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "check_fields":
+            yield from ((str(word.arg), ast.literal_eval(word.value)) for word in node.keywords)
 
 
 def owners(path: str) -> dict[str, Field]:

@@ -11,6 +11,7 @@ from cfdg_jax.catalog import Field
 from cfdg_jax.config import REGISTRIES, TrainConfig
 from cfdg_jax.fields import leaf_paths, to_yaml
 from cfdg_jax.presets import PRESETS, make_config
+from cfdg_jax.values import RANGES
 
 
 def explanation(field: Field, given: Mapping[str, Any] | None = None) -> str:
@@ -26,6 +27,8 @@ def explanation(field: Field, given: Mapping[str, Any] | None = None) -> str:
     rows = [("meaning", field.meaning or "see the source")]
     if leaf == "variant":
         rows += [("values", f"{name}: {', '.join(REGISTRIES[choice][name].variants)}") for name in shown]
+    kinds = dict.fromkeys(filter(None, (catalog.ranges(choice, name).get(field.path) for name in shown)))
+    rows += [("range", RANGES[kind][1]) for kind in kinds]
     rows += [("used by", ", ".join(users) if users else "every run")]
     rows += [("default", each) for each in _defaults(field.path, given, shown)]
     rows += [("variant", each) for each in _variants(choice, leaf, shown)]

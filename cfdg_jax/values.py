@@ -7,9 +7,29 @@ from __future__ import annotations
 import math
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Literal
 
 from cfdg_jax.errors import UserError, nearest, require
+
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "unit": (lambda x: 0.0 <= x <= 1.0, "must lie in [0, 1]"),
+    "inside": (lambda x: 0.0 < x < 1.0, "must lie strictly between 0 and 1"),
+    "rate": (lambda x: 0.0 < x <= 1.0, "must lie in (0, 1]"),
+    "below_one": (lambda x: 0.0 <= x < 1.0, "must lie in [0, 1)"),
+    "positive": (lambda x: x > 0.0, "must be positive"),
+    "not_negative": (lambda x: x >= 0.0, "must not be negative"),
+    "at_least_one": (lambda x: x >= 1, "must be at least 1"),
+}
+"""Ranges of numbers by name, and how they are told."""
+COMMON = {"discount": "unit", "tau": "rate", "learning_rate": "positive", "critics": "at_least_one"}
+"""The ranges of fields that most agents have."""
+
+
+def require_range(value: Any, kind: str, path: str) -> None:
+    """Refuses a number outside a range of `RANGES`; None is left alone."""
+    fits, words = RANGES[kind]
+    require(value is None or fits(value), path, f"is {value}", words)
 
 
 def explains(path: str) -> str:

@@ -11,6 +11,7 @@ from cfdg_jax.data.names import dataset_names, split_name
 from cfdg_jax.envs.registry import task_names
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import leaf_paths
+from cfdg_jax.values import require_range
 
 METHODS = [(choice, name) for choice, entries in REGISTRIES.items() for name in entries]
 
@@ -65,3 +66,20 @@ def test_a_room_or_a_field_is_selected_and_an_unknown_one_refused():
     assert len(catalog.select("fields", {})) == len(catalog.fields({}))
     with pytest.raises(UserError, match=r"agent\.expectle: is no config field; did you mean agent\.expectile"):
         catalog.select("agent.expectle", {})
+
+
+OUTSIDE = {
+    "unit": 2.0, "inside": 1.0, "rate": 0.0, "below_one": 1.0, "positive": 0.0, "not_negative": -1.0, "at_least_one": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REGISTRIES["agent"])
+def test_a_range_that_is_read_is_the_one_that_the_config_has(name):
+    found = catalog.ranges("agent", name)
+    assert found["agent.discount"] == "unit"
+    for path, kind in found.items():
+        with pytest.raises(UserError) as real:
+            REGISTRIES["agent"][name].config(**{path.partition(".")[2]: OUTSIDE[kind]})
+        with pytest.raises(UserError) as read:
+            require_range(OUTSIDE[kind], kind, path)
+        assert str(real.value) == str(read.value)

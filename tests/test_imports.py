@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 BASE = ("errors", "types", "core")
 NAMES = ("errors", "values", "catalog", "tasks", "data.names")
 """What says which names there are, without JAX."""
-METHODS = (*BASE, "methods", "diffusion")
+METHODS = (*BASE, "methods", "diffusion", "values")
 ROOMS = ("agents", "augment", "mix", "stratify")
 CONFIG = ("config", "fields", "presets")
 BELOW_TRAINING = (*METHODS, *ROOMS, *CONFIG, "data", "envs")
@@ -25,7 +25,7 @@ JOBS = ("bench", "demo", "dryrun", "explain", "forecast", "process", "sweep", "u
 MAY_IMPORT = {
     "errors": (),
     "values": ("errors",),
-    "catalog": ("errors",),
+    "catalog": ("errors", "values"),
     "tasks": (),
     "types": ("errors",),
     "methods": ("errors", "types"),
@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "sweep": ABOVE_TRAINING,
     "forecast": BELOW_TRAINING,
     "demo": (*ABOVE_TRAINING, "sweep"),
-    "explain": (*CONFIG, "catalog", "errors"),
+    "explain": (*CONFIG, "catalog", "errors", "values"),
     "dryrun": (*BELOW_TRAINING, "training", "forecast"),
     "process": ("data",),
     "commands": (

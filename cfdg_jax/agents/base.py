@@ -13,6 +13,7 @@ from cfdg_jax.core.optim import Optimiser
 from cfdg_jax.errors import require
 from cfdg_jax.methods import Preset, Task, Values, Variant
 from cfdg_jax.types import Array, Batch, Metrics, Params
+from cfdg_jax.values import COMMON, require_range
 
 S = TypeVar("S")
 
@@ -89,21 +90,15 @@ def check_fields(
     Raises:
       UserError: for the first value out of its range.
     """
-    common = lambda *names: [name for name in names if hasattr(config, name)]
-    ranges: tuple[tuple[Sequence[str], Callable[[Any], bool], str], ...] = (
-        ((*common("discount"), *unit), lambda x: 0.0 <= x <= 1.0, "must lie in [0, 1]"),
-        (inside, lambda x: 0.0 < x < 1.0, "must lie strictly between 0 and 1"),
-        ((*common("tau"), *rate), lambda x: 0.0 < x <= 1.0, "must lie in (0, 1]"),
-        (below_one, lambda x: 0.0 <= x < 1.0, "must lie in [0, 1)"),
-        ((*common("learning_rate"), *positive), lambda x: x > 0.0, "must be positive"),
-        (not_negative, lambda x: x >= 0.0, "must not be negative"),
-        ((*common("critics"), *at_least_one), lambda x: x >= 1, "must be at least 1"),
-        (common("hidden", "critic_hidden"), lambda x: all(width > 0 for width in x), "must hold positive widths"),
-    )
-    for names, fits, remedy in ranges:
-        for name in names:
-            value = getattr(config, name)
-            require(value is None or fits(value), f"agent.{name}", f"is {value}", remedy)
+    given = {"positive": positive, "not_negative": not_negative, "unit": unit, "inside": inside, "rate": rate}
+    given |= {"below_one": below_one, "at_least_one": at_least_one}
+    named = {name: kind for kind, names in given.items() for name in names}
+    named |= {name: kind for name, kind in COMMON.items() if hasattr(config, name)}
+    for name, kind in named.items():
+        require_range(getattr(config, name), kind, f"agent.{name}")
+    for name in ("hidden", "critic_hidden"):
+        value = getattr(config, name, ())
+        require(all(width > 0 for width in value), f"agent.{name}", f"is {value}", "must hold positive widths")
 
 
 # -- presets ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from cfdg_jax import catalog
 from cfdg_jax.data.names import dataset_names, split_name
 from cfdg_jax.errors import UserError, nearest, require
-from cfdg_jax.values import coerce
+from cfdg_jax.values import coerce, require_range
 
 PRESETS = ("paper", "reduced", "smoke")
 CHOSEN = "cfdg_jax.chosen"
@@ -72,8 +72,8 @@ class PresetName(Words):
 class FieldValue(Words):
     """A value of a config field: checked here, and left as text for `make_config`."""
 
-    def __init__(self, path: str, annotation: Any, names: Sequence[str] = ()):
-        self.path, self.annotation, self.names = path, annotation, names
+    def __init__(self, path: str, annotation: Any, names: Sequence[str] = (), within: str | None = None):
+        self.path, self.annotation, self.names, self.within = path, annotation, names, within
 
     def words(self) -> Sequence[str]:
         literals = [str(each) for each in typing.get_args(self.annotation) if isinstance(each, str)]
@@ -83,6 +83,8 @@ class FieldValue(Words):
         found, least = coerce(self.annotation, value, self.path), catalog.least().get(self.path)
         if least is not None:
             require(found >= least, self.path, f"is {found}", f"must be at least {least}")
+        if self.within:
+            require_range(found, self.within, self.path)
         if self.names:
             remedy = nearest(value, self.names, f"cfdg-jax train --explain {self.path}")
             require(value in self.names, self.path, f"'{value}' is unknown", remedy)
@@ -139,9 +141,16 @@ def _field_options(chosen: Mapping[str, str]) -> Iterator[click.Option]:
         variants = leaf == "variant" and choice in chosen
         names = catalog.methods(choice)[chosen[choice]].variants if variants else ()
         spellings = dict.fromkeys((f"--{path}", f"--{path.replace('_', '-')}"))
-        yield click.Option(
-            [*spellings, path.replace(".", "__")], type=FieldValue(path, field.annotation, names), help=field.meaning
-        )
+        kind = FieldValue(path, field.annotation, names, _range(path, chosen))
+        yield click.Option([*spellings, path.replace(".", "__")], type=kind, help=field.meaning)
+
+
+def _range(path: str, chosen: Mapping[str, str]) -> str | None:
+    """The range of a field, where the methods that the run may have agree on one."""
+    choice = path.partition(".")[0]
+    names = [chosen[choice]] if choice in chosen else catalog.owners(path)
+    kinds = {catalog.ranges(choice, name).get(path) for name in names}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def set_fields(values: Mapping[str, Any]) -> dict[str, Any]:
