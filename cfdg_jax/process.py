@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Iterator
 
 
@@ -70,3 +71,5 @@ def setup(deterministic: bool = False) -> None:
     jax.config.update("jax_enable_x64", False)  # a shell may ask for it; single precision is all that is tested
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    # a folder that is full or may not be written costs time alone; a full disk is told where results are lost
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")

@@ -8,10 +8,14 @@ import pytest
 from cfdg_jax.data.collect import collect
 from cfdg_jax.data.dataset import from_arrays
 from cfdg_jax.data.load import load_dataset
-from cfdg_jax.envs.agreement import agreement, agreement_warning
+from cfdg_jax.envs.agreement import agreement
 from cfdg_jax.envs.registry import make_env
 
 MUJOCO_PY = ["hopper-v2-return3590", "halfcheetah-v2-return7582", "ant-v2-return774", "ant-v2-return5545"]
+
+
+def agreement_warning(data, task, dynamics):
+    return agreement(data, task, dynamics).warning
 
 
 def smooth(obs, rng):
@@ -138,4 +142,12 @@ def test_what_cannot_be_placed_is_said(cheetah):
     for task, words in (("gym:Pendulum-v1", "cannot be put into a recorded state"), ("", "do not name an environment")):
         found = agreement(cheetah, task, "gymnasium")
         assert found.rows == 0 and found.mismatches == () and words in found.notes[0]
-        assert agreement_warning(cheetah, task, "gymnasium") is None
+        assert agreement_warning(cheetah, task, "gymnasium") == ""
+
+
+def test_generated_rows_are_only_near(cheetah):
+    noise = np.random.default_rng(0).normal(scale=0.01, size=cheetah.observations.shape).astype("f4")
+    metadata = {"return_low": 0.0, "return_high": 1.0}
+    rows = dataclasses.replace(cheetah, next_observations=cheetah.next_observations + noise, metadata=metadata)
+    found = agreement(rows, "halfcheetah", "d4rl")
+    assert found.warning == "" and "rows were generated and are near the environment's" in found.notes[-1]

@@ -2,7 +2,11 @@
 
 import errno
 import json
+import pathlib
 import random
+import subprocess
+import sys
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,8 @@ from cfdg_jax.errors import UserError
 from cfdg_jax.training import store
 from cfdg_jax.training.checkpoint import Kept
 from cfdg_jax.training.record import LogMark, Record
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def tree():
@@ -90,6 +96,26 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
     assert error.value.errno == errno.EIO
     np.testing.assert_array_equal(store.read(place).arrays["a"], np.ones(3))
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
+def test_a_write_that_fails_midway_is_one_line(tmp_path):
+    """Five arrays are written at once, and none fits: whatever is told of the others is no traceback."""
+    store.write(tmp_path / "0", {"a": jnp.ones(3)}, {})
+    code = """
+        import pathlib, resource, sys
+        import numpy as np
+        from cfdg_jax.training import store
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+        try:
+            noise = {str(i): np.random.default_rng(i).normal(size=200_000) for i in range(5)}
+            store.write(pathlib.Path(sys.argv[1]), noise, {})
+        except OSError as error:
+            print(error)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "0")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f"[Errno 27] File too large: '{tmp_path / '0'}'\n" and done.stderr == "", done
+    np.testing.assert_array_equal(store.read(tmp_path / "0").arrays["a"], np.ones(3))
 
 
 def test_what_reads_back_otherwise_was_not_written(tmp_path, monkeypatch):

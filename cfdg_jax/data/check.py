@@ -92,15 +92,16 @@ def describe(dataset: Dataset, spec: Spec | None = None) -> Report:
         "sha256": dataset.sha256 or "not from a file",
     }
     facts |= {key: value for key, value in dataset.metadata.items() if key in ("policies", "recipe", "seed")}
-    return Report(facts, dataset.notes, _warnings(dataset, spec))
+    return Report(facts, dataset.notes, (*doubts(dataset, spec), *_of_columns(dataset, spec)))
 
 
 LARGE = 1e8
 """Magnitude of rewards and observations beyond which float32 learning is hopeless and a fault of the file likely."""
 
 
-def _warnings(dataset: Dataset, spec: Spec | None) -> tuple[str, ...]:
-    return (*dataset.warnings, *_of_episodes(dataset, spec), *_of_values(dataset, spec))
+def doubts(dataset: Dataset, spec: Spec | None) -> tuple[str, ...]:
+    """What is wrong with the rows of a dataset though they can be read, one sentence each."""
+    return (*dataset.warnings, *_of_episodes(dataset, spec), *_of_values(dataset))
 
 
 def _of_episodes(dataset: Dataset, spec: Spec | None) -> Iterator[str]:
@@ -128,7 +129,7 @@ def _demonstrated(dataset: Dataset) -> bool:
     return any("time-outs are no ends" in note for note in dataset.notes)
 
 
-def _of_values(dataset: Dataset, spec: Spec | None) -> Iterator[str]:
+def _of_values(dataset: Dataset) -> Iterator[str]:
     if dataset.rewards.min() == dataset.rewards.max():
         yield f"all rewards are {dataset.rewards[0]:g}; nothing can be learnt from them"
     for what, values in (("rewards", dataset.rewards[:, None]), ("observations", dataset.observations)):
@@ -139,11 +140,15 @@ def _of_values(dataset: Dataset, spec: Spec | None) -> Iterator[str]:
     unwritten = len(zero) if zero.all() else int(np.argmin(zero[::-1]))
     if unwritten > 1:
         yield f"the last {unwritten} rows hold zeros alone; they were probably never written"
+    if len(dataset) > 1 and np.ptp(dataset.actions, axis=0).max() == 0:
+        yield "all actions are equal; nothing can be learnt from them"
+
+
+def _of_columns(dataset: Dataset, spec: Spec | None) -> Iterator[str]:
+    """What a look at the columns may explain, such as an expert that pushes as hard as it can."""
     constant = int((np.ptp(dataset.observations, axis=0) == 0).sum()) - (spec.zeros if spec else 0)
     if constant > 0:
         yield f"{constant} of {dataset.obs_dim} observation dimensions never change"
-    if len(dataset) > 1 and np.ptp(dataset.actions, axis=0).max() == 0:
-        yield "all actions are equal; nothing can be learnt from them"
     saturated = float((np.abs(dataset.actions) > 0.999).mean())
     if saturated > 0.5:
         yield f"{saturated:.0%} of action entries lie at the bounds"

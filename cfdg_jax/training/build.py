@@ -13,12 +13,13 @@ from cfdg_jax.agents.registry import make_agent
 from cfdg_jax.augment.registry import make_augmenter
 from cfdg_jax.config import TrainConfig, resolved
 from cfdg_jax.core import ring
-from cfdg_jax.data.check import check_fits
+from cfdg_jax.data.check import check_fits, doubts
 from cfdg_jax.data.dataset import Dataset
 from cfdg_jax.data.load import load_dataset
 from cfdg_jax.data.pack import pack
 from cfdg_jax.data.returns import ReturnRule
 from cfdg_jax.data.transforms import Transforms, fit_transforms
+from cfdg_jax.envs.agreement import agreement
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.errors import require
 from cfdg_jax.mix.registry import make_mix
@@ -86,9 +87,9 @@ def load_program(
 
     Args:
       config: The run's.
-      progress: Shows how the data come.
+      progress: Shows how the data come, and what about them looks wrong when a run begins.
       clock: Counts the time.
-      transforms: Those that the run was begun with; None fits them on the data.
+      transforms: Those that the run was begun with; None begins it and fits them on the data.
 
     Raises:
       UserError: for data that cannot be read or do not fit the environment.
@@ -106,8 +107,23 @@ def load_program(
         config = _with_env(config, task, dataset.dynamics)
         spec = spec_of(config.env.task, config.env.dynamics)
         check_fits(dataset, spec, config.env.task)
+        if transforms is None:
+            _tell_doubts(dataset, spec, config, progress)
         fitted = fitted_transforms(config, dataset, spec.obs_dim) if transforms is None else transforms
         return build_program(config, spec, fitted, offline_rows(config, dataset, fitted))
+
+
+def _tell_doubts(dataset: Dataset, spec: Spec, config: TrainConfig, progress: Progress) -> None:
+    """Warns of what looks wrong about the data, and of an environment that does not do what they say."""
+    for words in doubts(dataset, spec):
+        progress.warn(f"warning: {dataset.name}: {words}")
+    found = agreement(dataset, config.env.task, config.env.dynamics)
+    if found.warning:
+        progress.warn(f"warning: {found.warning}")
+    elif found.rows and not dataset.loose:
+        progress.say(f"{found.rows} rows replayed in {found.compared} agree with it")
+    for note in found.notes:
+        progress.say(f"note: {note}")
 
 
 def offline_rows(config: TrainConfig, dataset: Dataset, transforms: Transforms) -> np.ndarray:

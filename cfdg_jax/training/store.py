@@ -21,6 +21,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -43,8 +44,8 @@ SAID_ELSEWHERE = ("OCDBT", "raised an exception")
 logging.getLogger("absl").addFilter(lambda record: not any(text in record.getMessage() for text in SAID_ELSEWHERE))
 SMALL = 1 << 20
 """Bytes under which an array shares a file with others of its type."""
-DISK_FULL = ("No space left", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE: Error writing", "File too large", "quota")
-"""What the messages of a failed write contain when the disk, a quota or a file-size limit is reached."""
+OS_ERROR = re.compile(r"os_error_code='(\d+)'")
+"""How tensorstore says why a write failed."""
 PARTIAL = ".partial"
 """Ends the name of a folder that is still being written."""
 NOT_OURS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -161,12 +162,29 @@ def _write_arrays(place: pathlib.Path, leaves: Mapping[str, np.ndarray]) -> dict
             files[str(number)] = array
     files |= {kind: np.concatenate(parts) for kind, parts in shared.items() if sum(part.size for part in parts)}
     try:
-        with _plainly_named(place.parent) as parent, _orbax() as saver:
+        with _plainly_named(place.parent) as parent, _told_once(), _orbax() as saver:
             saver.save(parent / place.name, args=ocp.args.PyTreeSave(files))
     except ValueError as error:  # tensorstore's way to say that a write failed
-        full = any(sign in str(error) for sign in DISK_FULL)
-        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+        code = OS_ERROR.search(str(error))
+        raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
     return contents
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """Where a write fails, orbax closes its event loop, and tensorstore prints a traceback for each other one.
+
+    They end at any time after the first, so that a block that fails leaves them unprinted for good.
+    """
+    before = sys.unraisablehook
+
+    def hook(late: sys.UnraisableHookArgs) -> None:
+        if str(late.exc_value) != "Event loop is closed":
+            before(late)
+
+    sys.unraisablehook = hook
+    yield
+    sys.unraisablehook = before
 
 
 @contextmanager
