@@ -1,6 +1,7 @@
 """Tables: the right numbers, in the right company."""
 
 import csv
+import dataclasses
 import io
 import json
 
@@ -34,6 +35,23 @@ def test_numbers_of_a_run(pair):
     np.testing.assert_allclose(got["gain"], online[-1] - offline[-1])
     np.testing.assert_allclose(got["regret"], 1 - (online[:-1] + online[1:]).mean(axis=0) / 200)
     assert "success" not in got
+
+
+def test_a_mean_covers_only_what_generated_rows_could_change(pair):
+    """Evaluations up to the first refresh of any method of the dataset are left out, for all of its methods."""
+    base, other = pair
+    steps, online = base.curve("online")
+    made = lambda step: {"phase": "refresh", "step": step, "seconds": 1.0}
+    at = int(steps[-3])
+    late = dataclasses.replace(other, metrics=[made(at), made(int(steps[-2]))])
+    assert tables.first_refreshes([base, late]) == {base.dataset: at}
+    assert tables.first_refreshes([base]) == {base.dataset: -1}
+    np.testing.assert_allclose(tables.per_seed(base, at)["last_5"], online[-2:].mean(axis=0))
+    assert "last_5" not in tables.per_seed(base, int(steps[-1]))
+    (table, _) = tables.all_tables([base, late])
+    shown = [dict(zip(table.header, row, strict=True))["Mean of last 5"] for row in table.rows]
+    expected = [run.curve("online")[1][-2:].mean() for run in (base, late)]
+    assert [cell.split(" ")[0] for cell in shown] == [f"{value:.1f}" for value in expected]
 
 
 def test_table_prints_mean_interval_and_deviation(pair):

@@ -43,7 +43,8 @@ DEFINITIONS = {
     "± SD": "Sample standard deviation over seeds (divisor S - 1) of the last evaluation, as papers print after ±.",
     "Offline end": "The last evaluation of the offline phase, before any interaction.",
     "Last evaluation": "The last evaluation of the run, whatever came before: no maximum over the run is taken.",
-    f"Mean of last {LAST}": f"Mean over the last {LAST} evaluations of the run's last phase, fewer where it has fewer.",
+    f"Mean of last {LAST}": f"Mean over the last {LAST} evaluations of the run's last phase, fewer where it has fewer. "
+    "Where some method of the dataset generates rows, only those after its first refresh count, for all methods.",
     "Gain": "Last evaluation minus offline end, taken seed by seed.",
     "Success": "Share of the last evaluation's episodes that reached the goal, in per cent.",
     "Difference": "Mean over seeds of the last evaluation minus that of the same seed of the other method, then in "
@@ -69,16 +70,21 @@ class Table(NamedTuple):
     notes: tuple[str, ...]
 
 
-def per_seed(run: Run) -> dict[str, np.ndarray]:
+def per_seed(run: Run, since: float = -1) -> dict[str, np.ndarray]:
     """The numbers of one run, each `[S]` over its finite seeds.
 
     Keys, where the run has them: ``offline_end``, ``last``, ``last_5``, ``gain``, ``best`` (of the last phase),
-    ``regret`` (online, normalised scores only) and ``success`` (per cent).
+    ``regret`` (online, normalised scores only) and ``success`` (per cent). ``last_5`` covers evaluations after online
+    step `since` alone; without one there is none.
     """
     _, offline = run.curve("offline")
     steps, online = run.curve("online")
     final = online if len(online) else offline
-    numbers = {"last": final[-1], "last_5": final[-LAST:].mean(axis=0), "best": final.max(axis=0)}
+    numbers = {"last": final[-1]}
+    late = online[steps > since] if len(online) else offline
+    if len(late):
+        numbers["last_5"] = late[-LAST:].mean(axis=0)
+    numbers["best"] = final.max(axis=0)
     if len(offline):
         numbers["offline_end"] = offline[-1]
     if len(offline) and len(online):
@@ -114,7 +120,8 @@ def by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def score_table(origin: str, normalized: bool, runs: Sequence[Run]) -> Table:
     """Scores of comparable runs, one row per run, grouped by dataset in order of appearance."""
-    numbers = {(run.path, run.label): per_seed(run) for run in runs}  # settings of one run share its folder
+    since = first_refreshes(runs)
+    numbers = {(run.path, run.label): per_seed(run, since[run.dataset]) for run in runs}  # a folder may hold settings
     shown = [key for key in COLUMNS if any(key in of_run for of_run in numbers.values())]
     header = ["Dataset", "Method", "Seeds", "Episodes"]
     for key in shown:
@@ -132,6 +139,15 @@ def score_table(origin: str, normalized: bool, runs: Sequence[Run]) -> Table:
             rows.append(tuple(cells))
     title = f"{origin}: {'normalised score' if normalized else 'raw return'}"
     return Table(title, tuple(header), tuple(rows), tuple(_notes(origin, normalized, runs)))
+
+
+def first_refreshes(runs: Sequence[Run]) -> dict[str, float]:
+    """By dataset the online step until which some generator had made no row; -1 where none makes any.
+
+    Evaluations up to there show nothing of it, so a mean that compares methods starts later, for all of them.
+    """
+    of = lambda group: max((float(run.refreshes()[0]) for run in group if len(run.refreshes())), default=-1.0)
+    return {name: of(group) for name, group in by_dataset(runs).items()}
 
 
 def _notes(origin: str, normalized: bool, runs: Sequence[Run]) -> Iterator[str]:
@@ -247,8 +263,9 @@ def to_csv(runs: Sequence[Run]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     names = ("dataset", "label", "folder", "score", "number", "seeds", "episodes")
     writer.writerow([*names, "mean", "std", "iqm", "low", "high", "per_seed"])
+    since = first_refreshes(runs)
     for run in runs:
-        for number, scores in per_seed(run).items():
+        for number, scores in per_seed(run, since[run.dataset]).items():
             if len(scores):
                 score = "normalized_score" if run.normalized else "return"
                 about = (run.dataset, run.label, run.path.name, score, number)
