@@ -85,8 +85,7 @@ _LOCOMOTION = ("random", "medium-replay", "medium", "medium-expert", "expert")
 def _recipes() -> dict[str, Recipe]:
     recipes = {}
     for tasks, rows, qualities in (
-        (("hopper", "halfcheetah"), 200_000, _LOCOMOTION),
-        (("walker2d",), 200_000, _LOCOMOTION[:3]),  # its run has no expert yet
+        (("hopper", "halfcheetah", "walker2d"), 200_000, _LOCOMOTION),
         (("antmaze-umaze", "antmaze-medium", "antmaze-large"), 200_000, ("play", "diverse")),
         (("toy-sparse", "toy-dense"), 20_000, _LOCOMOTION),
     ):
