@@ -13,6 +13,10 @@ import shlex
 import pytest
 
 from cfdg_jax import cli
+from cfdg_jax.agents.registry import AGENTS
+from cfdg_jax.augment.registry import AUGMENTERS
+from cfdg_jax.mix.registry import MIXES
+from cfdg_jax.stratify.registry import STRATIFIERS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "howto").glob("*.md"))]
@@ -69,6 +73,17 @@ def test_every_make_target_that_is_named_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     named = {name for _, text in blocks("") for name in re.findall(r"^make ([a-z]+)", text, re.M)}
     assert named and named <= targets
+
+
+@pytest.fixture(autouse=True)
+def registries_as_they_were():
+    """A page registers its example, which later tests in this process must not meet."""
+    registries = (AGENTS, AUGMENTERS, MIXES, STRATIFIERS)
+    known = [dict(entries) for entries in registries]
+    yield
+    for entries, before in zip(registries, known, strict=True):
+        entries.clear()
+        entries.update(before)
 
 
 @pytest.fixture(scope="module")
