@@ -1,6 +1,6 @@
 """Every command and code block of README and docs is tried, in a smaller form, or says why not.
 
-Python blocks of a page run one after the other in one namespace, pages in one working folder, README first. Commands
+Python blocks of a page run one after the other in one namespace, in a folder where the README's ran before. Commands
 are resolved: command, options, fields and values, but the run itself is not made.
 """
 
@@ -75,40 +75,55 @@ def test_every_make_target_that_is_named_exists():
     assert named and named <= targets
 
 
-@pytest.fixture(autouse=True)
+@contextlib.contextmanager
 def registries_as_they_were():
     """A page registers its example, which later tests in this process must not meet."""
     registries = (AGENTS, AUGMENTERS, MIXES, STRATIFIERS)
     known = [dict(entries) for entries in registries]
-    yield
-    for entries, before in zip(registries, known, strict=True):
-        entries.clear()
-        entries.update(before)
+    try:
+        yield
+    finally:
+        for entries, before in zip(registries, known, strict=True):
+            entries.clear()
+            entries.update(before)
+
+
+def run_blocks(page):
+    """Runs the Python of a page in the working folder."""
+    namespace = {"__name__": "__main__"}
+    with registries_as_they_were():
+        for found, text in blocks("python"):
+            if found != page:
+                continue
+            for long, short in SMALLER.items():
+                text = text.replace(long, short)
+            exec(compile(text, str(page), "exec"), namespace)
+            if "obs_scale" in text:
+                check_reader(namespace)
+
+
+RUN = [page for page in PAGES if any(found == page for found, _ in blocks("python"))]
+README = PAGES[0]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    with contextlib.chdir(tmp_path_factory.mktemp("docs")):
-        yield pathlib.Path.cwd()
-
-
-RUN = [page for page in PAGES if any(found == page for found, _ in blocks("python"))]
+    """A working folder with what the README leaves there: other pages, in whatever process, go on from its run."""
+    place = tmp_path_factory.mktemp("docs")
+    with contextlib.chdir(place), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", os.environ | {"CFDG_DATA_DIR": os.environ.get("CFDG_DATA_DIR", str(place))})
+        run_blocks(README)
+        yield place
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
-def test_python_blocks_run(page, folder, capsys, monkeypatch):
-    monkeypatch.setattr(os, "environ", os.environ | {"CFDG_DATA_DIR": os.environ.get("CFDG_DATA_DIR", str(folder))})
-    namespace = {"__name__": "__main__"}
-    if page.name == "use.md" and not (folder / "policy.npz").exists():
+def test_python_blocks_run(page, folder):
+    if page == README:
+        assert (folder / "runs" / "first" / "summary.json").is_file()
+        return
+    if page.name == "use.md":
         assert cli.main(["export", "runs/first", "--out", "policy.npz"]) == 0
-    for found, text in blocks("python"):
-        if found != page:
-            continue
-        for long, short in SMALLER.items():
-            text = text.replace(long, short)
-        exec(compile(text, str(page), "exec"), namespace)
-        if "obs_scale" in text:
-            check_reader(namespace)
+    run_blocks(page)
 
 
 def check_reader(namespace):
