@@ -248,12 +248,19 @@ def fields(chosen: Mapping[str, str | None]) -> dict[str, Field]:
 # -- what to say of a wrong name -------------------------------------------------------------------------------------
 
 
-def require_method(choice: str, name: str) -> None:
-    """Refuses a name that is registered for no method of this choice."""
-    elsewhere = [other for other in LISTS if other != choice and name in methods(other)]
+def require_method(choice: str, name: str, registries: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Refuses a name that is registered for no method of this choice.
+
+    Args:
+      choice: ``agent``, ``augment``, ``mix`` or ``stratify``.
+      name: Of the method.
+      registries: Methods by choice and name; by default those that the source registers.
+    """
+    known = {each: methods(each) for each in LISTS} if registries is None else registries
+    elsewhere = [other for other in LISTS if other != choice and name in known[other]]
     listing = f"cfdg-jax list {LISTS[choice]}"
-    remedy = f"it is chosen by --{elsewhere[0]} {name}" if elsewhere else nearest(name, methods(choice), listing)
-    require(name in methods(choice), choice, f"'{name}' is unknown", remedy)
+    remedy = f"it is chosen by --{elsewhere[0]} {name}" if elsewhere else nearest(name, known[choice], listing)
+    require(name in known[choice], choice, f"'{name}' is unknown", remedy)
 
 
 def instead(path: str, known: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.augment.registry import AUGMENTERS
 from cfdg_jax.data.returns import Truncation
 from cfdg_jax.data.transforms import ObservationKind, RewardKind
-from cfdg_jax.errors import nearest, require
+from cfdg_jax.errors import require
 from cfdg_jax.methods import Entry, registered
 from cfdg_jax.mix.registry import MIXES
 from cfdg_jax.stratify.registry import STRATIFIERS
@@ -230,10 +230,7 @@ def choice(config: TrainConfig, field: str) -> str:
 
 def named_choice(field: str, name: str) -> Any:
     """The default config of the registered `name` for a field, or a `UserError` with the nearest names."""
-    elsewhere = [other for other in REGISTRIES if other != field and name in REGISTRIES[other]]
-    listing = f"cfdg-jax list {catalog.LISTS[field]}"
-    remedy = f"it is chosen by --{elsewhere[0]} {name}" if elsewhere else nearest(name, REGISTRIES[field], listing)
-    require(name in REGISTRIES[field], field, f"'{name}' is unknown", remedy)
+    catalog.require_method(field, name, REGISTRIES)
     return REGISTRIES[field][name].config()
 
 

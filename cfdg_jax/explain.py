@@ -10,8 +10,8 @@ from cfdg_jax import catalog
 from cfdg_jax.catalog import Field
 from cfdg_jax.config import REGISTRIES, TrainConfig
 from cfdg_jax.fields import leaf_paths, to_yaml
-from cfdg_jax.presets import PRESETS, make_config
-from cfdg_jax.values import RANGES
+from cfdg_jax.presets import make_config
+from cfdg_jax.values import PRESETS, RANGES
 
 
 def explanation(field: Field, given: Mapping[str, Any] | None = None) -> str:

@@ -18,9 +18,8 @@ from cfdg_jax.config import REGISTRIES, EnvConfig, OfflineConfig, TrainConfig, e
 from cfdg_jax.data.load import task_of_name
 from cfdg_jax.errors import nearest, require
 from cfdg_jax.fields import leaf_paths, override, variant_values
-from cfdg_jax.methods import Preset, Task, Values
-
-PRESETS: tuple[Preset, ...] = ("paper", "reduced", "smoke")
+from cfdg_jax.methods import Task, Values
+from cfdg_jax.values import PRESETS
 
 
 def make_config(

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from cfdg_jax.errors import UserError, nearest, require
 
+PRESETS = ("paper", "reduced", "smoke")
+"""Where the values of a run start from; `cfdg_jax.presets` says what each is."""
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "unit": (lambda x: 0.0 <= x <= 1.0, "must lie in [0, 1]"),
     "inside": (lambda x: 0.0 < x < 1.0, "must lie strictly between 0 and 1"),

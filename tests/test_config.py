@@ -11,7 +11,8 @@ from settings import setting, value_at
 from cfdg_jax.config import REGISTRIES, TrainConfig, choice, named_choice, remarks, resolved
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import config_hash, from_dict, from_yaml, leaf_paths, override, to_dict, to_yaml
-from cfdg_jax.presets import PRESETS, make_config, task_family
+from cfdg_jax.presets import make_config, task_family
+from cfdg_jax.values import PRESETS
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CHOICES = [

@@ -84,7 +84,7 @@ def test_what_plain_arrays_cannot_do_is_refused(run, tmp_path, monkeypatch):
     other = jax.tree.map(lambda leaf: leaf + 1 if leaf.ndim > 1 else leaf, agent.policy)
     for changed in ((), agent._replace(policy=other)):  # two policies, as of PEX; one that acts otherwise
         monkeypatch.setattr(Run, "acting", lambda self, changed=changed: (program, changed, record))
-        monkeypatch.setattr(Run, "policy", lambda self: lambda obs: np.zeros((2, 64, 3)))
+        monkeypatch.setattr(export, "actor", lambda *acting: lambda obs: np.zeros((2, 64, 3)))
         with pytest.raises(UserError, match="is no single perceptron, so plain arrays cannot act as it does"):
             export.export(run, tmp_path / "policy.npz")
     assert list(tmp_path.iterdir()) == []

@@ -15,9 +15,8 @@ from click.shell_completion import CompletionItem
 from cfdg_jax import catalog
 from cfdg_jax.data.names import dataset_names, split_name
 from cfdg_jax.errors import UserError, nearest, require
-from cfdg_jax.values import coerce, require_range
+from cfdg_jax.values import PRESETS, coerce, require_range
 
-PRESETS = ("paper", "reduced", "smoke")
 CHOSEN = "cfdg_jax.chosen"
 """Where a click context keeps the methods named on the command line."""
 

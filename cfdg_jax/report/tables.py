@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -259,10 +259,12 @@ def to_plain(table: Table) -> str:
 
 def to_csv(runs: Sequence[Run]) -> str:
     """All numbers of all runs, unrounded and with raw intervals: one line per run and number."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    return _csv(_numbers(runs))
+
+
+def _numbers(runs: Sequence[Run]) -> Iterator[Sequence[Any]]:
     names = ("dataset", "label", "folder", "score", "number", "seeds", "episodes")
-    writer.writerow([*names, "mean", "std", "iqm", "low", "high", "per_seed"])
+    yield [*names, "mean", "std", "iqm", "low", "high", "per_seed"]
     since = first_refreshes(runs)
     for run in runs:
         for number, scores in per_seed(run, since[run.dataset]).items():
@@ -272,29 +274,30 @@ def to_csv(runs: Sequence[Run]) -> str:
                 estimate = stats.bootstrap([scores])
                 numbers = (estimate.value, stats.std(scores), stats.iqm(scores), estimate.low, estimate.high)
                 counts = (len(scores), run.evaluations[-1].episodes)
-                writer.writerow([*about, *counts, *map(float, numbers), " ".join(map(str, scores.tolist()))])
-    return out.getvalue()
+                yield [*about, *counts, *map(float, numbers), " ".join(map(str, scores.tolist()))]
 
 
 def evaluations_csv(runs: Sequence[Run]) -> str:
     """Every evaluation of every seed, tidy: one line per run, phase, step and seed, means over episodes."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["dataset", "label", "folder", "phase", "step", "seed", "return", "normalized_score", "success"])
+    return _csv(_evaluations(runs))
+
+
+def _evaluations(runs: Sequence[Run]) -> Iterator[Sequence[Any]]:
+    yield ["dataset", "label", "folder", "phase", "step", "seed", "return", "normalized_score", "success"]
     for run in runs:
         for evaluation in run.evaluations:
             for index, seed in enumerate(seeds_of(run)):
                 values = (evaluation.returns, evaluation.normalized, evaluation.success)
                 means = ["" if value is None else float(value[index].mean()) for value in values]
-                writer.writerow(
-                    [run.dataset, run.label, run.path.name, evaluation.phase, evaluation.step, seed, *means]
-                )
-    return out.getvalue()
+                yield [run.dataset, run.label, run.path.name, evaluation.phase, evaluation.step, seed, *means]
 
 
 def table_csv(table: Table) -> str:
     """The table as it is printed."""
+    return _csv([table.header, *table.rows])
+
+
+def _csv(lines: Iterable[Sequence[Any]]) -> str:
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerows([table.header, *table.rows])
+    csv.writer(out, lineterminator="\n").writerows(lines)
     return out.getvalue()

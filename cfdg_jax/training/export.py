@@ -11,7 +11,7 @@ import numpy as np
 
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.training.logging import write_atomic
-from cfdg_jax.training.results import Run
+from cfdg_jax.training.results import Run, actor
 
 SQUASHES = ("tanh", "clip")
 TOLERANCE = 1e-4
@@ -37,7 +37,7 @@ def export(run: Run, path: pathlib.Path) -> pathlib.Path:
       UserError: if the policy is more than one multilayer perceptron.
     """
     require(path.suffix == ".npz", "--out", f"is {path}", "must end with .npz")
-    program, agent, _ = run.acting()
+    program, agent, record = run.acting()
     arrays = layers(getattr(agent, "policy", None), program.spec.act_dim)
     if not arrays:
         raise _not_plain(run)
@@ -47,7 +47,7 @@ def export(run: Run, path: pathlib.Path) -> pathlib.Path:
     arrays |= {"obs_scale": np.broadcast_to(np.asarray(observation.scale, np.float32), shape)}
     obs = np.random.default_rng(0).normal(size=(run.config.seeds, 64, *shape)) * arrays["obs_scale"]
     obs = (obs + arrays["obs_mean"]).astype(np.float32)
-    own = run.policy()(obs)
+    own = actor(program, agent, record)(obs)
     for squash in SQUASHES:
         made = arrays | {"squash": np.asarray(squash)}
         theirs = np.stack([act(made, obs[seed], seed) for seed in range(run.config.seeds)])

@@ -53,14 +53,7 @@ class Run:
 
     def policy(self) -> Callable[[np.ndarray], np.ndarray]:
         """The trained evaluation policies: raw ``obs [S, ..., O] -> action [S, ..., A]``. Needs no dataset."""
-        program, agent, record = self.acting()
-        keys = keys_of(program)
-
-        def act(obs: np.ndarray) -> np.ndarray:
-            observed = jnp.asarray(obs, jnp.float32)
-            return np.asarray(evaluate_act(program, agent, observed, keys, jnp.asarray(0), record.phase))
-
-        return act
+        return actor(*self.acting())
 
     def acting(self) -> tuple[Program, Any, Record]:
         """What acts and does not learn: a program without offline rows, the newest agent and where it stands."""
@@ -125,6 +118,17 @@ def _agent(program: Program, found: Whole) -> Any:
     """The agent's state in a checkpoint."""
     shapes = jax.eval_shape(lambda: init(program, found.record.phase).agent)
     return store.fill(shapes, store.under(found.arrays, "train/agent"), found.place)
+
+
+def actor(program: Program, agent: Any, record: Record) -> Callable[[np.ndarray], np.ndarray]:
+    """The evaluation policies of what `Run.acting` returned: raw ``obs [S, ..., O] -> action [S, ..., A]``."""
+    keys = keys_of(program)
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        observed = jnp.asarray(obs, jnp.float32)
+        return np.asarray(evaluate_act(program, agent, observed, keys, jnp.asarray(0), record.phase))
+
+    return act
 
 
 def evaluate(run: Run | str | os.PathLike, episodes: int | None = None) -> dict[str, np.ndarray | None]:

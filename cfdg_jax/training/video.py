@@ -12,9 +12,8 @@ from PIL import Image
 from cfdg_jax.envs.camera import Camera
 from cfdg_jax.envs.registry import make_env
 from cfdg_jax.errors import require
-from cfdg_jax.training.evaluate import task_of
 from cfdg_jax.training.program import env_seed
-from cfdg_jax.training.results import Run
+from cfdg_jax.training.results import Run, actor
 from cfdg_jax.types import Env
 
 KINDS = (".gif", ".webp", ".mp4")
@@ -34,7 +33,7 @@ def require_video(run: Run, path: pathlib.Path) -> None:
     require(path.parent.is_dir(), str(path.parent), "is no folder", "make it, or name another file")
     missing = path.suffix == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None
     require(not missing, str(path), "needs imageio-ffmpeg", "pip install 'cfdg-jax[video]', or name a .gif or .webp")
-    env = _environment(run)
+    env = _environment(run, 0)
     try:
         env.reset()
         Camera(env).close()
@@ -44,7 +43,10 @@ def require_video(run: Run, path: pathlib.Path) -> None:
 
 def film(run: Run, path: pathlib.Path) -> pathlib.Path:
     """Writes a video of one episode of the first seed's evaluation policy; returns `path`."""
-    act, env = run.policy(), _environment(run)
+    program, agent, record = run.acting()
+    phase = 0 if record.phase == "offline" else 1
+    act, seed = actor(program, agent, record), env_seed(run.config, 0, "evaluate_env", phase, record.step, 0)
+    env = _environment(run, seed)
     frames, done, obs = [], False, env.reset()
     camera = Camera(env)
     try:
@@ -63,11 +65,8 @@ def film(run: Run, path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _environment(run: Run) -> Env:
-    program, _, record = run.acting()
-    seed = env_seed(program.config, 0, "evaluate_env", 0 if record.phase == "offline" else 1, record.step, 0)
-    task, dynamics = task_of(program)
-    return make_env(task, [seed], dynamics, 1)
+def _environment(run: Run, seed: int) -> Env:
+    return make_env(run.config.env.task, [seed], run.config.env.dynamics, 1)
 
 
 def _write(path: pathlib.Path, frames: list[np.ndarray]) -> None:

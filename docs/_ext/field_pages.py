@@ -6,7 +6,8 @@ import re
 from cfdg_jax import catalog
 from cfdg_jax.config import REGISTRIES
 from cfdg_jax.fields import leaf_paths
-from cfdg_jax.presets import PRESETS, make_config
+from cfdg_jax.presets import make_config
+from cfdg_jax.values import PRESETS
 
 HEAD = """# Config fields
 
