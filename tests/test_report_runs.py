@@ -82,9 +82,10 @@ def test_a_seed_that_failed_in_training_is_named(tmp_path):
     path.write_text(
         json.dumps(json.loads(path.read_text()) | {"failed_seeds": {"8": ["online", 4000]}, "seeds": [7, 8, 9]})
     )
-    assert read_run(tmp_path / "run").notes == (
-        "seed 8 was no longer finite at online step 4,000; its last scores mean little",
-    )
+    run = read_run(tmp_path / "run")
+    assert run.notes == ("seed 8 was no longer finite at online step 4,000; it is left out of all statistics",)
+    assert run.numbers == [7, 8, 9] and run.finite.tolist() == [True, False, True]
+    assert run.shown == "IQL (2 of 3 seeds)"
 
 
 def test_a_run_without_a_dataset_is_named_by_its_task(tmp_path):

@@ -131,8 +131,9 @@ def test_aggregates_need_every_dataset(tmp_path):
     assert [row[:2] for row in table.rows] == [("IQL", "2")]
     strata = [numbers(run)[1][-1] for run in runs[:2]]
     pooled = np.sort(np.concatenate(strata))
-    assert table.rows[0][2].startswith(f"{pooled[1:-1].mean():.1f} [")
-    assert table.rows[0][3].startswith(f"{np.concatenate(strata).mean():.1f} [")
+    assert table.rows[0][2] == "7"
+    assert table.rows[0][3].startswith(f"{pooled[1:-1].mean():.1f} [")
+    assert table.rows[0][4].startswith(f"{np.concatenate(strata).mean():.1f} [")
 
 
 def test_diverged_seed_is_counted_and_explained(tmp_path):
@@ -142,7 +143,7 @@ def test_diverged_seed_is_counted_and_explained(tmp_path):
     line["normalized_score"][1] = [float("nan")] * 10
     (folder / "evaluations.jsonl").write_text("\n".join([*text[:-1], json.dumps(line)]))
     (table,) = tables.all_tables(read_runs([folder]))
-    assert table.rows[0][2] == "3 of 4"
+    assert table.rows[0][1:3] == ("IQL (3 of 4 seeds)", "3 of 4")
     assert any("seed 1 diverged: its score at online step 10,000" in note for note in table.notes)
 
 

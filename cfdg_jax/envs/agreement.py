@@ -78,7 +78,7 @@ class Agreement:
 
 def agreement(data: Rows, task: str, dynamics: str, rows: int = ROWS) -> Agreement:
     """Replays `rows` transitions of `data`, by default few enough for a moment, in the environment `task`."""
-    compared = f"{task} ({dynamics} dynamics)"
+    compared = f"{task} ({dynamics} dynamics)" if task else "an environment"
     reason = can_place(task)
     if reason:
         return Agreement(compared, 0, notes=(f"not compared with {compared}: {reason}",))

@@ -40,10 +40,11 @@ MARKS = {
 
 
 def series(run: Run, phase: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps `[T]` and the mean over seeds `[T]` of a logged metric; seeds without a value are left out."""
+    """Steps `[T]` and the mean over finite seeds `[T]` of a logged metric; seeds without a value are left out."""
     lines = [line for line in run.metrics if line["phase"] == phase and name in line]
     values = np.array([[np.nan if v is None else v for v in line[name]] for line in lines], float)
-    if not len(lines) or np.isnan(values).all():
+    values = values[:, run.finite] if len(lines) else values
+    if np.isnan(values).all():
         return np.zeros(0), np.zeros(0)
     kept = ~np.isnan(values).all(axis=1)
     return np.array([line["step"] for line in lines])[kept], np.nanmean(values[kept], axis=1)
@@ -62,11 +63,11 @@ def all_tables(runs: Sequence[Run]) -> list[Table]:
     """For each dataset: how rows were marked at the end, and how good rows were at the last refresh."""
     found = []
     for dataset, group in tables.by_dataset(runs).items():
-        marked = {run.label: (run, "") for run in group if stratified(run)}
+        marked = {run.shown: (run, "") for run in group if stratified(run)}
         chance = "An offline-like score is low. With half of a batch marked, marks by lot cross the origin in 0.50."
         found.append(_table(f"{dataset}: who was treated conservatively, at the end", MARKS, marked, "online", chance))
         made = {
-            f"{run.label}, {kind.removeprefix('synthetic_')} label": (run, f"{kind}/")
+            f"{run.shown}, {kind.removeprefix('synthetic_')} label": (run, f"{kind}/")
             for run in group
             for kind in GENERATED
         }
@@ -144,7 +145,7 @@ def stratification(run: Run) -> Figure:
 def generator_quality(runs: Sequence[Run]) -> Figure | None:
     """Quality of generated rows at every refresh, a panel per measure; None if no run logged any."""
     found = {
-        (run.label, source, name): series(run, "refresh", f"{source}/{name}")
+        (run.shown, source, name): series(run, "refresh", f"{source}/{name}")
         for run in runs
         for source in GENERATED
         for name in QUALITY

@@ -17,7 +17,6 @@ from cfdg_jax.report import stats
 from cfdg_jax.report.plots import COLORS, INK
 from cfdg_jax.report.published import SOURCE, published
 from cfdg_jax.report.runs import PHASES, Run
-from cfdg_jax.report.tables import seeds_of
 
 WINDOWS = (1, 3, 5, 9)
 """Evaluations in a smoothed point: the slider's stops."""
@@ -71,11 +70,11 @@ def _traces(run: Run, shown: Sequence[str], number: int) -> Iterator[Trace]:
             yield go.Scatter(y=estimate.low, **edge), column, None, estimate.low
             filled = {**edge, "fill": "tonexty", "fillcolor": _faint(color)}
             yield go.Scatter(y=estimate.high, **filled), column, None, estimate.high
-        named = {"name": run.label, "showlegend": legend, "line": line}
+        named = {"name": run.shown, "showlegend": legend, "line": line}
         yield go.Scatter(y=estimate.value, **own, **named), column, None, estimate.value
         legend = False
         for position, index in enumerate(np.flatnonzero(run.finite)):
-            seed = {"name": f"{run.label}, seed {seeds_of(run)[index]}", "showlegend": False, "visible": False}
+            seed = {"name": f"{run.shown}, seed {run.numbers[index]}", "showlegend": False, "visible": False}
             thin = {"line": {"color": color, "width": 1.2, "dash": dash}}
             yield go.Scatter(y=scores[:, position], **own, **seed, **thin), column, int(index), scores[:, position]
 

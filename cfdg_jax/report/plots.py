@@ -91,9 +91,9 @@ def learning_curves(runs: Sequence[Run], title: str | None = None) -> Figure:
     an offline update and an environment step are different units.
     """
     phases = [phase for phase in PHASES if any(len(run.curve(phase)[0]) for run in runs)]
-    longest = max(len(run.label) for run in runs)
+    longest = max(len(run.shown) for run in runs)
     legend_columns = max(1, min(LEGEND_COLUMNS, int(CURVES_WIDTH / (HANDLE + LETTER * longest))))
-    legend_rows = -(-len({run.label for run in runs}) // legend_columns)
+    legend_rows = -(-len({run.shown for run in runs}) // legend_columns)
     with style():
         figure = Figure(figsize=(CURVES_WIDTH, 3.5 + 0.2 * legend_rows))
         height = figure.get_figheight()
@@ -131,7 +131,7 @@ def _curve(ax: Axes, run: Run, phase: str, look: dict[str, Any]) -> None:
     ax.plot(steps, scores, color=color, alpha=0.22, linewidth=0.7)
     ax.fill_between(steps, estimate.low, estimate.high, color=color, alpha=0.16, linewidth=0)
     every = max(1, len(steps) // 8)
-    ax.plot(steps, estimate.value, linewidth=1.8, label=run.label, markevery=every, markersize=4, clip_on=False, **look)
+    ax.plot(steps, estimate.value, linewidth=1.8, label=run.shown, markevery=every, markersize=4, clip_on=False, **look)
     if phase == "online":
         for step in run.refreshes():
             ax.plot([step, step], [0, 0.03], transform=ax.get_xaxis_transform(), color=color, linewidth=1.2)
@@ -237,7 +237,7 @@ def seconds_per_phase(runs: Sequence[Run]) -> Figure:
             ends += lengths
         for place, end in zip(places, ends, strict=True):
             ax.annotate(f"{end:.3g} {unit}", (end, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
-        ax.set_yticks(places, [run.label for run in runs])
+        ax.set_yticks(places, [run.shown for run in runs])
         ax.set_xlabel(f"wall-clock time ({unit})")
         ax.set_xlim(0, 1.1 * longest / seconds_per_unit)
         ax.grid(False, axis="y")
@@ -269,7 +269,7 @@ def seed_scores(runs: Sequence[Run]) -> Figure:
                 estimate = stats.bootstrap([episodes.mean(axis=1)])
                 ax.plot([i + 0.34] * 2, [estimate.low, estimate.high], color=INK, linewidth=1.6)
                 ax.plot(i + 0.34, estimate.value, "_", color=INK, markersize=10, markeredgewidth=2)
-        ax.set_xticks(range(len(runs)), [run.label for run in runs])
+        ax.set_xticks(range(len(runs)), [run.shown for run in runs])
         ax.set_xlim(-0.6, len(runs) - 0.4)
         ax.grid(False, axis="x")
         ax.set_ylabel("normalised score" if runs[0].normalized else "return")

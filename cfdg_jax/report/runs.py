@@ -89,9 +89,22 @@ class Run:
         return len(self.evaluations[-1].returns)
 
     @property
+    def numbers(self) -> list[int]:
+        """The `S` numbers of the seeds."""
+        return list(self.summary.get("seeds", range(self.seeds)))
+
+    @property
     def finite(self) -> np.ndarray:
-        """`[S]` bool, the seeds whose every score is finite: only these enter statistics."""
-        return np.all([np.isfinite(evaluation.scores).all(axis=1) for evaluation in self.evaluations], axis=0)
+        """`[S]` bool, the seeds that stayed finite, parameters and every score: only these enter statistics."""
+        failed = self.summary.get("failed_seeds", {})
+        scores = np.all([np.isfinite(evaluation.scores).all(axis=1) for evaluation in self.evaluations], axis=0)
+        return scores & [str(number) not in failed for number in self.numbers]
+
+    @property
+    def shown(self) -> str:
+        """The label as it stands beside numbers: where seeds were lost it says how many the numbers are over."""
+        finite = int(self.finite.sum())
+        return self.label if finite == self.seeds else f"{self.label} ({finite} of {self.seeds} seeds)"
 
     def curve(self, phase: str, finite_only: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """The learning curve of a phase: steps `[T]` and scores `[T, S]`, the mean over the episodes of each seed."""
@@ -191,7 +204,8 @@ def by_setting(run: Run) -> list[Run]:
         label = f"{run.label}, {setting}"
         first = 0 in index  # whose seed the samples are of
         samples, notes = (run.samples, run.notes) if first else ({}, ())
-        one = dataclasses.replace(run, label=label, evaluations=evaluations, metrics=metrics)
+        summary = run.summary | {"seeds": [numbers[i] for i in index]}
+        one = dataclasses.replace(run, label=label, evaluations=evaluations, metrics=metrics, summary=summary)
         parts.append(dataclasses.replace(one, samples=samples, notes=notes))
     return parts
 
@@ -284,7 +298,7 @@ def _divergence(evaluations: Sequence[Evaluation], summary: dict[str, Any]) -> l
             notes.append(f"seed {seed} diverged: its score at {where} is not finite; it is left out of all statistics")
         elif str(seed) in failed:
             phase, step = failed[str(seed)]
-            notes.append(f"seed {seed} was no longer finite at {phase} step {step:,}; its last scores mean little")
+            notes.append(f"seed {seed} was no longer finite at {phase} step {step:,}; it is left out of all statistics")
     return notes
 
 

@@ -130,7 +130,7 @@ def score_table(origin: str, normalized: bool, runs: Sequence[Run]) -> Table:
     for dataset, group in by_dataset(runs).items():
         for i, run in enumerate(group):
             of_run = numbers[run.path, run.label]
-            cells = [dataset if i == 0 else "", run.label, _seeds(run), str(run.evaluations[-1].episodes or MISSING)]
+            cells = [dataset if i == 0 else "", run.shown, _seeds(run), str(run.evaluations[-1].episodes or MISSING)]
             for key in shown:
                 digits = 2 if key == "regret" else _digits(normalized, of_run["last"])
                 cells.append(cell(of_run.get(key), digits))
@@ -173,7 +173,7 @@ def comparison_table(origin: str, runs: Sequence[Run]) -> Table:
                 if min(map(len, strata)) > 0:
                     estimate = stats.bootstrap(strata, stats.probability_of_improvement)
                     difference = cell(paired_difference(run, other), _digits(run.normalized, strata[0]))
-                    rows.append((dataset, f"{run.label} over {other.label}", difference, text(estimate, 2)))
+                    rows.append((dataset, f"{run.shown} over {other.shown}", difference, text(estimate, 2)))
     notes = (
         "Difference: last evaluation minus the other method's, seed by seed where both have the same seeds, else none.",
         "P(better): probability that a random seed ends above a random seed of the other method [95 % interval].",
@@ -186,13 +186,8 @@ def comparison_table(origin: str, runs: Sequence[Run]) -> Table:
 
 def paired_difference(run: Run, other: Run) -> np.ndarray | None:
     """`[S]` differences of the last evaluation, seed by seed; None where the runs have other seeds, or lost some."""
-    same = seeds_of(run) == seeds_of(other) and run.finite.all() and other.finite.all()
+    same = run.numbers == other.numbers and run.finite.all() and other.finite.all()
     return per_seed(run)["last"] - per_seed(other)["last"] if same else None
-
-
-def seeds_of(run: Run) -> list[int]:
-    """The numbers of a run's seeds."""
-    return list(run.summary.get("seeds", range(run.seeds)))
 
 
 def aggregate_table(origin: str, runs: Sequence[Run]) -> Table:
@@ -209,9 +204,10 @@ def aggregate_table(origin: str, runs: Sequence[Run]) -> Table:
         strata = [per_seed(run)["last"] for run in own]
         if len(own) == len(by_dataset(runs)) and min(map(len, strata)) > 0:
             cells = (text(stats.bootstrap(strata, statistic), 1) for statistic in statistics.values())
-            rows.append((method, str(len(own)), *cells))
+            counts = (sum(map(len, strata)), sum(run.seeds for run in own))
+            rows.append((method, str(len(own)), _of(*counts), *cells))
     note = "Last evaluation of every seed on every dataset [95 % interval of the stratified bootstrap]."
-    return Table(f"{origin}: over all datasets", ("Method", "Datasets", *statistics), tuple(rows), (note,))
+    return Table(f"{origin}: over all datasets", ("Method", "Datasets", "Seeds", *statistics), tuple(rows), (note,))
 
 
 def cell(scores: np.ndarray | None, digits: int) -> str:
@@ -236,8 +232,11 @@ def _digits(normalized: bool, scores: np.ndarray) -> int:
 
 
 def _seeds(run: Run) -> str:
-    finite = int(run.finite.sum())
-    return str(run.seeds) if finite == run.seeds else f"{finite} of {run.seeds}"
+    return _of(int(run.finite.sum()), run.seeds)
+
+
+def _of(finite: int, seeds: int) -> str:
+    return str(seeds) if finite == seeds else f"{finite} of {seeds}"
 
 
 def to_markdown(table: Table) -> str:
@@ -286,7 +285,7 @@ def _evaluations(runs: Sequence[Run]) -> Iterator[Sequence[Any]]:
     yield ["dataset", "label", "folder", "phase", "step", "seed", "return", "normalized_score", "success"]
     for run in runs:
         for evaluation in run.evaluations:
-            for index, seed in enumerate(seeds_of(run)):
+            for index, seed in enumerate(run.numbers):
                 values = (evaluation.returns, evaluation.normalized, evaluation.success)
                 means = ["" if value is None else float(value[index].mean()) for value in values]
                 yield [run.dataset, run.label, run.path.name, evaluation.phase, evaluation.step, seed, *means]
