@@ -249,9 +249,13 @@ PAIRS = [
 """Every agent with every augmenter, every stratifier and every mixing rule, in as few runs as that takes."""
 
 
+SHORT = {"online.start_steps": 60, "online.steps": 80}
+"""Learning begins at the first refresh: batches without generated rows, another program, are met in test_train_run."""
+
+
 def trains_offline_to_online(agent, augment, stratify, folder, mix=None):
     config = toy_config(augment, agent, stratify, mix)
-    config = override(config, {"offline.steps": 20 if config.offline.steps else 0, "online.steps": 80})
+    config = override(config, {"offline.steps": 20 if config.offline.steps else 0} | SHORT)
     run = cfdg_jax.train(config, folder, progress=False)
     assert run.summary["status"] == "done" and not run.summary["failed_seeds"]
     state = run.restore()[1].state._replace(online=(), synthetic=())  # rows without a known return hold -inf
