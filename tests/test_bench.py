@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cfdg_jax.bench import program_of
+from cfdg_jax.bench.programs import program_of
 from cfdg_jax.core.flops import product_flop
 from cfdg_jax.errors import UserError
 from cfdg_jax.training.learn import no_meters, offline_chunk

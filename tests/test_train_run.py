@@ -281,7 +281,7 @@ def test_update_blocks_make_the_same_number_of_updates(tmp_path):
 
 
 def test_no_retrace_after_the_second_step_and_no_copy_of_the_ring():
-    from cfdg_jax.bench import program_of
+    from cfdg_jax.bench.programs import program_of
 
     program = program_of("hopper", 5, 1_000, {"online.capacity": 1_000_000, "agent.hidden": (32, 32)})
     counts = program.mix.counts({}, 1_000)
@@ -303,7 +303,7 @@ def test_no_retrace_after_the_second_step_and_no_copy_of_the_ring():
 
 
 def test_offline_rows_are_held_once_whatever_the_seeds():
-    from cfdg_jax.bench import program_of
+    from cfdg_jax.bench.programs import program_of
 
     sizes = {}
     for seeds in (1, 5):
@@ -332,7 +332,7 @@ def test_what_learns_from_offline_rows_is_refused_without_them_before_the_run(tm
 
 
 def test_a_refresh_needs_the_memory_of_a_chunk_beside_the_rings():
-    from cfdg_jax.bench import program_of
+    from cfdg_jax.bench.programs import program_of
 
     small = {"augment.width": 32, "augment.sampler_steps": 3, "refresh.rows": 1_000_000, "refresh.chunk": 5_000}
     program = program_of("hopper", 2, 1_000, small)

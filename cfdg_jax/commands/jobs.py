@@ -82,14 +82,17 @@ def sample(
 
 @click.command(short_help="throughput of this machine")
 @click.argument("what", nargs=-1, metavar="[WHAT]...")
-@click.option("--out", metavar="FILE", help="json file to write (default benchmarks/results/bench-DEVICE.json)")
+@click.option(
+    "--out", "--json", "out", metavar="FILE",
+    help="json file to write (default benchmarks/results/bench-DEVICE.json)",
+)  # fmt: skip
 @click.option("--quick", is_flag=True, help="seconds instead of minutes; for checking that it runs")
 def bench(what: tuple[str, ...], out: str | None, quick: bool) -> None:
     """Measure throughput beside this machine's matrix-product rate.
 
-    WHAT is one or several of offline, agents, online, stratify, generator, env; all by default.
+    WHAT is one or several of offline, agents, online, stratify, generator, env, kernels; all by default.
     """
     with starting():
-        from cfdg_jax.bench import bench
+        from cfdg_jax.bench.measure import bench
 
     bench(list(what), pathlib.Path(out) if out else None, quick=quick)

@@ -1,0 +1,1 @@
+"""What ``cfdg-jax bench`` measures: `measure` has the list."""

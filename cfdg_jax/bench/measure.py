@@ -1,0 +1,67 @@
+"""``cfdg-jax bench``: throughput, each number beside the matrix-product rate of the same machine in the same run.
+
+``offline``    updates/s of the first agent for 1, 5 and 20 seeds
+``agents``     updates/s of every agent, and seconds to compile
+``online``     environment steps/s of the whole loop, split into update, environment and everything else
+``stratify``   the same step of preset `reduced` with each stratifier
+``generator``  denoiser training steps/s, generated rows/s
+``env``        environment steps/s for 1, 5, 20 and 64 copies
+``kernels``    kernels, FLOP, bytes and scratch memory of every compiled step; nothing is timed
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from cfdg_jax.bench import kernels, online, rates
+from cfdg_jax.bench.programs import matmul_gflops
+from cfdg_jax.errors import require
+from cfdg_jax.training.logging import device_name, versions, write_atomic
+
+PARTS = {
+    "offline": rates.offline_rates,
+    "agents": rates.agent_rates,
+    "online": online.online_rates,
+    "stratify": online.stratify_rates,
+    "generator": rates.generator_rates,
+    "env": rates.env_rates,
+    "kernels": kernels.kernel_counts,
+}
+
+
+def bench(what: Sequence[str] = (), out: pathlib.Path | None = None, quick: bool = False) -> pathlib.Path:
+    """Measures `what` (default: everything), prints it and writes one json file; returns its path."""
+    unknown = [name for name in what if name not in PARTS]
+    require(not unknown, "bench", f"'{' '.join(unknown)}' is unknown", f"valid: {', '.join(PARTS)}")
+    results: dict[str, Any] = {
+        "command": "cfdg-jax bench " + " ".join(list(what) + ["--quick"] * quick),
+        "device": device_name(),
+        "versions": versions(),
+    }
+    print(f"device: {results['device']}")
+    for name in what or PARTS:
+        before = matmul_gflops(512 if quick else 2048)
+        measured = PARTS[name](quick)
+        rate = max(before, matmul_gflops(512 if quick else 2048))
+        results[name] = {"matmul_gflops": rate} | measured
+        _add_shares(results[name], rate)
+        print(f"{name}:\n" + json.dumps(results[name], indent=2))
+        if name == "kernels":
+            print(kernels.table(measured))
+    platform = jax.devices()[0].platform
+    path = out or pathlib.Path("benchmarks/results") / f"bench-{platform}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(results, indent=2) + "\n")
+    print(f"written: {path}")
+    return path
+
+
+def _add_shares(results: dict[str, Any], rate: float) -> None:
+    for value in results.values():
+        if isinstance(value, dict) and "gflops" in value:
+            value["share_of_matmul"] = value["gflops"] / rate
