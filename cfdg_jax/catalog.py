@@ -212,19 +212,23 @@ def method_fields(choice: str, name: str) -> dict[str, Field]:
 
 @functools.cache
 def ranges(choice: str, name: str) -> dict[str, str]:
-    """Names in `cfdg_jax.values.RANGES` of a method's fields, by dotted path, as its config asks `check_fields` for."""
+    """Names in `cfdg_jax.values.RANGES` of a method's fields, by dotted path, as its config has them checked."""
     found = {leaf: kind for kind, leaves in _checked(methods(choice)[name].config) for leaf in leaves}
     found |= COMMON if choice == "agent" else {}
     return {path: found[leaf] for path in method_fields(choice, name) if (leaf := path.partition(".")[2]) in found}
 
 
+CHECKS = ("check_ranges", "check_fields")
+"""What checks ranges: of any method, and of an agent."""
+
+
 def _checked(config: Node) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """``(range, fields)`` of every call of `check_fields` in a config class and those it inherits from."""
+    """``(range, fields)`` of every call in `CHECKS` within a config class and those it inherits from."""
     assert isinstance(config.tree, ast.ClassDef)
     for base in config.tree.bases:
         yield from _checked(_follow(Node(config.module, base)))
     for node in ast.walk(config.tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "check_fields":
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CHECKS:
             yield from ((str(word.arg), ast.literal_eval(word.value)) for word in node.keywords)
 
 

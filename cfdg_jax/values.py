@@ -22,16 +22,43 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "positive": (lambda x: x > 0.0, "must be positive"),
     "not_negative": (lambda x: x >= 0.0, "must not be negative"),
     "at_least_one": (lambda x: x >= 1, "must be at least 1"),
+    "at_least_two": (lambda x: x >= 2, "must be at least 2"),
+    "widths": (lambda x: x > 0, "must hold positive widths"),
 }
 """Ranges of numbers by name, and how they are told."""
 COMMON = {"discount": "unit", "tau": "rate", "learning_rate": "positive", "critics": "at_least_one"}
+COMMON |= dict.fromkeys(("hidden", "critic_hidden"), "widths")
 """The ranges of fields that most agents have."""
 
 
+def in_range(value: Any, kind: str) -> bool:
+    """Whether a number, or all of a tuple, lie in a range of `RANGES`; None does."""
+    numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+    return all(map(RANGES[kind][0], numbers))
+
+
 def require_range(value: Any, kind: str, path: str) -> None:
-    """Refuses a number outside a range of `RANGES`; None is left alone."""
-    fits, words = RANGES[kind]
-    require(value is None or fits(value), path, f"is {value}", words)
+    """Refuses what is not `in_range`."""
+    require(in_range(value, kind), path, f"is {value}", RANGES[kind][1])
+
+
+def check_ranges(config: Any, choice: str, **names: tuple[str, ...]) -> None:
+    """Refuses values of a method's config outside their range.
+
+    The command line reads these calls from the source, to refuse a value before anything is imported
+    (`cfdg_jax.catalog.ranges`): names of ranges and fields stand in them as they are.
+
+    Args:
+      config: The method's.
+      choice: What it is a method of, such as ``mix``.
+      names: Fields by the name of their range in `RANGES`.
+
+    Raises:
+      UserError: for the first value out of its range.
+    """
+    for kind, fields in names.items():
+        for name in fields:
+            require_range(getattr(config, name), kind, f"{choice}.{name}")
 
 
 def explains(path: str) -> str:

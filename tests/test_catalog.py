@@ -70,16 +70,19 @@ def test_a_room_or_a_field_is_selected_and_an_unknown_one_refused():
 
 OUTSIDE = {
     "unit": 2.0, "inside": 1.0, "rate": 0.0, "below_one": 1.0, "positive": 0.0, "not_negative": -1.0, "at_least_one": 0,
+    "at_least_two": 1, "widths": 0,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REGISTRIES["agent"])
-def test_a_range_that_is_read_is_the_one_that_the_config_has(name):
-    found = catalog.ranges("agent", name)
-    assert found["agent.discount"] == "unit"
+@pytest.mark.parametrize(("choice", "name"), [(choice, name) for choice in REGISTRIES for name in REGISTRIES[choice]])
+def test_a_range_that_is_read_is_the_one_that_the_config_has(choice, name):
+    found, fields = catalog.ranges(choice, name), catalog.method_fields(choice, name)
+    assert choice != "agent" or found["agent.discount"] == "unit"
+    assert choice != "mix" or found["mix.batch_size"] == "at_least_one"
     for path, kind in found.items():
+        value = (OUTSIDE[kind],) if fields[path].kind.startswith("tuple") else OUTSIDE[kind]
         with pytest.raises(UserError) as real:
-            REGISTRIES["agent"][name].config(**{path.partition(".")[2]: OUTSIDE[kind]})
+            REGISTRIES[choice][name].config(**{path.partition(".")[2]: value})
         with pytest.raises(UserError) as read:
-            require_range(OUTSIDE[kind], kind, path)
+            require_range(value, kind, path)
         assert str(real.value) == str(read.value)

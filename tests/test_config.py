@@ -217,7 +217,7 @@ def test_the_policy_of_redq_and_rlpd_moves_once_per_environment_step(agent):
 def test_what_can_never_be_used_is_refused():
     with pytest.raises(UserError, match=r"transform\.scale: is 0"):
         override(TrainConfig(), {"transform.scale": 0.0})
-    with pytest.raises(UserError, match=r"mix\.offline_share: is 1; must lie strictly between 0 and 1"):
+    with pytest.raises(UserError, match=r"mix\.offline_share: is 1\.0; must lie strictly between 0 and 1"):
         make_config(agent="rlpd", mix="a3rl", mix__offline_share=1.0)
     with pytest.raises(UserError, match=r"mix: chooses among offline and online rows, but there is no dataset"):
         make_config("", env__task="hopper", agent="rlpd", mix="a3rl")

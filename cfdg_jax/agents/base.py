@@ -10,10 +10,9 @@ import jax.numpy as jnp
 
 from cfdg_jax.core.networks import Network
 from cfdg_jax.core.optim import Optimiser
-from cfdg_jax.errors import require
 from cfdg_jax.methods import Preset, Task, Values, Variant
 from cfdg_jax.types import Array, Batch, Metrics, Params
-from cfdg_jax.values import COMMON, require_range
+from cfdg_jax.values import COMMON, check_ranges, require_range
 
 S = TypeVar("S")
 
@@ -62,43 +61,15 @@ def switches_of(config: Any, variants: Mapping[str, Variant], switches: Any = No
     return variants[config.variant].switches if switches is None else switches
 
 
-def check_fields(
-    config: Any,
-    positive: Sequence[str] = (),
-    not_negative: Sequence[str] = (),
-    unit: Sequence[str] = (),
-    inside: Sequence[str] = (),
-    rate: Sequence[str] = (),
-    below_one: Sequence[str] = (),
-    at_least_one: Sequence[str] = (),
-) -> None:
-    """Refuses values outside their range; a value of None is left alone.
+def check_fields(config: Any, **names: tuple[str, ...]) -> None:
+    """Refuses values of an agent's config outside their range, as `check_ranges` does.
 
-    Fields that most agents have are checked wherever `config` has them: discount, tau, learning_rate, critics, hidden
-    and critic_hidden.
-
-    Args:
-      config: An agent's config.
-      positive: Names of fields that must lie above 0.
-      not_negative: At least 0.
-      unit: Within [0, 1].
-      inside: Within (0, 1).
-      rate: Within (0, 1].
-      below_one: Within [0, 1).
-      at_least_one: At least 1.
-
-    Raises:
-      UserError: for the first value out of its range.
+    Fields that most agents have are checked wherever `config` has them: those of `COMMON`, hidden and critic_hidden.
     """
-    given = {"positive": positive, "not_negative": not_negative, "unit": unit, "inside": inside, "rate": rate}
-    given |= {"below_one": below_one, "at_least_one": at_least_one}
-    named = {name: kind for kind, names in given.items() for name in names}
-    named |= {name: kind for name, kind in COMMON.items() if hasattr(config, name)}
-    for name, kind in named.items():
+    common = {name: kind for name, kind in COMMON.items() if hasattr(config, name)}
+    check_ranges(config, "agent", **names)
+    for name, kind in common.items():
         require_range(getattr(config, name), kind, f"agent.{name}")
-    for name in ("hidden", "critic_hidden"):
-        value = getattr(config, name, ())
-        require(all(width > 0 for width in value), f"agent.{name}", f"is {value}", "must hold positive widths")
 
 
 # -- presets ---------------------------------------------------------------------------------------------------------

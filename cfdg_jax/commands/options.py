@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from cfdg_jax import catalog
 from cfdg_jax.data.names import dataset_names, split_name
 from cfdg_jax.errors import UserError, nearest, require
-from cfdg_jax.values import PRESETS, coerce, require_range
+from cfdg_jax.values import PRESETS, coerce, in_range, require_range
 
 CHOSEN = "cfdg_jax.chosen"
 """Where a click context keeps the methods named on the command line."""
@@ -71,7 +71,7 @@ class PresetName(Words):
 class FieldValue(Words):
     """A value of a config field: checked here, and left as text for `make_config`."""
 
-    def __init__(self, path: str, annotation: Any, names: Sequence[str] = (), within: str | None = None):
+    def __init__(self, path: str, annotation: Any, names: Sequence[str] = (), within: Sequence[str] = ()):
         self.path, self.annotation, self.names, self.within = path, annotation, names, within
 
     def words(self) -> Sequence[str]:
@@ -82,8 +82,8 @@ class FieldValue(Words):
         found, least = coerce(self.annotation, value, self.path), catalog.least().get(self.path)
         if least is not None:
             require(found >= least, self.path, f"is {found}", f"must be at least {least}")
-        if self.within:
-            require_range(found, self.within, self.path)
+        if self.within and not any(in_range(found, kind) for kind in self.within):
+            require_range(found, self.within[0], self.path)
         if self.names:
             remedy = nearest(value, self.names, f"cfdg-jax train --explain {self.path}")
             require(value in self.names, self.path, f"'{value}' is unknown", remedy)
@@ -140,16 +140,16 @@ def _field_options(chosen: Mapping[str, str]) -> Iterator[click.Option]:
         variants = leaf == "variant" and choice in chosen
         names = catalog.methods(choice)[chosen[choice]].variants if variants else ()
         spellings = dict.fromkeys((f"--{path}", f"--{path.replace('_', '-')}"))
-        kind = FieldValue(path, field.annotation, names, _range(path, chosen))
+        kind = FieldValue(path, field.annotation, names, _ranges(path, chosen))
         yield click.Option([*spellings, path.replace(".", "__")], type=kind, help=field.meaning)
 
 
-def _range(path: str, chosen: Mapping[str, str]) -> str | None:
-    """The range of a field, where the methods that the run may have agree on one."""
+def _ranges(path: str, chosen: Mapping[str, str]) -> list[str]:
+    """The ranges that a field has in the methods that the run may have; none where one of them has none."""
     choice = path.partition(".")[0]
     names = [chosen[choice]] if choice in chosen else catalog.owners(path)
-    kinds = {catalog.ranges(choice, name).get(path) for name in names}
-    return kinds.pop() if len(kinds) == 1 else None
+    kinds = [catalog.ranges(choice, name).get(path) for name in names]
+    return [] if None in kinds else [kind for kind in kinds if kind]
 
 
 def set_fields(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from cfdg_jax.errors import require
 from cfdg_jax.methods import Entry, Mix, Value
 from cfdg_jax.mix.balanced import BalancedConfig, balanced
 from cfdg_jax.types import Array, Batch, Key, Params, Source, Spec
+from cfdg_jax.values import check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +48,16 @@ class A3RLConfig(BalancedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        share, beta, updates = self.offline_share, self.correction_start, self.correction_updates
-        both = "must lie strictly between 0 and 1: the rule learns to tell offline rows from online ones"
-        require(0.0 < share < 1.0, "mix.offline_share", f"is {share:g}", both)
-        for name in ("advantage_scale", "sharpness"):
-            value = getattr(self, name)
-            require(value >= 0.0, f"mix.{name}", f"is {value}", "must not be negative")
-        require(0.0 <= beta <= 1.0, "mix.correction_start", f"is {beta}", "must lie in [0, 1]")
-        require(updates is None or updates >= 1, "mix.correction_updates", f"is {updates}", "must be at least 1")
-        require(self.value_actions >= 1, "mix.value_actions", f"is {self.value_actions}", "must be at least 1")
-        require(all(w > 0 for w in self.hidden), "mix.hidden", f"is {self.hidden}", "must hold positive widths")
-        require(self.learning_rate > 0.0, "mix.learning_rate", f"is {self.learning_rate}", "must be positive")
+        check_ranges(
+            self,
+            "mix",
+            inside=("offline_share",),  # the rule learns to tell offline rows from online ones
+            not_negative=("advantage_scale", "sharpness"),
+            unit=("correction_start",),
+            at_least_one=("correction_updates", "value_actions"),
+            widths=("hidden",),
+            positive=("learning_rate",),
+        )
 
 
 class A3RLState(NamedTuple):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from cfdg_jax.errors import require
 from cfdg_jax.methods import Entry, Mix
 from cfdg_jax.mix.base import MixConfig, draw_parts, split_batch
 from cfdg_jax.types import Array, Counts, Key, Pool, Spec
+from cfdg_jax.values import check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,7 @@ class BalancedConfig(MixConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        share = self.offline_share
-        require(0 <= share <= 1, "mix.offline_share", f"is {share}", "must lie in [0, 1]")
+        check_ranges(self, "mix", unit=("offline_share",))
 
 
 def balanced(config: BalancedConfig, spec: Spec) -> Mix:

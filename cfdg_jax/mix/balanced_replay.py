@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from cfdg_jax.core import ring
-from cfdg_jax.errors import require
 from cfdg_jax.methods import Entry, Mix, Preset, Task, Values
 from cfdg_jax.mix.base import MixConfig, needs_dataset, pooled_mix
 from cfdg_jax.types import Array, Key, Pool, Spec
+from cfdg_jax.values import check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,7 @@ class BalancedReplayConfig(MixConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        share, first = self.offline_share, self.first_rows
-        require(0 < share < 1, "mix.offline_share", f"is {share}", "must lie in (0, 1)")
-        require(first >= 1, "mix.first_rows", f"is {first}", "must be at least 1")
+        check_ranges(self, "mix", inside=("offline_share",), at_least_one=("first_rows",))
 
 
 def online_priority(offline_rows: int, offline_share: float, first_rows: int) -> float:

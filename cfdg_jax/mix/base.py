@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 
 from cfdg_jax.core import ring
-from cfdg_jax.errors import require
 from cfdg_jax.methods import Entry, Mix
 from cfdg_jax.types import Array, Counts, Key, Pool, Source
+from cfdg_jax.values import check_ranges
 
 Pooled = Callable[[Pool, Key, int, int], tuple[Array, Array | None]]
 """``(pool, key, updates, count) -> (rows [K, count, D], whether a batch is online [K] or None)``."""
@@ -37,9 +37,7 @@ class MixConfig:
     split: Literal["fixed", "bernoulli"] = "fixed"  # 8:2 of synthetic kinds by count, or by a coin per row
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "mix.batch_size", f"is {self.batch_size}", "must be at least 1")
-        share = self.synthetic_share
-        require(0 <= share < 1, "mix.synthetic_share", f"is {share}", "must lie in [0, 1)")
+        check_ranges(self, "mix", at_least_one=("batch_size",), below_one=("synthetic_share",))
 
 
 def split_batch(config: MixConfig, shares: Mapping[int, float]) -> tuple[int, tuple[tuple[int, int], ...]]:

@@ -19,6 +19,7 @@ from cfdg_jax.errors import require
 from cfdg_jax.methods import Entry, Mix, Preset, Task, Values
 from cfdg_jax.mix.base import MixConfig, draw_union, needs_dataset, pooled_mix
 from cfdg_jax.types import Array, Key, Pool, Source, Spec
+from cfdg_jax.values import check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +33,7 @@ class OORBConfig(MixConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.p_online <= 1, "mix.p_online", f"is {self.p_online}", "must lie in [0, 1]")
-        require(self.gate >= 0, "mix.gate", f"is {self.gate}", "must be at least 0")
-        require(self.recent >= 1, "mix.recent", f"is {self.recent}", "must be at least 1")
+        check_ranges(self, "mix", unit=("p_online",), not_negative=("gate",), at_least_one=("recent",))
 
 
 def oorb(config: OORBConfig, spec: Spec) -> Mix:

@@ -22,6 +22,7 @@ from cfdg_jax.errors import require
 from cfdg_jax.methods import Entry, Preset, Stratifier, Task, Values
 from cfdg_jax.stratify.base import check_marks
 from cfdg_jax.types import Array, Spec
+from cfdg_jax.values import check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +37,10 @@ class AdaptiveBCConfig:
     returns: tuple[float, ...] = ()  # the two that count as 0 and 1; empty: the task's reference scores
 
     def __post_init__(self) -> None:
-        require(self.most > 0.0, "stratify.most", f"is {self.most}", "must be positive")
-        require(0.0 < self.rate <= 1.0, "stratify.rate", f"is {self.rate}", "must lie in (0, 1]")
+        check_ranges(self, "stratify", positive=("most",), rate=("rate",), not_negative=("proportional", "derivative"))
         low_high = self.returns
         ordered = not low_high or (len(low_high) == 2 and low_high[0] < low_high[1])
         require(ordered, "stratify.returns", f"is {low_high}", "must be empty or two returns, the lower first")
-        for name in ("proportional", "derivative"):
-            value = getattr(self, name)
-            require(value >= 0.0, f"stratify.{name}", f"is {value}", "must not be negative")
 
 
 class AdaptiveBCState(NamedTuple):

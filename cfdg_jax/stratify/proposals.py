@@ -30,6 +30,7 @@ from cfdg_jax.diffusion.samplers import Solver
 from cfdg_jax.errors import require
 from cfdg_jax.methods import Value
 from cfdg_jax.types import Array, Buffer, Key, Metrics, RowLayout
+from cfdg_jax.values import check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +51,16 @@ class ProposalConfig:
     energy_batch: int = 256  # states of each, before the online phase and in it
 
     def __post_init__(self) -> None:
-        counts = ("sampler_steps", "behavior_steps", "behavior_batch", "cached_states", "energy_steps")
-        for name, least in (dict.fromkeys(counts, 1) | {"supports": 2, "energy_batch": 2, "beta": 0}).items():
-            value = getattr(self, name)
-            require(value >= least, f"stratify.{name}", f"is {value}", f"must be at least {least}")
+        check_ranges(
+            self,
+            "stratify",
+            at_least_one=("sampler_steps", "behavior_steps", "behavior_batch", "cached_states", "energy_steps"),
+            at_least_two=("supports", "energy_batch"),
+            not_negative=("beta",),
+            widths=("widths", "energy_hidden"),
+        )
         for name in ("widths", "energy_hidden"):
-            value = getattr(self, name)
-            positive = bool(value) and all(width > 0 for width in value)
-            require(positive, f"stratify.{name}", f"is {value}", "must hold positive widths")
+            require(bool(getattr(self, name)), f"stratify.{name}", "is empty", "must hold positive widths")
         start, low, high = self.sampler_start, behavior.noise_level(behavior.T_MIN), behavior.noise_level(1.0)
         within = f"must exceed {low:.2g} and be at most {high:.4g}, or be none"
         require(start is None or low < start <= high, "stratify.sampler_start", f"is {start}", within)

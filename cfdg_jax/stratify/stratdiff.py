@@ -32,6 +32,7 @@ from cfdg_jax.stratify import marks, proposals
 from cfdg_jax.stratify.base import check_marks
 from cfdg_jax.stratify.proposals import Model, ProposalConfig, Proposer, Switches
 from cfdg_jax.types import Array, Batch, Key, Metrics, Spec
+from cfdg_jax.values import check_ranges
 
 SCORE_STD = 1.0  # sigma_s; it scales the scores that are logged and changes no mark
 RHO_RATE, RHO_FREED = 0.01, 0.2  # adaptive rho's step per update, and the share of the offline rows that it frees
@@ -56,13 +57,13 @@ class StratDiffConfig(ProposalConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_variant("stratify.variant", self.variant, VARIANTS)
-        require(self.proposals >= 1, "stratify.proposals", f"is {self.proposals}", "must be at least 1")
-        for name, value in (("rho", (self.rho,)), ("rho_by_seed", self.rho_by_seed)):
-            shares = all(0 <= rho <= 1 for rho in value)
-            require(shares, f"stratify.{name}", f"is {getattr(self, name)}", "must lie between 0 and 1")
-        for name, value in (("guidance", (self.guidance,)), ("guidance_by_seed", self.guidance_by_seed)):
-            scales = all(scale >= 0 for scale in value)
-            require(scales, f"stratify.{name}", f"is {getattr(self, name)}", "must be at least 0")
+        check_ranges(
+            self,
+            "stratify",
+            at_least_one=("proposals",),
+            unit=("rho", "rho_by_seed"),
+            not_negative=("guidance", "guidance_by_seed"),
+        )
         share, starts = self.guided_supports, self.proposes and min(self.scales) > 0.0
         follows = share is None or (1.0 / self.supports < share < 1.0 and starts)
         between = "must lie between 1 / supports and 1 with guidance above 0 to start from, for every seed, or be none"
