@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cfdg_jax.data import commands, doctor
-from cfdg_jax.data.check import check_dataset, check_fits, describe
+from cfdg_jax.data.check import check_fits, describe
 from cfdg_jax.data.convert import convert
 from cfdg_jax.data.dataset import from_arrays
 from cfdg_jax.data.hdf5 import write_hdf5
@@ -40,7 +40,7 @@ def cut_short():
 
 
 def test_a_good_dataset_raises_no_warning():
-    report = check_dataset(good(), SPEC)
+    report = describe(from_arrays(good()), SPEC)
     assert report.warnings == () and report.notes == ()
     facts = report.facts
     assert (facts["rows"], facts["episodes"], facts["terminals"], facts["time limits and cuts"]) == (40, 4, 0, 4)
@@ -76,14 +76,14 @@ def test_scores_are_shown_where_a_reference_exists():
     ],
 )
 def test_warnings(arrays, warning):
-    report = check_dataset(arrays, SPEC)
+    report = describe(from_arrays(arrays), SPEC)
     assert any(re.search(warning, found) for found in report.warnings), report.warnings
 
 
 def test_constant_dimensions_are_counted():
     obs = good()["observations"].copy()
     obs[:, 4] = 0
-    report = check_dataset(good(observations=obs, next_observations=np.roll(obs, -1, axis=0)), SPEC)
+    report = describe(from_arrays(good(observations=obs, next_observations=np.roll(obs, -1, axis=0))), SPEC)
     assert report.warnings == ("1 of 11 observation dimensions never change",)
 
 
@@ -98,7 +98,7 @@ def test_dimensions_must_fit_the_environment(spec, what):
 
 def test_bad_arrays_are_refused():
     with pytest.raises(UserError, match="arrays: observations: holds nan in row 0"):
-        check_dataset(good(observations=np.full((40, 11), np.nan)))
+        from_arrays(good(observations=np.full((40, 11), np.nan)))
 
 
 def test_commands(tmp_path, monkeypatch):

@@ -40,11 +40,16 @@ def test_coefficients_at_one():
     np.testing.assert_allclose(c, [0.5, 0.5**0.5, 0.5**0.5, 0.0], atol=1e-6)
 
 
+def loss_weight(sigma, sigma_data):
+    """lambda of the squared error of D (EDM, Table 1)."""
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
 @pytest.mark.parametrize("sigma_data", [0.5, 1.0, 3.0])
-def test_weight_undoes_the_output_scale(sigma_data):
+def test_the_output_scale_undoes_the_weight(sigma_data):
     sigma = jnp.array([0.01, 1.0, 50.0])
     c_out = edm.preconditioning(sigma, sigma_data).c_out
-    np.testing.assert_allclose(edm.loss_weight(sigma, sigma_data) * c_out**2, 1.0, rtol=1e-5)
+    np.testing.assert_allclose(loss_weight(sigma, sigma_data) * c_out**2, 1.0, rtol=1e-5)
 
 
 def test_ideal_denoiser_limits():
@@ -74,7 +79,7 @@ def test_loss_is_the_weighted_denoising_error(sigma_data):
     clean, noise = jax.random.normal(keys[1], (64, 3)), jax.random.normal(keys[2], (64, 3))
     sigma = jnp.exp(jax.random.normal(keys[3], (64,)))
     estimate = edm.denoiser(network, params, sigma_data)(clean + sigma[:, None] * noise, sigma)
-    expected = edm.loss_weight(sigma, sigma_data) * ((estimate - clean) ** 2).mean(axis=1)
+    expected = loss_weight(sigma, sigma_data) * ((estimate - clean) ** 2).mean(axis=1)
     ours = edm.loss(network, params, clean, sigma, noise, sigma_data=sigma_data)
     np.testing.assert_allclose(ours, expected, rtol=2e-5)
 

@@ -6,14 +6,12 @@ What cannot be used at all is refused while loading (`cfdg_jax.data.arrays`), so
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from cfdg_jax.data.dataset import Dataset, from_arrays
-from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.dataset import Dataset
 from cfdg_jax.data.reference_scores import normalized_score
 from cfdg_jax.errors import require
 from cfdg_jax.types import Spec
@@ -39,22 +37,6 @@ class Report:
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
-
-
-def check_dataset(source: str | os.PathLike[str] | Mapping[str, np.ndarray], spec: Spec | None = None) -> Report:
-    """Refuses bad data and reports on good.
-
-    Args:
-      source: A dataset name, a path, or arrays by the names of D4RL's layout.
-      spec: The environment the data must fit, if known.
-
-    Raises:
-      UserError: naming file, key, first row and remedy.
-    """
-    dataset = from_arrays(source) if isinstance(source, Mapping) else load_dataset(source)
-    if spec is not None:
-        check_fits(dataset, spec, dataset.task)
-    return describe(dataset, spec)
 
 
 def check_fits(dataset: Dataset, spec: Spec, task: str) -> None:

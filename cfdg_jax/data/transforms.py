@@ -49,11 +49,6 @@ def apply_reward(transform: RewardTransform, reward):
     return reward * transform.scale + transform.bias
 
 
-def invert_reward(transform: RewardTransform, reward):
-    """The agent's reward -> raw reward."""
-    return (reward - transform.bias) / transform.scale
-
-
 def apply_observation(transform: ObservationTransform, obs):
     """Raw observation `[..., O]` -> the agent's observation."""
     return (obs - transform.mean) / transform.scale

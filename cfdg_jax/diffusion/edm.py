@@ -45,11 +45,6 @@ def preconditioning(sigma: Array, sigma_data: float = 1.0) -> Preconditioning:
     )
 
 
-def loss_weight(sigma: Array, sigma_data: float = 1.0) -> Array:
-    """``lambda(sigma)``, the weight of the squared error of D; it equals ``1 / c_out^2``."""
-    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-
-
 def denoiser(network: Network, params: Params, sigma_data: float = 1.0) -> DenoiseConditional:
     """The preconditioned denoiser of a raw network."""
 

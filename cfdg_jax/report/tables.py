@@ -1,4 +1,4 @@
-"""Score tables of several runs as Markdown, aligned text and CSV.
+"""Score tables of several runs as Markdown and CSV.
 
 Runs share a table only if their numbers may be compared: datasets of one origin (`local:` data never stand beside
 `d4rl:` data), and normalised scores or raw returns, never both. A task without reference returns has no normalised
@@ -246,14 +246,6 @@ def to_markdown(table: Table) -> str:
     rule = f"|{'|'.join('---' for _ in table.header)}|"
     notes = [f"- {note}" for note in table.notes]
     return "\n".join([f"**{table.title}**", "", lines[0], rule, *lines[1:], "", *notes]) + "\n"
-
-
-def to_plain(table: Table) -> str:
-    """The table with its title and notes, aligned for a terminal."""
-    widths = [max(map(len, column)) for column in zip(table.header, *table.rows, strict=True)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in (table.header, *table.rows)]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([table.title, *(line.rstrip() for line in lines), *table.notes]) + "\n"
 
 
 def to_csv(runs: Sequence[Run]) -> str:
