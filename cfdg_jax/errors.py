@@ -28,6 +28,9 @@ class UserError(ValueError):
         self.field, self.problem, self.remedy = field, problem, remedy
         super().__init__(" ".join(f"{field}: {problem}{'; ' + remedy if remedy else ''}".split()))
 
+    def __reduce__(self) -> tuple:
+        return UserError, (self.field, self.problem, self.remedy)  # pickled by what it is made of
+
 
 def require(condition: bool, field: str, problem: str, remedy: str = "") -> None:
     """Raises `UserError` unless `condition` holds."""

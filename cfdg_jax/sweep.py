@@ -9,33 +9,28 @@
 
 A field that a run's choices do not have, such as ``augment.steps`` without a generator, may stand under ``fields``: it
 is used where it exists. Runs with the same pre-training make it once. What is finished is kept: the same command
-continues.
+continues. Where the runs are made is said in `cfdg_jax.grid`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+from cfdg_jax import grid
 from cfdg_jax.config import REGISTRIES, TrainConfig
 from cfdg_jax.errors import UserError, nearest, require
-from cfdg_jax.fields import config_hash, leaf_paths, to_dict
+from cfdg_jax.fields import leaf_paths
 from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
-from cfdg_jax.training.progress import Progress
-from cfdg_jax.training.results import Run, load_run, read_config
-from cfdg_jax.training.run import folder_name, train
 
 KEYS = ("preset", "fields", "over", "runs")
-NOT_PRE_TRAINING = ("augment", "stratify", "online", "refresh", "label", "preset", "checkpoint", "log")
-"""Parts of a config that the offline phase does not depend on."""
 
 
 def read_sweep(path: str | os.PathLike) -> list[TrainConfig]:
@@ -98,55 +93,35 @@ def _config(fields: Mapping[str, Any], own: Mapping[str, Any], preset: str) -> T
     return make_config(preset=preset, **{**common, **own})
 
 
-def sweep(configs: Sequence[TrainConfig], out: str | os.PathLike, progress: bool = True) -> pathlib.Path:
-    """Runs `configs` one after the other, each in a folder of its own under `out`, and writes one report.
+def sweep(
+    configs: Sequence[TrainConfig],
+    out: str | os.PathLike,
+    progress: bool = True,
+    *,
+    on: Literal["here", "ray"] = "here",
+    group: int = 0,
+    resources: Mapping[str, float] | None = None,
+) -> pathlib.Path:
+    """Runs `configs`, each in a folder of its own under `out`, and writes one report.
+
+    Args:
+      configs: Of the runs.
+      out: Folder of all of them and of the report.
+      progress: Whether to show it.
+      on: ``here``: one after the other in this process; ``ray``: as tasks of a Ray cluster.
+      group: Most seeds of one cell, which is a run of its own; 0: all seeds of a config together.
+      resources: Ray's ``num_cpus`` and ``num_gpus`` of a cell; one processor by default.
 
     Returns:
       The report's path.
 
     Raises:
       Interrupted: after a checkpoint, if SIGINT or SIGTERM arrived.
-      UserError: if `out` holds runs of other settings.
+      UserError: if `out` holds runs of other settings, or a cell failed on the cluster.
     """
-    out, bars = pathlib.Path(out), Progress(progress)
-    pre_trained: dict[str, pathlib.Path] = {}
-    folders = []
-    for number, config in enumerate(configs, 1):
-        folder = out / _folder_name(config)
-        bars.say(f"[{number}/{len(configs)}] {config.name} on {config.dataset or config.env.task}: {folder}")
-        key = pre_training_hash(config)
-        run_or_continue(folder, config, pre_trained.get(key), progress)
-        if config.offline.steps > 0:
-            pre_trained.setdefault(key, folder)
-        folders.append(folder)
-    return build_report(folders, out / "report")
-
-
-def run_or_continue(
-    folder: pathlib.Path, config: TrainConfig, offline_from: pathlib.Path | None = None, progress: bool = True
-) -> Run:
-    """The finished run of `config` in `folder`: read back, continued, or made.
-
-    Raises:
-      UserError: if `folder` holds a run of other settings.
-      Interrupted: after a checkpoint, if SIGINT or SIGTERM arrived.
-    """
-    if not (folder / "config.yaml").is_file():
-        return train(config, folder, offline_from=offline_from, progress=progress)
-    found = read_config(folder)
-    asked = dataclasses.replace(config, env=found.env)
-    require(found == asked, str(folder), "holds a run of other settings", "name another --out")
-    run = load_run(folder)
-    return run if run.summary.get("status") == "done" else train(resume=folder, progress=progress)
-
-
-def pre_training_hash(config: TrainConfig) -> str:
-    """Equal for configs whose offline phases are the same."""
-    plain = {name: value for name, value in to_dict(config).items() if name not in NOT_PRE_TRAINING}
-    plain["mix"] = config.mix.batch_size
-    plain["evaluate"] = (config.evaluate.offline_every, config.evaluate.episodes)
-    return hashlib.sha256(yaml.safe_dump(plain, sort_keys=True).encode()).hexdigest()
-
-
-def _folder_name(config: TrainConfig) -> str:
-    return folder_name(f"{config.dataset or config.env.task}-{config.name}", config_hash(config)[:6])
+    made = grid.cells(configs, pathlib.Path(out).resolve() if on == "ray" else pathlib.Path(out), group)
+    if on == "ray":
+        grid.run_on_ray(made, progress, resources or {"num_cpus": 1})
+    else:
+        grid.run_here(made, progress)
+    return build_report([cell.folder for cell in made], pathlib.Path(out) / "report")

@@ -21,7 +21,7 @@ ROOMS = ("agents", "augment", "mix", "stratify")
 CONFIG = ("config", "fields", "presets")
 BELOW_TRAINING = (*METHODS, *ROOMS, *CONFIG, "data", "envs")
 ABOVE_TRAINING = (*BELOW_TRAINING, "training", "report")
-JOBS = ("bench", "demo", "dryrun", "explain", "forecast", "process", "sweep", "upsample")
+JOBS = ("bench", "demo", "dryrun", "explain", "forecast", "grid", "process", "sweep", "upsample")
 MAY_IMPORT = {
     "errors": (),
     "values": ("errors",),
@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "report": ("errors", "types"),
     "upsample": (*BELOW_TRAINING, "training"),
     "bench": (*BELOW_TRAINING, "training"),
-    "sweep": ABOVE_TRAINING,
+    "grid": (*ABOVE_TRAINING, "process"),
+    "sweep": (*ABOVE_TRAINING, "grid"),
     "forecast": BELOW_TRAINING,
     "demo": (*ABOVE_TRAINING, "sweep"),
     "explain": (*CONFIG, "catalog", "errors", "values"),
@@ -55,6 +56,7 @@ MAY_IMPORT = {
         "dryrun",
         "explain",
         "forecast",
+        "grid",
         "process",
         "sweep",
         "upsample",
@@ -73,6 +75,7 @@ ONLY_IN = {
     "wandb": ("training.logging",),
     "tensorboardX": ("training.logging",),
     "minari": ("data.minari",),
+    "ray": ("grid",),
     "matplotlib": ("report",),
     "sklearn": ("report",),
 }
@@ -99,7 +102,7 @@ def import_names(requirements):
 
 OPTIONAL = import_names(
     r
-    for extra in ("minari", "tensorboard", "wandb", "likelihood", "adroit", "video")
+    for extra in ("minari", "tensorboard", "wandb", "likelihood", "adroit", "video", "ray")
     for r in project()["optional-dependencies"][extra]
 )
 

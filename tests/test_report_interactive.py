@@ -8,8 +8,8 @@ import pytest
 from fake_runs import write_run
 
 from cfdg_jax.report import interactive, tables
+from cfdg_jax.report.groups import read_runs
 from cfdg_jax.report.published import published
-from cfdg_jax.report.runs import read_runs
 
 
 def figure_of(html):

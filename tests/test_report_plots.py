@@ -6,7 +6,8 @@ from fake_runs import write_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from cfdg_jax.report import plots
-from cfdg_jax.report.runs import read_run, read_runs
+from cfdg_jax.report.groups import read_runs
+from cfdg_jax.report.runs import read_run
 
 
 def texts(figure):

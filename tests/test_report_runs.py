@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import yaml
-from fake_runs import write_run
+from fake_runs import SECONDS, write_run
 
 from cfdg_jax.errors import UserError
-from cfdg_jax.report.runs import read_run, read_runs
+from cfdg_jax.report.groups import read_runs
+from cfdg_jax.report.runs import read_run
 from cfdg_jax.report.tables import all_tables
 
 
@@ -201,3 +202,22 @@ def test_seeds_of_different_settings_are_runs_of_their_own(tmp_path):
     for part, row in zip((three, one), cells, strict=True):
         assert row["Last evaluation"].startswith(f"{part.curve('online')[1][-1].mean():.1f} ")
     assert cells[0]["Last evaluation"] != cells[1]["Last evaluation"]
+
+
+def test_groups_of_seeds_are_shown_as_one_run(tmp_path):
+    folders = []
+    for first, name in ((0, "a"), (3, "b")):
+        folder = write_run(tmp_path / name, refreshes=(5000,), lift=20.0 + first)
+        edit = {"config.yaml": yaml.safe_load, "summary.json": json.loads}
+        config, summary = (read((folder / file).read_text()) for file, read in edit.items())
+        (folder / "config.yaml").write_text(yaml.safe_dump(config | {"first_seed": first, "seeds": 3, "hash": name}))
+        failed = {"failed_seeds": {"4": ["online", 4000]}} if first else {}
+        numbers = {"seeds": [first, first + 1, first + 2]}
+        (folder / "summary.json").write_text(json.dumps(summary | numbers | failed))
+        folders.append(folder)
+    parts, (whole,) = [read_run(folder) for folder in folders], read_runs(folders)
+    assert whole.label == "IQL" and whole.numbers == [0, 1, 2, 3, 4, 5] and whole.shown == "IQL (5 of 6 seeds)"
+    curves = [part.curve("online", finite_only=False)[1] for part in (whole, *parts)]
+    np.testing.assert_array_equal(curves[0], np.concatenate(curves[1:], axis=1))
+    assert len(whole.metrics[-1]["loss"]) == 6 and whole.summary["seconds"]["offline"] == 2 * SECONDS["offline"]
+    assert len(read_runs([folders[0], folders[0]])) == 2, "the same seeds twice are two runs"

@@ -10,7 +10,7 @@ import pytest
 from fake_runs import write_run
 
 from cfdg_jax.report import stats, tables
-from cfdg_jax.report.runs import read_runs
+from cfdg_jax.report.groups import read_runs
 
 
 @pytest.fixture

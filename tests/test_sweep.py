@@ -6,7 +6,8 @@ import pytest
 from train_helpers import TINY, lines, toy_config
 
 from cfdg_jax.errors import UserError
-from cfdg_jax.sweep import pre_training_hash, read_sweep, sweep
+from cfdg_jax.grid import pre_training_hash
+from cfdg_jax.sweep import read_sweep, sweep
 
 FILE = """
 preset: smoke
@@ -88,6 +89,6 @@ def test_runs_share_pre_training_and_are_kept(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("a finished run was trained again")
 
-    monkeypatch.setattr("cfdg_jax.sweep.train", fail)
+    monkeypatch.setattr("cfdg_jax.grid.train", fail)
     assert sweep(configs, tmp_path / "out", progress=False) == page
     assert isinstance(page, pathlib.Path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -36,19 +36,30 @@ def demo(out: str, preset: str, **fields: Any) -> None:
 @quiet_option
 @click.option("--dry-run", is_flag=True, help="print every run's steps, memory and hours, and stop")
 @click.option("--rates", metavar="FILE", help="the benchmark's results that hours are estimated from")
-def sweep(file: str, out: str | None, quiet: bool, dry_run: bool, rates: str | None) -> None:
+@click.option("--on", type=click.Choice(["here", "ray"]), default="here", show_default=True, help="where runs are made")
+@click.option("--group", type=FieldValue("--group", int), metavar="N", help="most seeds of one run (default: all)")
+@click.option("--cpus", type=FieldValue("--cpus", float), metavar="X", help="processors of a run on a cluster (1)")
+@click.option("--gpus", type=FieldValue("--gpus", float), metavar="X", help="GPUs of a run on a cluster, such as 0.5")
+def sweep(
+    file: str, out: str | None, quiet: bool, dry_run: bool, rates: str | None, on: Literal["here", "ray"],
+    group: str | None, cpus: str | None, gpus: str | None,
+) -> None:  # fmt: skip
     """Run every line of a yaml file, sharing pre-training, and report on all of them."""
     with starting():
+        from cfdg_jax.grid import cells
         from cfdg_jax.sweep import read_sweep, sweep
 
+    path = pathlib.Path(file)
+    folder = pathlib.Path(out) if out else pathlib.Path("runs") / path.stem
     if dry_run:
         from cfdg_jax.forecast import read_rates, table
 
-        print(table(read_sweep(file), read_rates(rates)))
+        made = cells(read_sweep(path), folder, int(group or 0))
+        print(table([cell.config for cell in made], read_rates(rates)))
         return
-    path = pathlib.Path(file)
-    folder = pathlib.Path(out) if out else pathlib.Path("runs") / path.stem
-    print(f"report: {sweep(read_sweep(path), folder, progress=not quiet)}")
+    resources = {"num_cpus": float(cpus or 1), "num_gpus": float(gpus or 0)}
+    report = sweep(read_sweep(path), folder, progress=not quiet, on=on, group=int(group or 0), resources=resources)
+    print(f"report: {report}")
 
 
 @click.command(cls=RunCommand, short_help="upsample a dataset")

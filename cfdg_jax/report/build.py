@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 
 from cfdg_jax.errors import require
 from cfdg_jax.report import diagnostics, interactive, plots, stats, tables
+from cfdg_jax.report.groups import read_runs
 from cfdg_jax.report.published import SOURCE, published
-from cfdg_jax.report.runs import Run, read_runs
+from cfdg_jax.report.runs import Run
 from cfdg_jax.report.tables import Table
 
 STATISTICS: dict[str, Callable] = {

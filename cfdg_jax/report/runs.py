@@ -52,7 +52,7 @@ class Run:
 
     Attributes:
       path: The folder.
-      label: The method, such as ``IQL + CFDG``; unique among the runs of one `read_runs` call.
+      label: The method, such as ``IQL + CFDG``; unique among the runs of one `groups.read_runs` call.
       dataset: The dataset's name, such as ``d4rl:hopper-medium-v2``; ``scratch:TASK`` for a run without one.
       config: The resolved configuration, nested.
       summary: ``summary.json``.
@@ -115,23 +115,6 @@ class Run:
     def refreshes(self) -> np.ndarray:
         """Online steps at which the generator was refreshed, from the ``refresh`` lines of the metrics."""
         return np.unique([line["step"] for line in self.metrics if line["phase"] == "refresh"])
-
-
-def read_runs(folders: Sequence[pathlib.Path | str]) -> list[Run]:
-    """Reads run folders; runs with equal dataset and label get their folder's name behind the label.
-
-    A run whose seeds differ in a setting becomes one run per setting (`by_setting`).
-
-    Raises:
-      UserError: A folder or one of its files is missing, unfinished or unreadable; the message names it.
-    """
-    require(len(folders) > 0, "RUN_DIR", "no run folder was given", "name at least one")
-    runs = [part for folder in folders for part in by_setting(read_run(folder))]
-    names = [(run.dataset, run.label) for run in runs]
-    return [
-        dataclasses.replace(run, label=f"{run.label} ({run.path.name})") if names.count(name) > 1 else run
-        for run, name in zip(runs, names, strict=True)
-    ]
 
 
 def read_run(folder: pathlib.Path | str) -> Run:

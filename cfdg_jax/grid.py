@@ -1,0 +1,183 @@
+"""Where the runs of a sweep are made: one after another in this process, or as tasks of a Ray cluster.
+
+A cell is one run: a dataset, a method, a group of seeds. Cells with the same pre-training make it once. What is
+finished is kept. A cell that was cut off goes on from its checkpoint, on whichever machine it comes to: the machines of
+a cluster share the folder of the sweep.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import yaml
+
+from cfdg_jax.config import REGISTRIES, TrainConfig, named_choice
+from cfdg_jax.errors import UserError, require
+from cfdg_jax.fields import config_hash, to_dict
+from cfdg_jax.training.progress import Interrupted, Progress
+from cfdg_jax.training.results import Run, load_run, read_config
+from cfdg_jax.training.run import folder_name, train
+
+NOT_PRE_TRAINING = ("augment", "stratify", "online", "refresh", "label", "preset", "checkpoint", "log")
+"""Parts of a config that the offline phase does not depend on."""
+TRIES = 3
+"""How often a cell whose worker was lost is begun again."""
+STOPPING = 120.0
+"""Seconds that a cancelled cell has to write its checkpoint."""
+
+
+class Cell(NamedTuple):
+    """One run of a sweep, and the folder it is kept in."""
+
+    config: TrainConfig
+    folder: pathlib.Path
+
+    @property
+    def shown(self) -> str:
+        """For people."""
+        config, last = self.config, self.config.first_seed + self.config.seeds - 1
+        seeds = f"seed {last}" if config.seeds == 1 else f"seeds {config.first_seed} to {last}"
+        return f"{config.name} on {config.dataset or config.env.task}, {seeds}"
+
+
+def cells(configs: Sequence[TrainConfig], out: pathlib.Path, group: int = 0) -> list[Cell]:
+    """The cells of `configs` under `out`, of at most `group` seeds each; 0: of all seeds of a config."""
+    return [Cell(part, out / _folder_name(part)) for config in configs for part in _groups(config, group)]
+
+
+def _groups(config: TrainConfig, group: int) -> Iterator[TrainConfig]:
+    for start in range(0, config.seeds, group or config.seeds):
+        seeds = min(group or config.seeds, config.seeds - start)
+        yield dataclasses.replace(config, first_seed=config.first_seed + start, seeds=seeds)
+
+
+def _folder_name(config: TrainConfig) -> str:
+    return folder_name(f"{config.dataset or config.env.task}-{config.name}", config_hash(config)[:6])
+
+
+def pre_training_hash(config: TrainConfig) -> str:
+    """Equal for configs whose offline phases are the same."""
+    plain = {name: value for name, value in to_dict(config).items() if name not in NOT_PRE_TRAINING}
+    plain["mix"] = config.mix.batch_size
+    plain["evaluate"] = (config.evaluate.offline_every, config.evaluate.episodes)
+    return hashlib.sha256(yaml.safe_dump(plain, sort_keys=True).encode()).hexdigest()
+
+
+def run_or_continue(
+    folder: pathlib.Path, config: TrainConfig, offline_from: pathlib.Path | None = None, progress: bool = True
+) -> Run:
+    """The finished run of `config` in `folder`: read back, continued, or made.
+
+    Raises:
+      UserError: if `folder` holds a run of other settings.
+      Interrupted: after a checkpoint, if SIGINT or SIGTERM arrived.
+    """
+    if not (folder / "config.yaml").is_file():
+        return train(config, folder, offline_from=offline_from, progress=progress)
+    found = read_config(folder)
+    asked = dataclasses.replace(config, env=found.env)
+    require(found == asked, str(folder), "holds a run of other settings", "name another --out")
+    run = load_run(folder)
+    return run if run.summary.get("status") == "done" else train(resume=folder, progress=progress)
+
+
+def run_here(made: Sequence[Cell], progress: bool) -> None:
+    """Makes the cells one after the other; the first of those with the same pre-training makes it.
+
+    Raises:
+      Interrupted: after a checkpoint, if SIGINT or SIGTERM arrived.
+      UserError: if a folder holds a run of other settings.
+    """
+    pre_trained: dict[str, pathlib.Path] = {}
+    for number, cell in enumerate(made, 1):
+        Progress(progress).say(f"[{number}/{len(made)}] {cell.shown}: {cell.folder}")
+        key = pre_training_hash(cell.config)
+        run_or_continue(cell.folder, cell.config, pre_trained.get(key), progress)
+        if cell.config.offline.steps > 0:
+            pre_trained.setdefault(key, cell.folder)
+
+
+def run_on_ray(made: Sequence[Cell], progress: bool, resources: Mapping[str, float]) -> None:
+    """Makes each cell as one task of a Ray cluster: of the one that RAY_ADDRESS names, or one on this machine.
+
+    Pre-training that several cells share is a task before them. A cell whose worker is lost is begun again elsewhere,
+    `TRIES` times, and goes on from its checkpoint.
+
+    Args:
+      made: The cells; all machines must see their folders.
+      progress: Whether to show how far the sweep is.
+      resources: What a task takes of its machine: Ray's ``num_cpus`` and ``num_gpus``.
+
+    Raises:
+      Interrupted: on Ctrl-C, after the cells under way have written a checkpoint.
+      UserError: if Ray is missing or a cell failed; the others are finished first.
+    """
+    ray = _ray()
+    task = ray.remote(max_retries=TRIES, **resources)(_cell_of_a_task)
+    sources = {key: Cell(config, made[0].folder.parent / _folder_name(config)) for key, config in _shared(made)}
+    before = {key: task.remote(cell.config, cell.folder, None) for key, cell in sources.items()}
+    names = {before[key]: f"pre-training of {cell.shown}" for key, cell in sources.items()}
+    for cell in made:
+        key = pre_training_hash(cell.config)
+        source = sources[key].folder if key in sources else None
+        names[task.remote(cell.config, cell.folder, source, *([before[key]] if source else []))] = cell.shown
+    _wait(ray, names, progress)
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--on ray", "ray is not installed", "pip install 'cfdg-jax[ray]'") from None
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False)
+    return ray
+
+
+def _shared(made: Sequence[Cell]) -> Iterator[tuple[str, TrainConfig]]:
+    """The pre-training that several cells share, as runs that end with it."""
+    keys = [pre_training_hash(cell.config) for cell in made]
+    for key in dict.fromkeys(keys):
+        config = made[keys.index(key)].config
+        if keys.count(key) > 1 and config.offline.steps > 0:
+            plain = {field: named_choice(field, next(iter(REGISTRIES[field]))) for field in ("augment", "stratify")}
+            online = dataclasses.replace(config.online, steps=0)
+            yield key, dataclasses.replace(config, **plain, online=online, label="pre-training")
+
+
+def _cell_of_a_task(config: TrainConfig, folder: pathlib.Path, source: pathlib.Path | None, *after: None) -> None:
+    """What a worker does, once the tasks `after` which it comes are done."""
+    from cfdg_jax import process
+
+    process.setup()
+    run_or_continue(folder, config, source, progress=False)
+
+
+def _wait(ray: Any, names: dict[Any, str], progress: bool) -> None:
+    waiting, failures = list(names), {}
+    bars = Progress(progress)
+    try:
+        with bars.bar("cells", len(names), 0, "cell") as bar:
+            while waiting:
+                done, waiting = ray.wait(waiting)
+                for task in done:
+                    try:
+                        ray.get(task)
+                        bars.say(f"done: {names[task]}")
+                    except ray.exceptions.RayError as error:
+                        failures[names[task]] = error
+                    bar.update(1)
+    except KeyboardInterrupt:
+        for task in waiting:
+            ray.cancel(task)
+        ray.wait(waiting, num_returns=len(waiting), timeout=STOPPING)
+        raise Interrupted from None
+    for name, failed in failures.items():
+        cause = getattr(failed, "cause", None) or failed
+        last = str(cause).strip().splitlines()[-1]
+        others = f"; {len(failures) - 1} more failed" if len(failures) > 1 else ""
+        raise UserError(name, f"failed: {last}{others}", "the others are done; the same command tries it again")

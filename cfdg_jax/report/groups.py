@@ -1,0 +1,82 @@
+"""From run folders to the runs that a report shows: one for each setting, groups of seeds together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cfdg_jax.errors import require
+from cfdg_jax.report.runs import Evaluation, Run, by_setting, read_run
+
+OWN = ("seeds", "first_seed", "hash")
+"""Fields of a config in which groups of seeds differ."""
+
+
+def read_runs(folders: Sequence[pathlib.Path | str]) -> list[Run]:
+    """Reads run folders; runs with equal dataset and label get their folder's name behind the label.
+
+    A run whose seeds differ in a setting becomes one run per setting (`by_setting`), and groups of seeds become one run
+    (`joined`).
+
+    Raises:
+      UserError: A folder or one of its files is missing, unfinished or unreadable; the message names it.
+    """
+    require(len(folders) > 0, "RUN_DIR", "no run folder was given", "name at least one")
+    runs = joined([part for folder in folders for part in by_setting(read_run(folder))])
+    names = [(run.dataset, run.label) for run in runs]
+    return [
+        dataclasses.replace(run, label=f"{run.label} ({run.path.name})") if names.count(name) > 1 else run
+        for run, name in zip(runs, names, strict=True)
+    ]
+
+
+def joined(runs: Sequence[Run]) -> list[Run]:
+    """Runs of equal settings and different seeds as one, in the place of the first; others as they are."""
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        settings = {name: value for name, value in run.config.items() if name not in OWN}
+        key = (run.dataset, run.label, run.normalized, json.dumps(settings, sort_keys=True, default=str))
+        same = groups.setdefault(key, [])
+        clash = {number for other in same for number in other.numbers} & set(run.numbers)
+        (groups.setdefault((*key, run.path), []) if clash else same).append(run)
+    return [_join(group) if len(group) > 1 else group[0] for group in groups.values()]
+
+
+def _join(group: Sequence[Run]) -> Run:
+    """One run of all seeds; evaluations that not every group has made are left out, and so said."""
+    first, last = group[0], max(len(run.evaluations) for run in group)
+    shown = tuple(map(_evaluation, zip(*(run.evaluations for run in group), strict=False)))
+    notes = [note for run in group for note in run.notes]
+    if len(shown) < last:
+        notes.append(f"groups of seeds got to different places: {last - len(shown)} evaluations are left out")
+    seeds = [number for run in group for number in run.numbers]
+    failed = {seed: place for run in group for seed, place in run.summary.get("failed_seeds", {}).items()}
+    taken = [run.summary.get("seconds", {}) for run in group]
+    seconds = {name: sum(of_run.get(name, 0.0) for of_run in taken) for of_one in taken for name in of_one}
+    return dataclasses.replace(
+        first,
+        config=first.config | {"seeds": len(seeds), "first_seed": min(seeds)},
+        summary=first.summary | {"seeds": seeds, "failed_seeds": failed, "seconds": seconds},
+        evaluations=shown,
+        metrics=tuple(map(_line, zip(*(run.metrics for run in group), strict=False))),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _evaluation(same: Sequence[Evaluation]) -> Evaluation:
+    stacked: Callable[[Sequence[Any]], Any] = lambda parts: None if parts[0] is None else np.concatenate(parts)
+    parts = zip(*((each.returns, each.normalized, each.success) for each in same), strict=True)
+    returns, normalized, success = map(stacked, parts)
+    return same[0]._replace(returns=returns, normalized=normalized, success=success)
+
+
+def _line(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A line of metrics: vectors over seeds one after the other, what has no seeds as the first has it."""
+    first = same[0]
+    vectors = {name for name, value in first.items() if isinstance(value, list) and all(name in line for line in same)}
+    return {name: [x for line in same for x in line[name]] if name in vectors else first[name] for name in first}

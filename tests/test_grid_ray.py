@@ -1,0 +1,71 @@
+"""A sweep on a Ray cluster of two workers: the same table as in this process, also when a worker is lost."""
+
+import csv
+import os
+import pathlib
+import signal
+import threading
+import time
+
+import pytest
+from train_helpers import TINY, toy_config
+
+from cfdg_jax.errors import UserError
+from cfdg_jax.grid import cells
+from cfdg_jax.report.groups import read_runs
+from cfdg_jax.sweep import sweep
+
+ray = pytest.importorskip("ray", reason="the grid over machines needs the extra ray")
+FIELDS = {name.replace(".", "__"): value for name, value in TINY.items()}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head that runs nothing, and two workers of one processor each."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def scores(page):
+    with open(page.parent / "evaluations.csv", encoding="utf-8") as file:
+        return sorted(tuple(v for k, v in row.items() if k != "folder") for row in csv.DictReader(file))
+
+
+def kill_once(folder, after):
+    """Kills the process that makes the run of `folder` as soon as the file `after` is there."""
+    while not (folder / after).exists():
+        time.sleep(0.05)
+    os.kill(int((folder / ".lock").read_text()), signal.SIGKILL)
+
+
+def test_a_worker_is_lost_and_the_table_is_that_of_one_process(cluster, tmp_path):
+    configs = [toy_config("none", **FIELDS), toy_config("cfdg", **FIELDS)]
+    here = sweep(configs, tmp_path / "here", progress=False, group=1)
+    victim = cells(configs, tmp_path / "there", 1)[2].folder
+    killer = threading.Thread(target=kill_once, args=(victim, "checkpoints/2"), daemon=True)
+    killer.start()
+    there = sweep(configs, tmp_path / "there", progress=False, on="ray", group=1)
+    killer.join(timeout=1)
+    assert not killer.is_alive(), "a worker was lost"
+    assert scores(here) == scores(there) and len({row[0] for row in scores(here)}) == 1
+    (whole,) = {row.label for row in read_runs([c.folder for c in cells(configs[:1], tmp_path / "there", 1)])}
+    assert whole == "IQL", "two groups of seeds are one run"
+    shared = [path for path in (tmp_path / "there").iterdir() if "pre-training" in path.name]
+    assert len(shared) == 2, "one for each seed"
+
+
+def test_a_cell_that_fails_is_named_and_the_others_are_done(cluster, tmp_path):
+    configs = [toy_config("none", **FIELDS), toy_config("none", agent="td3bc", **FIELDS)]
+    bad, good = cells(configs, tmp_path)
+    bad.folder.mkdir(parents=True)
+    (bad.folder / "config.yaml").write_text("seeds: 1\n")
+    with pytest.raises(UserError, match=r"IQL on local:toy.*failed: .*config\.yaml"):
+        sweep(configs, tmp_path, progress=False, on="ray")
+    assert '"status": "done"' in pathlib.Path(good.folder / "summary.json").read_text()
