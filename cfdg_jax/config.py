@@ -91,7 +91,8 @@ class RefreshConfig:
 
     every: int = 100_000  # T_diff, environment steps (CFDG: 100K for IQL and PEX, 10K for APL)
     min_online: int = 5_000  # no refresh while there are fewer online rows (docs/algorithms.md#refresh)
-    rows: int = 1_000_000  # generated rows per refresh, all sources together (CFDG: synthetic buffer 1M)
+    rows: int = 100_000  # generated rows per refresh, all sources together (docs/algorithms.md#refresh)
+    capacity: int = 1_000_000  # generated rows kept, the newest (CFDG: 1M); as many as `rows`: each refresh replaces
     chunk: int = 10_000  # rows generated in one dispatch; bounds the memory of sampling
     fit_steps_per_call: int = 250  # generator updates scanned in one dispatch
     check: bool = True  # measure the new rows and log it (`augment.quality`): seconds a refresh, on the host
@@ -128,9 +129,9 @@ MINIMA = {
     "seeds": 1, "first_seed": 0, "run_key": 0, "offline.steps": 0, "offline.updates_per_call": 1,
     "online.steps": 0, "online.utd": 1, "online.update_every": 1, "online.start_steps": 0,
     "online.random_steps": 0, "online.capacity": 1, "refresh.every": 1, "refresh.min_online": 1,
-    "refresh.rows": 1, "refresh.chunk": 1, "refresh.fit_steps_per_call": 1, "evaluate.offline_every": 1,
-    "evaluate.online_every": 1, "evaluate.episodes": 1, "log.every": 1, "checkpoint.every": 0,
-    "checkpoint.keep": 1, "env.threads": 0,
+    "refresh.rows": 1, "refresh.capacity": 1, "refresh.chunk": 1, "refresh.fit_steps_per_call": 1,
+    "evaluate.offline_every": 1, "evaluate.online_every": 1, "evaluate.episodes": 1, "log.every": 1,
+    "checkpoint.every": 0, "checkpoint.keep": 1, "env.threads": 0,
 }  # fmt: skip
 """The smallest values of whole numbers, by dotted path."""
 
@@ -179,6 +180,9 @@ class TrainConfig:
         require(
             self.transform.scale != 0.0, "transform.scale", "is 0, and all rewards would be equal", "choose another"
         )
+        rows, capacity = self.refresh.rows, self.refresh.capacity
+        found, remedy = f"is {capacity}, and a refresh makes {rows} rows", "raise it, or lower refresh.rows"
+        require(capacity >= rows, "refresh.capacity", found, remedy)
         every = self.online.update_every
         fits = self.online.steps == 0 or every <= self.online.steps
         require(fits, "online.update_every", f"is {every}", f"exceeds online.steps {self.online.steps}: lower it")

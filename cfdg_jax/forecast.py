@@ -60,7 +60,8 @@ def forecast(config: TrainConfig, rates: Mapping[str, Any]) -> Forecast:
     online, augment = config.online, config.augment
     generates = hasattr(augment, "sampler_steps")
     refreshes = max(0, (online.steps - 1) // config.refresh.every) if generates else 0
-    held = online.capacity + (2 * config.refresh.rows if refreshes else 0)  # old and new rows during a refresh
+    generated = config.refresh.capacity + config.refresh.rows  # the ring, and the new rows during a refresh
+    held = online.capacity + (generated if refreshes else 0)
     task = config.env.task or task_of_name(config.dataset)
     try:
         gigabytes = config.seeds * held * spec_of(task).layout.width * 4e-9

@@ -120,6 +120,7 @@ def _reduced(task: Task) -> dict[str, Any]:
         "refresh.every": 5_000,
         "refresh.min_online": 1_000,
         "refresh.rows": 20_000,
+        "refresh.capacity": 100_000,
         "refresh.chunk": 5_000,
         "evaluate.offline_every": 5_000,
         "evaluate.online_every": 2_500,
@@ -131,7 +132,8 @@ def _reduced(task: Task) -> dict[str, Any]:
     if task.family == "toy":
         values |= {"offline.steps": 4_000 if task.pretrains else 0, "online.steps": 4_000}
         values |= {"online.start_steps": 500, "online.capacity": 10_000}
-        values |= {"refresh.every": 2_000, "refresh.min_online": 500, "refresh.rows": 5_000}
+        values |= {"refresh.every": 2_000, "refresh.min_online": 500}
+        values |= {"refresh.rows": 5_000, "refresh.capacity": 10_000}
         values |= {"evaluate.offline_every": 1_000, "evaluate.online_every": 1_000}
     return values
 
@@ -147,6 +149,7 @@ def _smoke(task: Task) -> dict[str, Any]:
         "refresh.every": 200,
         "refresh.min_online": 100,
         "refresh.rows": 500,
+        "refresh.capacity": 1_000,
         "refresh.chunk": 250,
         "refresh.fit_steps_per_call": 50,
         "evaluate.offline_every": 200,

@@ -142,8 +142,8 @@ def test_fit_may_be_cut_and_seeds_are_independent(data):
 def test_published_sizes_by_variant():
     """The online agent's generator, and offline upsampling's wider one (resmlp_denoiser.gin)."""
     online = make_config(augment="synther").augment
-    assert (online.width, online.embedding, online.steps, online.lr, online.ema_decay) == (
-        1024, 256, 100_000, 3e-4, 0.995
+    assert (online.width, online.embedding, online.steps, online.lr, online.ema_share) == (
+        1024, 256, 100_000, 3e-4, 0.02
     )  # fmt: skip
     offline = make_config(augment="synther", augment__variant="offline").augment
     assert (offline.width, offline.embedding, offline.data, offline.batch) == (2048, 128, "offline", 256)

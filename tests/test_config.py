@@ -119,7 +119,8 @@ def test_leaf_paths_cover_the_nested_fields():
 def test_paper_preset_is_the_protocol_of_cfdg_table_1():
     config = preset_of("paper", "hopper", agent="iql", augment="cfdg")
     assert (config.offline.steps, config.online.steps, config.refresh.every) == (1_000_000, 1_000_000, 100_000)
-    assert (config.refresh.rows, config.seeds, config.online.utd, config.online.start_steps) == (1_000_000, 5, 1, 5_000)
+    assert (config.refresh.rows, config.refresh.capacity, config.seeds) == (100_000, 1_000_000, 5)
+    assert (config.online.utd, config.online.start_steps) == (1, 5_000)
     assert (config.agent.expectile, config.agent.temperature) == (0.9, 10.0)
     assert (choice(config, "mix"), config.mix.batch_size, round(config.mix.synthetic_share, 3)) == (
         "balanced",
@@ -197,6 +198,11 @@ def test_presets_hold_what_the_documents_say(agent, task, preset, values):
     [
         ({"agent": "iql", "augment": "cfdg"}, "paper", {"augment.w": 0.3, "augment.p_uncond": 0.1}),
         ({"agent": "iql", "augment": "cfdg"}, "paper", {"augment.solver": "heun", "augment.sampler_steps": 128}),
+        ({"agent": "iql", "augment": "cfdg"}, "paper", {"augment.churn": 40.0, "augment.lr": 3e-4}),
+        ({"agent": "iql", "augment": "synther"}, "paper", {"augment.churn": 80.0, "augment.ema_share": 0.02}),
+        ({"agent": "iql", "augment": "edis"}, "paper", {"augment.steps": 30_000, "augment.ema_share": 1 / 15}),
+        ({"agent": "iql", "augment": "edis"}, "reduced", {"augment.lr": 2e-3, "augment.ema_share": 0.02}),
+        ({"agent": "iql", "augment": "cfdg"}, "reduced", {"augment.lr": 2e-3, "augment.width": 256}),
         ({"agent": "iql", "augment": "edis"}, "reduced", {"augment.energy_batch": 64, "augment.negatives": 4}),
         ({"agent": "iql", "stratify": "stratdiff"}, "paper", {"agent.expectile": 0.7, "stratify.sampler_steps": 15}),
         ({"agent": "iql", "stratify": "stratdiff"}, "reduced", {"stratify.sampler_steps": 4, "stratify.guidance": 3.0}),
@@ -205,6 +211,22 @@ def test_presets_hold_what_the_documents_say(agent, task, preset, values):
 def test_presets_of_generators_and_stratifiers_hold_what_the_documents_say(choices, preset, values):
     config = preset_of(preset, "hopper", **choices)
     assert {path: value_at(config, path) for path in values} == values
+
+
+@pytest.mark.parametrize("preset", ["paper", "reduced", "smoke"])
+def test_generators_are_compared_at_equal_settings(preset):
+    """Share of a batch, refreshes and rings are the run's, whoever generates (CFDG, section 5)."""
+    of = lambda **choices: preset_of(preset, "hopper", agent="iql", **choices)
+    generators = [name for name in REGISTRIES["augment"] if name != "none"]
+    for name in generators:
+        config, plain = of(augment=name), of()
+        assert (config.refresh, config.mix) == (plain.refresh, plain.mix), name
+    assert len(generators) > 1 and config.mix.synthetic_share == 1 / 3
+
+
+def test_a_ring_smaller_than_a_refresh_is_refused():
+    with pytest.raises(UserError, match=r"refresh\.capacity: is 50, and a refresh makes 60 rows; raise it"):
+        make_config(refresh__rows=60, refresh__capacity=50)
 
 
 @pytest.mark.parametrize("agent", ["redq", "rlpd"])

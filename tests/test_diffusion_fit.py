@@ -144,6 +144,37 @@ def test_average_decay(call, decay):
     assert Averaging().decay_at(jnp.int32(call)) == pytest.approx(decay, abs=6e-4)
 
 
+@pytest.mark.parametrize(
+    ("share", "steps", "decay", "every"),
+    [
+        (0.02, 100_000, 0.995, 10),
+        (1 / 15, 30_000, 0.995, 10),
+        (0.02, 3_000, 1 - 1 / 6, 10),
+        (0.02, 100, 0, 10),
+        (0, 9, 0, 1),
+    ],
+)
+def test_the_window_of_the_average_follows_the_length_of_the_fit(share, steps, decay, every):
+    """SynthER's 0.995 at its own 100,000 steps, EDIS's at its 30,000."""
+    averaging = Averaging.over(share, steps)
+    assert averaging.decay == pytest.approx(decay, abs=1e-12) and averaging.every == every
+
+
+def test_an_average_over_nothing_is_the_weights_themselves():
+    averaging, weights = Averaging.over(0.0, 1_000), jnp.arange(3.0)
+    for call in (1, 7, 500, 999):
+        np.testing.assert_array_equal(averaging.update(weights - 1, weights, jnp.int32(call)), weights)
+
+
+def test_a_linear_drift_is_followed_at_the_distance_of_the_window():
+    """Averaged with decay d every 10 steps, weights that grow by 1 a step lag by 10 d / (1 - d) behind the last one."""
+    averaging = Averaging.over(0.02, 20_000)
+    calls = jnp.arange(1, 20_002)
+    follow = lambda average, call: (averaging.update(average, call.astype(jnp.float32), call), None)
+    average = jax.jit(lambda: jax.lax.scan(follow, jnp.zeros(()), calls)[0])()
+    assert 20_001 - float(average) == pytest.approx(400 - 10, rel=0.01)
+
+
 def quadratic_state(tx):
     return init_state({"x": jnp.array([3.0, -2.0])}, tx, Normaliser(jnp.zeros(2), jnp.ones(2)))
 

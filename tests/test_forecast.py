@@ -18,7 +18,8 @@ RATES = {
     "generator": {"fit_width_64": {"steps_per_second": 10.0}, "sample_width_64": {"rows_per_second": 50.0}},
 }
 FIELDS = {"seeds": 2, "offline.steps": 1_000, "online.steps": 3_000, "online.start_steps": 1_000,
-          "online.capacity": 3_000, "refresh.every": 1_000, "refresh.rows": 500}  # fmt: skip
+          "online.capacity": 3_000, "refresh.every": 1_000, "refresh.rows": 500,
+          "refresh.capacity": 600}  # fmt: skip
 
 
 def test_hours_and_memory_by_hand():
@@ -28,7 +29,7 @@ def test_hours_and_memory_by_hand():
     assert plain.gigabytes == pytest.approx(2 * 3_000 * 29 * 4e-9)
     own = {"augment.width": 64, "augment.steps": 100, "augment.sampler_steps": 16}
     generated = forecast(make_config("local:hopper-medium-v0", "iql", "cfdg", **FIELDS, **own), RATES)
-    assert generated.refreshes == 2 and generated.gigabytes == pytest.approx(2 * 4_000 * 29 * 4e-9)
+    assert generated.refreshes == 2 and generated.gigabytes == pytest.approx(2 * (3_000 + 600 + 500) * 29 * 4e-9)
     assert generated.hours == pytest.approx(2 * (3_000 / 100 + 2 * (100 / 10 + 500 * 0.5 / 50)) / 3600)
     assert forecast(make_config("local:hopper-medium-v0", "pex", **FIELDS), RATES).hours is None
 

@@ -71,7 +71,7 @@ def test_at_a_first_refresh_real_rows_take_the_place_of_rows_that_are_not_finite
     layout = program.spec.layout
     offline = np.asarray(program.offline_rows)[:, : layout.mc_return]
     for source, buffer in saved.state.synthetic.items():
-        rows = np.asarray(buffer.rows[0])
+        rows = np.asarray(buffer.rows[0])[: int(buffer.size)]
         assert (rows[:, layout.source] == source).all() and np.isneginf(rows[:, layout.mc_return]).all()
         known = (rows[:, None, : layout.mc_return] == offline[None]).all(axis=2).any(axis=1)
         assert known.all() == (source == Source.SYNTHETIC_OFFLINE)
@@ -228,7 +228,7 @@ def test_a_place_that_cannot_be_is_told_before_the_work(place, tmp_path, monkeyp
         ({"online.utd": "2e7"}, "memory: the plan needs .*one dispatch"),
         ({"augment.batch": "1e9"}, "memory: the plan needs .*generating"),
         ({"augment.width": "1e8"}, "memory: the plan needs .*generator"),
-        ({"refresh.rows": "1e9", "refresh.chunk": "1e9"}, "memory: the plan needs"),
+        ({"refresh.rows": "1e9", "refresh.chunk": "1e9", "refresh.capacity": "1e9"}, "memory: the plan needs"),
         ({"mix.batch_size": "1e8"}, "memory: the plan needs"),
         ({"evaluate.episodes": "1e9"}, "memory: the plan needs .*evaluation"),
         ({"seeds": "1e8"}, "memory: the plan needs"),

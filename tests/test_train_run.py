@@ -13,6 +13,7 @@ from train_helpers import assert_same_run, final_leaves, hopper_config, lines, s
 import cfdg_jax
 from cfdg_jax.augment.base import first_refresh
 from cfdg_jax.config import named_choice, remarks
+from cfdg_jax.core import ring
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import override
 from cfdg_jax.presets import make_config
@@ -22,7 +23,7 @@ from cfdg_jax.training import online, refresh
 from cfdg_jax.training import run as run_module
 from cfdg_jax.training.act import online_step
 from cfdg_jax.training.build import load_program
-from cfdg_jax.training.generate import generate, start_generator
+from cfdg_jax.training.generate import generate, start_generator, synthetic_capacity, synthetic_rows
 from cfdg_jax.training.learn import no_meters, offline_chunk
 from cfdg_jax.training.packet import Packet
 from cfdg_jax.training.prepare import init
@@ -57,15 +58,37 @@ def test_run_folder_is_the_public_surface(toy_run):
     assert toy_run.summary["status"] == "done" and toy_run.summary["label"] == "IQL + CFDG"
 
 
-def test_synthetic_rows_are_replaced_labelled_and_used(toy_run):
+def test_synthetic_rows_are_kept_labelled_and_used(toy_run):
     _, saved = toy_run.restore()
     sizes = {source: int(buffer.size) for source, buffer in saved.state.synthetic.items()}
     assert sizes == {Source.SYNTHETIC_ONLINE: 48, Source.SYNTHETIC_OFFLINE: 12}
     for source, buffer in saved.state.synthetic.items():
-        rows = np.asarray(buffer.rows)
+        rows = np.asarray(buffer.rows)[:, : sizes[source]]
         assert (rows[..., -1] == source).all() and np.isneginf(rows[..., -2]).all()
         assert set(np.unique(rows[..., -3]).tolist()) <= {0.0, 1.0}
         assert np.abs(rows[..., 4:6]).max() <= 1.0
+
+
+@pytest.mark.parametrize(("capacity", "kept"), [(60, [(2, 60)]), (90, [(1, 30), (2, 60)]), (200, [(1, 60), (2, 60)])])
+def test_generated_rows_gather_until_the_ring_is_full(capacity, kept, tmp_path, monkeypatch):
+    """Two refreshes of 60 rows, whose rewards say which of them made a row."""
+    made = []
+
+    def numbered(program, generator, keys, source, rows):
+        new, metrics = generate(program, generator, keys, source, rows)
+        made.append(source)
+        return new.at[..., program.spec.layout.reward].set(1 + (len(made) - 1) // 3), metrics  # in three chunks
+
+    monkeypatch.setattr(refresh, "generate", numbered)
+    config = toy_config(refresh__every=40, refresh__capacity=capacity, offline__steps=20, evaluate__episodes=1)
+    program, saved = cfdg_jax.train(config, tmp_path / "run", progress=False).restore()
+    held = {source: np.asarray(b.rows)[:, : int(b.size)] for source, b in saved.state.synthetic.items()}
+    assert {source: b.rows.shape[1] for source, b in saved.state.synthetic.items()} == synthetic_capacity(program)
+    rewards = np.concatenate([rows[0, :, program.spec.layout.reward] for rows in held.values()])
+    assert sorted(dict(zip(*np.unique(rewards, return_counts=True), strict=True)).items()) == kept
+    for source, buffer in saved.state.synthetic.items():
+        newest = np.asarray(ring.newest(buffer, synthetic_rows(program)[source]))
+        assert (newest[..., program.spec.layout.reward] == 2).all()
 
 
 def test_online_ring_wrapped_around_and_holds_transitions(toy_run):
@@ -177,17 +200,17 @@ def test_warnings_are_told_without_bars_too(tmp_path, capsys):
 def test_every_label_gets_a_row(toy_run):
     config = override(toy_config(), {"refresh.rows": 2, "augment.online_share": 0.999})
     program = load_program(config, Progress(False), Stopwatch())
-    assert refresh.synthetic_rows(program) == {Source.SYNTHETIC_ONLINE: 1, Source.SYNTHETIC_OFFLINE: 1}
+    assert synthetic_rows(program) == {Source.SYNTHETIC_ONLINE: 1, Source.SYNTHETIC_OFFLINE: 1}
     one = dataclasses.replace(program, config=override(config, {"refresh.rows": 1}))
     with pytest.raises(UserError, match=r"refresh\.rows: is 1; must be at least 2"):
-        refresh.synthetic_rows(one)
+        synthetic_rows(one)
 
 
 def test_log_density_is_that_of_the_last_generator(toy_run):
     """Its own rows are likelier than the same rows with noise."""
     pytest.importorskip("diffrax", reason="the extra `likelihood` is not installed")
     _, saved = toy_run.restore()
-    rows = np.asarray(saved.state.synthetic[Source.SYNTHETIC_ONLINE].rows[1])
+    rows = np.asarray(saved.state.synthetic[Source.SYNTHETIC_ONLINE].rows[1, :48])
     noisy = rows + np.float32(2.0) * np.random.default_rng(0).standard_normal(rows.shape, np.float32)
     options = {"probes": 1, "key": jax.random.key(0), "tolerance": 1e-2}
     own, other = (toy_run.log_density(x, seed=1, **options) for x in (rows, noisy))
@@ -335,10 +358,11 @@ def test_a_refresh_needs_the_memory_of_a_chunk_beside_the_rings():
     from cfdg_jax.bench.programs import program_of
 
     small = {"augment.width": 32, "augment.sampler_steps": 3, "refresh.rows": 1_000_000, "refresh.chunk": 5_000}
+    small |= {"refresh.capacity": 1_000_000}
     program = program_of("hopper", 2, 1_000, small)
     state = jax.eval_shape(lambda: init(program, "online"))
     generator = jax.eval_shape(start_generator.of(program), state, state.key, program.offline_rows)
-    source, rows = next(iter(refresh.synthetic_rows(program).items()))
+    source, rows = next(iter(synthetic_rows(program).items()))
     generated = generate.of(program).lower(generator, state.key, source, program.config.refresh.chunk).compile()
     chunk = 2 * program.config.refresh.chunk * program.spec.layout.width * 4
     assert generated.memory_analysis().temp_size_in_bytes < 40 * chunk  # activations of the network

@@ -29,6 +29,7 @@ TINY = {
     "refresh.every": 60,
     "refresh.min_online": 40,
     "refresh.rows": 60,
+    "refresh.capacity": 100,
     "refresh.chunk": 30,
     "refresh.fit_steps_per_call": 10,
     "evaluate.offline_every": 30,

@@ -41,6 +41,7 @@ class CFDGConfig(DenoiserConfig):
     guidance.
     """
 
+    churn: float = 40.0  # S_churn of heun: EDM's value for ImageNet (CFDG's appendix)
     label_embed: LabelEmbed = "mlp"  # mlp: added to the time embedding (lucidrains); onehot_concat: joined to x
     p_uncond: float = 0.1  # share of labels replaced by null (Ho & Salimans: .1 to .2; not stated by CFDG)
     w: float = 0.3  # guidance weight, 0 is plain conditional (CFDG Eq. 7; value not stated)

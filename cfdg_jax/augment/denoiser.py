@@ -80,7 +80,7 @@ def row_training(
       loss: ``(params, normaliser, offline_rows, online, key) -> []``, on rows it draws itself.
     """
     tx = optimiser(config.lr, None if config.warm_start else config.steps)
-    averaging = Averaging(decay=config.ema_decay)
+    averaging = Averaging.over(config.ema_share, config.steps)
     identity = (columns - 1,) if with_terminal else ()
     moments = lambda offline_rows, online: fit_normaliser(parts(offline_rows, online), columns, identity)
 

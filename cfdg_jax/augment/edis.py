@@ -42,6 +42,7 @@ class EDISConfig(DenoiserConfig):
 
     variant: str = "authors"  # see VARIANTS
     steps: int = 30_000  # denoiser steps of a refresh (IQL-EDIS; 50_000 on some tasks, Cal-QL-EDIS 10_000)
+    ema_share: float = 1 / 15  # a decay of 0.995 at 30,000 steps, as released
     energy_steps: int = 20  # optimiser steps of the energies in a refresh, after the denoiser's
     energy_batch: int = 256  # online rows per step
     energy_hidden: tuple[int, ...] = (256, 256, 256)  # of each energy
@@ -212,7 +213,7 @@ def edis(config: EDISConfig, spec: Spec, with_terminal: bool) -> Augmenter:
 def _values(preset: Preset, task: Task) -> Values:
     """IQL-EDIS (docs/algorithms.md#edis)."""
     if preset == "paper":
-        return {"refresh.every": 10_000, "refresh.rows": 100_000}
+        return {}
     values = reduced_values(preset) | {"augment.energy_batch": 64, "augment.negatives": 4}
     if preset == "smoke":
         values |= {"augment.energy_batch": 8, "augment.negatives": 2, "augment.energy_steps": 3}

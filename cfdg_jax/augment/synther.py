@@ -85,9 +85,7 @@ def synther(config: SynthERConfig, spec: Spec, with_terminal: bool) -> Augmenter
 
 
 def _values(preset: Preset, task: Task) -> Values:
-    """SynthER online (sac_synther_dmc.gin): half of each batch, 200K rows every 10K steps."""
-    refresh = {"refresh.every": 10_000, "refresh.rows": 200_000} if preset == "paper" else {}
-    return {"mix.synthetic_share": 0.5, **refresh, **reduced_values(preset)}
+    return reduced_values(preset)
 
 
 ENTRY = Entry(

@@ -39,6 +39,12 @@ def insert(buffer: Buffer, rows: Array) -> Buffer:
     )
 
 
+def newest(buffer: Buffer, count: int) -> Array:
+    """The `count` newest rows `[..., count, D]`, oldest first; there must be as many."""
+    capacity = buffer.rows.shape[-2]
+    return buffer.rows[..., (buffer.position - count + jnp.arange(count)) % capacity, :]
+
+
 def sample(buffer: Buffer, key: Key, count: int) -> Array:
     """`count` rows `[count, D]` drawn uniformly with replacement from a one-seed ring that is not empty."""
     return buffer.rows[jax.random.randint(key, (count,), 0, buffer.size)]

@@ -71,6 +71,18 @@ class Averaging:
     warmup: int = 100
     power: float = 2 / 3
 
+    @classmethod
+    def over(cls, share: float, steps: int) -> Averaging:
+        """The average over the last `share` of a fit of `steps` steps; 0 averages nothing.
+
+        Its decay weighs the past by e^-1 after a window of ``share * steps`` steps: 1 - every / window, which makes
+        SynthER's 0.995 of 2 % of its 100,000 steps. A decay that is kept while the fit gets shorter would sample
+        weights from long before its end.
+        """
+        if share == 0:
+            return cls(decay=0.0, every=1)
+        return cls(decay=max(0.0, 1.0 - cls.every / (share * steps)))
+
     def due(self, call: Array) -> Array:
         """Whether optimiser step number `call` (from 1) is followed by an update of the average."""
         return (call - 1) % self.every == 0

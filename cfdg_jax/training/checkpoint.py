@@ -29,7 +29,7 @@ from cfdg_jax.config import TrainConfig, get_path
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.fields import config_hash, from_yaml
 from cfdg_jax.training import store
-from cfdg_jax.training.generate import start_generator
+from cfdg_jax.training.generate import start_generator, synthetic_capacity
 from cfdg_jax.training.prepare import init
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.record import Record
@@ -241,9 +241,15 @@ def _cut(state: TrainState) -> TrainState:
 
 def _uncut(state: TrainState, program: Program, record: Record) -> TrainState:
     capacity = program.config.online.capacity if record.phase == "online" else 1
-    saved = state.online.rows
-    rows = jnp.zeros((saved.shape[0], capacity, saved.shape[2]), saved.dtype).at[:, : saved.shape[1]].set(saved)
-    return state._replace(online=state.online._replace(rows=rows))
+
+    def whole(buffer: Buffer, capacity: int) -> Buffer:
+        saved = buffer.rows
+        rows = jnp.zeros((saved.shape[0], capacity, saved.shape[2]), saved.dtype).at[:, : saved.shape[1]].set(saved)
+        return buffer._replace(rows=rows)
+
+    held = synthetic_capacity(program)
+    synthetic = {source: whole(buffer, held[source]) for source, buffer in state.synthetic.items()}
+    return state._replace(online=whole(state.online, capacity), synthetic=synthetic)
 
 
 def template(program: Program, record: Record) -> TrainState:

@@ -63,6 +63,20 @@ def rows_by_source(total: int, shares: Mapping[int, float], field: str) -> dict[
     return counts
 
 
+def synthetic_rows(program: Program) -> dict[int, int]:
+    """Rows per synthetic source of one refresh; the parts sum to ``refresh.rows``.
+
+    Raises:
+      UserError: for fewer rows than sources.
+    """
+    return rows_by_source(program.config.refresh.rows, program.augmenter.shares, "refresh.rows")
+
+
+def synthetic_capacity(program: Program) -> dict[int, int]:
+    """Rows that the ring of each synthetic source holds; the parts sum to ``refresh.capacity``."""
+    return rows_by_source(program.config.refresh.capacity, program.augmenter.shares, "refresh.capacity")
+
+
 class Chunk(NamedTuple):
     """One dispatch of generated rows.
 

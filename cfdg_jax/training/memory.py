@@ -10,12 +10,11 @@ import jax
 
 from cfdg_jax.core.flops import largest_array
 from cfdg_jax.errors import require
-from cfdg_jax.training.generate import fit_generator, generate, start_generator
+from cfdg_jax.training.generate import fit_generator, generate, start_generator, synthetic_rows
 from cfdg_jax.training.learn import traced_update
 from cfdg_jax.training.prepare import init
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Progress
-from cfdg_jax.training.refresh import synthetic_rows
 
 ENVIRONMENT_MB = 0.05
 """Of one simulator, such as MuJoCo's data of a small robot."""
@@ -30,12 +29,13 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
     config, row = program.config, program.spec.layout.width * 4 / 1e6
     phases = [phase for phase, steps in (("offline", config.offline.steps), ("online", config.online.steps)) if steps]
     online = config.online.capacity if config.online.steps else 1
-    generated = sum(synthetic_rows(program).values()) if config.online.steps else 0
+    generates = bool(program.augmenter.shares and config.online.steps)
+    generated = config.refresh.capacity + config.refresh.rows if generates else 0
     updates = max(config.offline.updates_per_call, config.online.utd if config.online.steps else 1)
     plan = {
         "offline rows, shared": program.offline_rows.shape[0] * row,
         "online rings": config.seeds * online * row,
-        "synthetic rings": 2 * config.seeds * generated * row,  # the old and the new during a refresh
+        "synthetic rings": config.seeds * generated * row,  # and the new rows during a refresh
         "one dispatch": config.seeds * updates * config.mix.batch_size * row * 2,
         "evaluation": config.seeds * config.evaluate.episodes * ENVIRONMENT_MB,
     }
@@ -44,7 +44,7 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
         held = {"agent": 2 * _megabytes(state.agent), "stratifier": _megabytes(state.stratifier)}  # and its gradients
         held["update"] = largest_array(traced_update(program, phase)[0].jaxpr) / 1e6
         plan |= {name: max(value, plan.get(name, 0.0)) for name, value in held.items()}
-    if generated:
+    if generates:
         plan |= _of_generator(program)
     _require_fit(plan, progress)
     return plan
@@ -74,7 +74,7 @@ def _require_fit(plan: Mapping[str, float], progress: Progress) -> None:
     parts = ", ".join(f"{name} {value:,.0f} MB" for name, value in plan.items() if value >= 0.5)
     progress.say(f"memory plan: {parts}; {total:,.0f} MB of {available:,.0f} MB available")
     most = max(plan, key=lambda name: plan[name])
-    remedies = "fewer --seeds, smaller networks or batches, a smaller --online.capacity or fewer --refresh.rows"
+    remedies = "fewer --seeds, smaller networks or batches, a smaller --online.capacity or --refresh.capacity"
     require(
         total < 0.9 * available,
         "memory",

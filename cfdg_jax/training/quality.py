@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from cfdg_jax.augment.quality import Simulate, quality_report
+from cfdg_jax.core import ring
 from cfdg_jax.data.transforms import (
     ObservationTransform,
     RewardTransform,
@@ -14,6 +15,7 @@ from cfdg_jax.data.transforms import (
     invert_observation,
 )
 from cfdg_jax.envs.onestep import one_step
+from cfdg_jax.training.generate import synthetic_rows
 from cfdg_jax.training.program import Program
 from cfdg_jax.types import Source, TrainState
 
@@ -22,9 +24,10 @@ CHECKED = {"samples": 500, "searched": 5_000}
 
 
 def check_rows(program: Program, state: TrainState) -> dict[str, np.ndarray]:
-    """How good the synthetic rows of every seed are, ``{"<source>/<measure>": [S]}`` (`cfdg_jax.augment.quality`)."""
+    """How good the newest rows of every seed are, ``{"<source>/<measure>": [S]}`` (`cfdg_jax.augment.quality`)."""
     offline, gathered = np.asarray(program.offline_rows), np.asarray(state.online.rows)[:, : int(state.online.size)]
-    made = {source: np.asarray(buffer.rows) for source, buffer in state.synthetic.items()}
+    new = synthetic_rows(program)
+    made = {source: np.asarray(ring.newest(buffer, new[source])) for source, buffer in state.synthetic.items()}
     step, units = _true_step(program), jax.tree.map(np.asarray, program.transforms)
     rewards = {s: units.online_reward if s == Source.SYNTHETIC_ONLINE else units.reward for s in state.synthetic}
     simulate = {s: step and _in_units(step, units.observation, reward) for s, reward in rewards.items()}

@@ -1,9 +1,10 @@
-"""The refresh: fit the generator to what is known now, then overwrite the synthetic rings with its rows.
+"""The refresh: fit the generator to what is known now, then put its rows into the synthetic rings.
 
     generator <- init(keys)                    normaliser fitted on offline and online rows
     repeat     generator <- fit(generator)     fit_steps_per_call optimiser steps of all seeds per dispatch
     for each synthetic source, share:
-        repeat ring[source] <- generate(chunk) written in place
+        repeat rows[source] <- generate(chunk) written in place
+        ring[source] <- rows                   the oldest make room
 
 The state that enters is not touched until the end. What is done so far is a `Refresh`, kept on disk every minute and
 when interrupted; all randomness is a function of the step and the place in the work, so it continues bit for bit.
@@ -22,19 +23,19 @@ import numpy as np
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.training.checkpoint import Kept
-from cfdg_jax.training.generate import Work, fit_generator, fit_on, generate, make_on, rows_by_source, start_generator
+from cfdg_jax.training.generate import (
+    Work,
+    fit_generator,
+    fit_on,
+    generate,
+    make_on,
+    start_generator,
+    synthetic_capacity,
+    synthetic_rows,
+)
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
-from cfdg_jax.types import Array, Key, Metrics, Source, TrainState
-
-
-def synthetic_rows(program: Program) -> dict[int, int]:
-    """Rows per synthetic source of one refresh; the parts sum to ``refresh.rows``.
-
-    Raises:
-      UserError: for fewer rows than sources.
-    """
-    return rows_by_source(program.config.refresh.rows, program.augmenter.shares, "refresh.rows")
+from cfdg_jax.types import Array, Buffer, Key, Metrics, Source, TrainState
 
 
 class Refresh(NamedTuple):
@@ -63,7 +64,7 @@ def refresh(
     """Refreshes all seeds at environment step `t`, or continues what `kept` holds of it.
 
     Returns:
-      The state with a new generator and full synthetic rings, and metrics `[S]` of the fit and of the rows.
+      The state with a new generator and its rows in the synthetic rings, and metrics `[S]` of the fit and of the rows.
 
     Raises:
       Interrupted: if a signal arrived; `state` is still whole then, and what is done of the refresh is kept.
@@ -80,7 +81,7 @@ def refresh(
         raise
     kept.clear()
     finished, whole = keep_finite(program, state, keys, under_way)
-    synthetic = {source: ring.full(finished.rows[str(source)]) for source in synthetic_rows(program)}
+    synthetic = {int(name): _added(program, state, int(name), rows) for name, rows in finished.rows.items()}
     metrics = {name: np.asarray(value) for name, value in finished.fit.items()}
     generated = np.full(program.config.seeds, sum(synthetic_rows(program).values()))
     metrics |= {"rejected": np.asarray(finished.rejected), "generated": generated, "finite": whole.astype(np.float32)}
@@ -109,7 +110,7 @@ def keep_finite(program: Program, state: TrainState, keys: Key, done: Refresh) -
 def _stand_in(program: Program, state: TrainState, source: int, count: int) -> Array:
     """Rows `[S, count, D]` for seeds without new ones: the old, or else real ones, evenly spaced."""
     if source in state.synthetic:
-        return state.synthetic[source].rows
+        return ring.newest(state.synthetic[source], count)
     layout, offline, online = program.spec.layout, program.offline_rows, state.online
     spread = lambda size: np.linspace(0, size - 1, count).astype(int)
     if source == Source.SYNTHETIC_OFFLINE and offline.shape[0]:
@@ -117,6 +118,16 @@ def _stand_in(program: Program, state: TrainState, source: int, count: int) -> A
     else:
         real = online.rows[:, spread(int(online.size))]
     return real.at[..., layout.mc_return].set(-jnp.inf).at[..., layout.source].set(float(source))
+
+
+def _added(program: Program, state: TrainState, source: int, rows: Array) -> Buffer:
+    """The synthetic ring of `source` with `rows` `[S, n, D]` in it; the old one is given away."""
+    capacity = synthetic_capacity(program)[source]
+    held = state.synthetic.get(source) or ring.empty(capacity, rows.shape[-1], rows.shape[0])
+    return _insert(held, rows)
+
+
+_insert = jax.jit(ring.insert, donate_argnums=0)
 
 
 def begin(program: Program, state: TrainState, keys: Key) -> Refresh:

@@ -19,6 +19,7 @@ from cfdg_jax.augment.base import first_refresh
 from cfdg_jax.fields import config_hash
 from cfdg_jax.training.checkpoint import Checkpointer, Kept, Saved
 from cfdg_jax.training.evaluate import run_episodes
+from cfdg_jax.training.generate import synthetic_rows
 from cfdg_jax.training.learn import no_meters
 from cfdg_jax.training.logging import RunLogger
 from cfdg_jax.training.meters import Episodes, per_group, restored, saved
@@ -28,7 +29,7 @@ from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress, Stopwatch
 from cfdg_jax.training.quality import check_rows
 from cfdg_jax.training.record import Phase, Record
-from cfdg_jax.training.refresh import refresh, synthetic_rows
+from cfdg_jax.training.refresh import refresh
 from cfdg_jax.types import TrainState
 
 
