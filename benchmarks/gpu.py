@@ -1,0 +1,189 @@
+"""What `benchmarks/gpu.sh` runs: rates of an accelerator part by part, the dearest questions first.
+
+    versions    of everything, and the device
+    products    GFLOP/s of a large product in float32, TF32 and bfloat16; GB/s of a copy
+    seeds       updates/s of the first agent for 1 to 200 seeds, in each precision
+    online      the online step beside its updates and environments alone
+    generator   denoiser steps/s and generated rows/s
+    paper       hours of an online phase of preset `paper`, put together from the rates above
+    real        20,000 online steps with generated rows, as `cfdg-jax train` makes them
+    stratify    the online step with each stratifier
+    profile     the ten dearest kernels of an online update
+
+A part is left out, and named, once the time is up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import gzip
+import json
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import cfdg_jax
+from cfdg_jax.augment.registry import AUGMENTERS
+from cfdg_jax.bench.online import online_rates, stratify_rates
+from cfdg_jax.bench.programs import best_seconds, matmul_gflops, program_of
+from cfdg_jax.bench.rates import generator_rates, update_rate
+from cfdg_jax.training.logging import device_name, versions
+
+PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
+DEAREST = 10
+
+
+@contextlib.contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Of matrix products within the block; programs are compiled anew."""
+    before = jax.config.jax_default_matmul_precision
+    jax.config.update("jax_default_matmul_precision", name)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
+
+
+def products(quick: bool, found: dict) -> dict[str, float]:
+    size = 512 if quick else 8192
+    rates = {}
+    for name in PRECISIONS:
+        with precision(name):
+            rates[f"{name}_gflops"] = matmul_gflops(size)
+    x = jnp.zeros(1 << (20 if quick else 28), jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    rates["copy_gb_per_second"] = 2 * x.nbytes / best_seconds(lambda: copy(x), 5) / 1e9
+    return rates
+
+
+def seeds(quick: bool, found: dict) -> dict[str, dict[str, float]]:
+    rates: dict[str, dict[str, float]] = {}
+    for name in PRECISIONS:
+        for count in (1, 2) if quick else (1, 5, 20, 50, 100, 200):
+            with precision(name):
+                program = program_of("halfcheetah", count, 20_000, {"augment.width": 64})
+                rates[f"{name}_{count}"] = update_rate(program, 10 if quick else 100, 2 if quick else 3)
+    return rates
+
+
+def paper(quick: bool, found: dict) -> dict[str, float]:
+    """Five seeds; the fit of all of them is taken as five times that of one, which a device does better."""
+    config = cfdg_jax.make_config("local:hopper-medium-v0", augment=list(AUGMENTERS)[-1], preset="paper")
+    width = "64" if quick else "1024"
+    rates = found["generator"][f"fit_width_{width}"], found["generator"][f"sample_width_{width}"]
+    refreshes = (config.online.steps - 1) // config.refresh.every
+    fit = refreshes * config.augment.steps / rates[0]["steps_per_second"]
+    made = refreshes * config.refresh.rows / rates[1]["rows_per_second"] * config.augment.sampler_steps / 32
+    hours = {
+        "online": config.online.steps / found["online"]["steps_per_second"] / 3600,
+        "fits": config.seeds * fit / 3600,
+        "rows": config.seeds * made / 3600,
+    }
+    return hours | {"all": sum(hours.values())}
+
+
+def real(quick: bool, found: dict) -> dict[str, float]:
+    steps = 400 if quick else 20_000
+    fields = {"offline.steps": steps // 4, "online.steps": steps, "evaluate.online_every": steps}
+    fields |= {"evaluate.offline_every": steps, "online.start_steps": 200} | ({} if quick else {"seeds": 5})
+    config = cfdg_jax.make_config(
+        "local:toy-dense-medium-v0" if quick else "local:hopper-medium-replay-v0",
+        augment=list(AUGMENTERS)[-1],
+        preset="smoke" if quick else "reduced",
+        **fields,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        run = cfdg_jax.train(config, pathlib.Path(folder) / "run", progress=False)
+        return {"steps": steps, "seeds": config.seeds} | run.summary["seconds"]
+
+
+def profile(quick: bool, found: dict) -> dict[str, Any]:
+    """Microseconds of each kernel in a trace of online updates, all seeds; the ten with most, and their sum."""
+    updates = 20 if quick else 100
+    program = program_of("halfcheetah", 2 if quick else 5, 20_000, {"augment.width": 64})
+    update_rate(program, updates, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            update_rate(program, updates, 1)
+        (trace,) = pathlib.Path(folder).rglob("*.trace.json.gz")
+        events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    on_device = jax.default_backend() != "cpu"
+    names = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
+    kernel = lambda e: e.get("ph") == "X" and ("hlo_op" in e.get("args", {}) or "/device:" in names.get(e["pid"], ""))
+    total: collections.Counter[str] = collections.Counter()
+    for event in filter(kernel, events):
+        total[event["name"]] += event["dur"]
+    return {
+        "device_events": on_device,
+        "microseconds": sum(total.values()),
+        "dearest": dict(total.most_common(DEAREST)),
+    }
+
+
+PARTS: dict[str, Callable[[bool, dict], dict]] = {
+    "products": products,
+    "seeds": seeds,
+    "online": lambda quick, found: online_rates(quick),
+    "generator": lambda quick, found: generator_rates(quick),
+    "paper": paper,
+    "real": real,
+    "stratify": lambda quick, found: stratify_rates(quick),
+    "profile": profile,
+}
+
+
+def page(results: dict[str, Any]) -> str:
+    """The numbers for people."""
+    lines = [f"# {results['device']}", "", f"`{results['command']}`", ""]
+    for name, value in results.items():
+        if isinstance(value, dict):
+            lines += [f"## {name}", "", "| what | value |", "|---|---|", *map(_row, _flat(value)), ""]
+    return "\n".join(lines)
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, each in value.items():
+        if isinstance(each, dict):
+            yield from _flat(each, f"{prefix}{name} ")
+        else:
+            yield prefix + name, each
+
+
+def _row(pair: tuple[str, Any]) -> str:
+    name, value = pair
+    return f"| {name} | {value:,.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--minutes", type=float, default=7.5, help="no part begins after this")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
+    args = parser.parse_args()
+    command = "benchmarks/gpu.sh" + " --quick" * args.quick
+    results: dict[str, Any] = {"command": command, "device": device_name(), "versions": versions()}
+    start, seconds = time.monotonic(), {}
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / f"gpu-{jax.default_backend()}{'-quick' * args.quick}.json"
+    for name, part in PARTS.items():
+        begun = time.monotonic()
+        if begun - start > 60 * args.minutes:
+            results[name] = "left out: the time was up"
+            continue
+        results[name] = part(args.quick, results)
+        seconds[name] = time.monotonic() - begun
+        print(f"{name}: {seconds[name]:.0f} s\n{json.dumps(results[name], indent=2)}", flush=True)
+        path.write_text(json.dumps(results | {"seconds": seconds}, indent=2) + "\n")  # a cut-off run keeps its parts
+    path.with_suffix(".md").write_text(page(results | {"seconds": seconds}))
+    print(f"written: {path} and {path.with_suffix('.md')}")
+
+
+if __name__ == "__main__":
+    main()
