@@ -73,6 +73,7 @@ ONLY_IN = {
     "wandb": ("training.logging",),
     "tensorboardX": ("training.logging",),
     "minari": ("data.minari",),
+    "pyarrow": ("data.lerobot",),
     "matplotlib": ("report",),
     "sklearn": ("report",),
 }
@@ -99,7 +100,7 @@ def import_names(requirements):
 
 OPTIONAL = import_names(
     r
-    for extra in ("minari", "tensorboard", "wandb", "likelihood", "adroit", "video")
+    for extra in ("minari", "lerobot", "tensorboard", "wandb", "likelihood", "adroit", "video")
     for r in project()["optional-dependencies"][extra]
 )
 
