@@ -26,6 +26,7 @@ def test_names_and_addresses():
         ("hopper-medium-v2", "did you mean d4rl:hopper-medium-v2"),
         ("local:hopper-medum-v0", "did you mean local:hopper-medium-v0"),
         ("local:zzz", "`cfdg-jax data list` lists all"),
+        ("lerobot:some/set", "alone; cfdg-jax data convert lerobot:some/set mine.hdf5"),
     ],
 )
 def test_unknown_names_get_the_nearest(name, remedy):

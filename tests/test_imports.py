@@ -76,6 +76,7 @@ ONLY_IN = {
     "tensorboardX": ("training.logging",),
     "minari": ("data.minari",),
     "ray": ("grid",),
+    "pyarrow": ("data.lerobot",),
     "matplotlib": ("report",),
     "sklearn": ("report",),
 }
@@ -102,7 +103,7 @@ def import_names(requirements):
 
 OPTIONAL = import_names(
     r
-    for extra in ("minari", "tensorboard", "wandb", "likelihood", "adroit", "video", "ray")
+    for extra in ("minari", "lerobot", "tensorboard", "wandb", "likelihood", "adroit", "video", "ray")
     for r in project()["optional-dependencies"][extra]
 )
 

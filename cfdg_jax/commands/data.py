@@ -81,12 +81,13 @@ def build(name: str, rows: str | None) -> None:
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @click.option("--clip-actions", is_flag=True, help="clip actions to [-1, 1] instead of refusing them")
-def convert(source: str, target: str, clip_actions: bool) -> None:
-    """Convert between D4RL's HDF5, npz and Minari."""
+@click.option("--action-range", nargs=2, type=float, metavar="LOW HIGH", help="what others' actions call -1 and 1")
+def convert(source: str, target: str, clip_actions: bool, action_range: tuple[float, float] | None) -> None:
+    """Convert between D4RL's HDF5, npz and Minari; lerobot:FOLDER and ogbench:FILE.npz are sources too."""
     with starting(compiles=False):
         from cfdg_jax.data.convert import convert
 
-    print(convert(source, target, clip_actions=clip_actions))
+    print(convert(source, target, clip_actions=clip_actions, action_range=action_range))
 
 
 @click.command("list", short_help="agents, augmenters, mixers, stratifiers, environments")

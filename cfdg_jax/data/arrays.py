@@ -56,6 +56,8 @@ def refuse_bad(arrays: Mapping[str, np.ndarray], file: str, clip_actions: bool =
         hint = f"found {', '.join(sorted(arrays)[:8]) or 'nothing'}; D4RL's layout is needed"
         if any(name.startswith("episode_") for name in arrays):
             hint = "this is Minari's layout, load it by its minari: name"
+        elif key == "rewards" and "qpos" in arrays:
+            hint = "if this is OGBench's layout: cfdg-jax data convert ogbench:FILE.npz DST"
         require(key in arrays, f"{file}: {key}", "is missing", hint)
     checked = {key: np.asarray(arrays[key]) for key in (*REQUIRED, *OPTIONAL) if key in arrays}
     rows = len(checked["observations"]) if checked["observations"].ndim else 0

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cfdg_jax.data.dataset import Dataset
+from cfdg_jax.data.maze_faults import maze_doubts, maze_facts
 from cfdg_jax.data.reference_scores import normalized_score
 from cfdg_jax.errors import require
 from cfdg_jax.types import Spec
@@ -73,6 +74,7 @@ def describe(dataset: Dataset, spec: Spec | None = None) -> Report:
         "observations": {"width": dataset.obs_dim} | _range(dataset.observations),
         "sha256": dataset.sha256 or "not from a file",
     }
+    facts |= maze_facts(dataset)
     facts |= {key: value for key, value in dataset.metadata.items() if key in ("policies", "recipe", "seed")}
     return Report(facts, dataset.notes, (*doubts(dataset, spec), *_of_columns(dataset, spec)))
 
@@ -83,7 +85,7 @@ LARGE = 1e8
 
 def doubts(dataset: Dataset, spec: Spec | None) -> tuple[str, ...]:
     """What is wrong with the rows of a dataset though they can be read, one sentence each."""
-    return (*dataset.warnings, *_of_episodes(dataset, spec), *_of_values(dataset))
+    return (*dataset.warnings, *_of_episodes(dataset, spec), *_of_values(dataset), *maze_doubts(dataset))
 
 
 def _of_episodes(dataset: Dataset, spec: Spec | None) -> Iterator[str]:

@@ -109,6 +109,8 @@ def split_name(name: str | os.PathLike[str]) -> tuple[Origin, str]:
         return kind, rest  # type: ignore[return-value]
     if colon and kind == "minari":
         return "minari", rest
+    foreign = bool(colon) and kind in ("lerobot", "ogbench")
+    require(not foreign, text, "is read by `data convert` alone", f"cfdg-jax data convert {text} mine.hdf5")
     if (text and exists(pathlib.Path(text))) or text.endswith((".hdf5", ".h5", ".npz")) or os.sep in text:
         return "file", text
     raise UserError(text or "dataset", "names no dataset and no file", nearest(text, dataset_names(), LISTING))
