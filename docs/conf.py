@@ -9,13 +9,15 @@ sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 project, author, copyright = "cfdg_jax", "The cfdg_jax authors", "MIT licence"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "mathml", "field_pages"]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "_static"]
+html_static_path, html_css_files = ["_static"], ["site.css"]
 html_theme = "furo"
 html_title = "cfdg_jax"
 html_copy_source = False
 html_show_search_summary = False  # a browser may not fetch pages from a folder
 default_role = "literal"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_fence_as_directive = ["math"]  # ```math, which GitHub draws too
 myst_heading_anchors = 4
 highlight_language = "text"
 autodoc_typehints = "none"
