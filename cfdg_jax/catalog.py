@@ -174,10 +174,18 @@ def _field(config: Node, item: ast.AnnAssign, path: str) -> Field:
         path=path,
         annotation=annotation,
         kind=" or ".join(map(str, typing.get_args(annotation))) if literal else ast.unparse(item.annotation),
-        default="" if item.value is None else ast.unparse(item.value),
+        default=_default(item.value),
         meaning=_comment(_source(config.module)[1], item),
         about=ast.get_docstring(config.tree) or "",  # type: ignore[arg-type]
     )
+
+
+def _default(value: ast.expr | None) -> str:
+    """Source of a field's default; of ``field(default_factory=F)`` the call ``F()``."""
+    words = {word.arg: word.value for word in value.keywords} if isinstance(value, ast.Call) else {}
+    if "default_factory" in words:
+        return f"{ast.unparse(words['default_factory'])}()"
+    return "" if value is None else ast.unparse(value)
 
 
 def _comment(lines: list[str], item: ast.AnnAssign) -> str:

@@ -7,12 +7,14 @@ needs is here. `cfdg_jax.presets.make_config` makes configs, `cfdg_jax.fields` n
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from cfdg_jax import catalog
 from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.augment.registry import AUGMENTERS
+from cfdg_jax.axis import Axis, Lane, points
 from cfdg_jax.data.returns import Truncation
 from cfdg_jax.data.transforms import ObservationKind, RewardKind
 from cfdg_jax.errors import require
@@ -159,6 +161,7 @@ class TrainConfig:
     first_seed: int = 0  # seeds first_seed .. first_seed + seeds - 1
     run_key: int = 0  # root of all randomness
     seed_axis: Literal["auto", "vmap", "scan"] = "auto"  # how the seed axis is compiled
+    vmap: Axis = dataclasses.field(default_factory=dict)  # numbers of methods whose every value trains with every seed
 
     def __post_init__(self) -> None:
         for path, least in MINIMA.items():
@@ -188,6 +191,8 @@ class TrainConfig:
         require(fits, "online.update_every", f"is {every}", f"exceeds online.steps {self.online.steps}: lower it")
         for _ in method_remarks(self):  # conflicts are errors, and warnings are said when a run begins
             pass
+        if self.vmap:
+            _require_axis(self)
 
     def _require_countable(self) -> None:
         """Refuses whole numbers that counters, which have 32 bits, cannot hold."""
@@ -200,6 +205,12 @@ class TrainConfig:
         require(updates < 2**31, "online.utd", f"makes {updates} updates", "must stay below 2^31: lower it")
 
     @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """``S`` lanes: every seed at every point of `vmap`, the seeds of a point together."""
+        seeds = range(self.first_seed, self.first_seed + self.seeds)
+        return tuple(Lane(seed, point) for point in points(self.vmap) for seed in seeds)
+
+    @property
     def name(self) -> str:
         """The run's label: the given one, or such as ``IQL + CFDG``; what goes with the agent is not named."""
         if self.label:
@@ -208,6 +219,35 @@ class TrainConfig:
         own |= entry_of(self.agent, "agent").companions(type(self.agent))
         named = [field for field in REGISTRIES if field == "agent" or choice(self, field) != own[field]]
         return " + ".join(type(getattr(self, field)).__name__.removesuffix("Config") for field in named)
+
+
+def _require_axis(config: TrainConfig) -> None:
+    """Refuses fields that no program can take as arrays, and values that a run of their own would be refused for."""
+    for path, values in config.vmap.items():
+        choice, _, leaf = path.partition(".")
+        fields = typing.get_type_hints(type(getattr(config, choice))) if choice in REGISTRIES else {}
+        known = f"--vmap takes numbers of {', '.join(REGISTRIES)}, such as agent.{_example(config.agent)}"
+        require(leaf in fields, path, "is no field of a method of this run", known)
+        plain = fields[leaf] in (float, float | None)
+        require(plain, path, "shapes the program, so its values cannot share one", f"run them one by one; {known}")
+        require(len(values) > 0, path, "has no value to train", f"give it some: --vmap {path}=v1,v2")
+        require(len(set(values)) == len(values), path, f"has a value twice in {values}", "give each once")
+    for point in points(config.vmap):
+        at_point(config, point)
+
+
+def _example(config: Any) -> str:
+    return next(name for name, kind in typing.get_type_hints(type(config)).items() if kind is float)
+
+
+def at_point(config: TrainConfig, point: Mapping[str, float]) -> TrainConfig:
+    """The run of one point of the grid alone."""
+    changed: dict[str, dict[str, float]] = {}
+    for path, value in point.items():
+        choice, _, leaf = path.partition(".")
+        changed.setdefault(choice, {})[leaf] = value
+    made = {choice: dataclasses.replace(getattr(config, choice), **values) for choice, values in changed.items()}
+    return dataclasses.replace(config, **made, vmap={})
 
 
 def _whole_numbers(config: Any, prefix: str = "") -> Iterator[tuple[str, int]]:

@@ -27,9 +27,11 @@ def dry_run(config: TrainConfig, folder: pathlib.Path) -> str:
     if expected.hours is not None:
         amount = f"{expected.hours:.1f} hours" if expected.hours > 1 else f"{60 * expected.hours:.0f} minutes"
         hours = f"about {amount} of updates by the rates of {rates.get('device', 'the benchmark')}"
+    axis = f" at {len(config.lanes) // config.seeds} settings of {', '.join(config.vmap)}" if config.vmap else ""
     episodes = f"{evaluate.episodes} episodes a seed"
+    where = config.dataset or config.env.task
     rows = {
-        "run": f"{config.name} on {config.dataset or config.env.task}, {config.seeds} seeds, preset {config.preset}",
+        "run": f"{config.name} on {where}, {config.seeds} seeds{axis}, preset {config.preset}",
         "folder": str(folder),
         "data": f"{program.offline_rows.shape[0]:,} rows",
         "pre-training": f"{offline.steps:,} updates, {offline.steps // evaluate.offline_every} times {episodes}",

@@ -79,11 +79,13 @@ def _replace(config: Any, nested: Mapping[str, Any], prefix: str) -> Any:
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain nested values; the four choices carry their ``name``."""
+    """Plain nested values; the four choices carry their ``name``. An axis is there only where there is one."""
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if isinstance(value, Mapping):
+            plain |= {field.name: {key: list(values) for key, values in value.items()}} if value else {}
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             entries = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(value).items()}
             name = {"name": choice(config, field.name)} if field.name in REGISTRIES else {}
             plain[field.name] = name | entries
@@ -102,7 +104,7 @@ def from_dict(plain: Mapping[str, Any]) -> TrainConfig:
         require(isinstance(name, str), f"{field}.name", "is missing" if name is None else f"is {name!r}", valid)
     config = dataclasses.replace(config, **{field: named_choice(field, name) for field, name in names.items()})
     for name, value in plain.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(getattr(config, str(name), None)):
             values |= {f"{name}.{key}": item for key, item in value.items() if (name, key) not in _NAME_KEYS}
         elif name != "hash":
             values[name] = value

@@ -25,8 +25,8 @@ class Forecast(NamedTuple):
       name: Its dataset and label.
       offline, online: Steps of the two phases.
       refreshes: How often a generator is fitted.
-      gigabytes: The largest arrays: online and synthetic rings of all seeds; None where the task is unknown.
-      hours: Of all its seeds, from rates of single updates; None where the benchmark holds no such rate.
+      gigabytes: The largest arrays: online and synthetic rings of all lanes; None where the task is unknown.
+      hours: Of all its lanes, from rates of single updates; None where the benchmark holds no such rate.
     """
 
     name: str
@@ -64,7 +64,7 @@ def forecast(config: TrainConfig, rates: Mapping[str, Any]) -> Forecast:
     held = online.capacity + (generated if refreshes else 0)
     task = config.env.task or task_of_name(config.dataset)
     try:
-        gigabytes = config.seeds * held * spec_of(task).layout.width * 4e-9
+        gigabytes = len(config.lanes) * held * spec_of(task).layout.width * 4e-9
     except UserError:
         gigabytes = None
     name = f"{config.dataset or task} {config.name}"
@@ -87,7 +87,7 @@ def _hours(config: TrainConfig, refreshes: int, rates: Mapping[str, Any]) -> flo
             return None
         slower = augment.sampler_steps / _BENCH_SAMPLER_STEPS
         seconds += refreshes * (augment.steps / fit + config.refresh.rows * slower / sample)
-    return config.seeds * seconds / 3600
+    return len(config.lanes) * seconds / 3600
 
 
 def table(configs: Sequence[TrainConfig], rates: Mapping[str, Any]) -> str:

@@ -1,8 +1,11 @@
 """The four kinds of method, and how one registers.
 
 `Agent`, `Augmenter`, `Mix` and `Stratifier` are NamedTuples of pure functions, written for one seed. A factory makes
-them from a frozen config. An `Entry` is all that the rest of the package knows of a method: presets, configs, command
-line, benchmark and report read entries and name no method. A method's values, checks and variants live in its own file.
+them from a frozen config. A number that a factory computes with and never looks at may be an array, which is how
+``--vmap`` trains many of its values at once (`cfdg_jax.values.is_off` asks for a plain 0).
+
+An `Entry` is all that the rest of the package knows of a method: presets, configs, command line, benchmark and report
+read entries and name no method. A method's values, checks and variants live in its own file.
 """
 
 from __future__ import annotations
@@ -109,7 +112,7 @@ class Stratifier(NamedTuple):
     phase is conservative throughout and asks no stratifier.
 
     Attributes:
-      init: ``(key, seed) -> own``; `seed` `[]` int32 is the seed's number, for settings that differ between seeds.
+      init: ``(key) -> own``.
       mark: ``(shared, own, batch, key) -> (conserve [B], metrics)``.
       init_shared: ``(key) -> shared``.
       fit: ``(shared, own, batches, value, key) -> (own, metrics)``: training alongside K agent updates on their
@@ -123,7 +126,7 @@ class Stratifier(NamedTuple):
         `episode_return` of raw rewards after `length` steps, once updates have begun; None if not needed.
     """
 
-    init: Callable[[Key, Array | int], Any]
+    init: Callable[[Key], Any]
     mark: Callable[[Any, Any, Batch, Key], tuple[Array, Metrics]]
     init_shared: Callable[[Key], Any] = lambda key: ()
     fit: Callable[[Any, Any, Batch, Value, Key], tuple[Any, Metrics]] | None = None

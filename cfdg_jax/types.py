@@ -10,6 +10,8 @@ Shape legend, used in all docstrings of the package:
 ``N``  rows of the offline dataset    ``D``  width of a packed row
 ====== ============================== ====== ==================================
 
+With ``--vmap``, ``S`` counts lanes: every seed at every value (`cfdg_jax.axis`).
+
 A *method* is a NamedTuple of pure functions made by a factory from a frozen config (`cfdg_jax.methods`). It is written
 for one seed and holds no arrays; `cfdg_jax.core.seeds` adds the seed axis once. A *state* holds arrays only. Methods
 meet in three fields of a `Batch` and nowhere else: ``source`` (written by buffers), ``conserve`` (written by the

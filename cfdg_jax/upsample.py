@@ -144,6 +144,7 @@ def prepare(
 def _require_generator(config: TrainConfig, online: str | None) -> None:
     """Refuses a config without a generator, and one that is fitted to other datasets than those given."""
     name, fitted_to = choice(config, "augment"), config.augment.fitted_to
+    require(not config.vmap, "vmap", "is an axis of training, and one generator makes the rows", "leave it out")
     known = f"name a generator, such as --augment {default_generator()}"
     require(fitted_to is not None, "augment", f"is {name}", known)
     if online is not None:

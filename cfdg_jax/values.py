@@ -7,9 +7,10 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from cfdg_jax.axis import read_axis
 from cfdg_jax.errors import UserError, nearest, require
 
 PRESETS = ("paper", "reduced", "smoke")
@@ -32,9 +33,9 @@ COMMON |= dict.fromkeys(("hidden", "critic_hidden"), "widths")
 
 
 def in_range(value: Any, kind: str) -> bool:
-    """Whether a number, or all of a tuple, lie in a range of `RANGES`; None does."""
-    numbers = value if isinstance(value, tuple) else () if value is None else (value,)
-    return all(map(RANGES[kind][0], numbers))
+    """Whether a number, or all of a tuple, lie in a range of `RANGES`; None does, and an array, checked before."""
+    numbers = value if isinstance(value, tuple) else (value,)
+    return all(RANGES[kind][0](each) for each in numbers if isinstance(each, int | float))
 
 
 def require_range(value: Any, kind: str, path: str) -> None:
@@ -61,6 +62,14 @@ def check_ranges(config: Any, choice: str, **names: tuple[str, ...]) -> None:
             require_range(getattr(config, name), kind, f"{choice}.{name}")
 
 
+def is_off(value: Any) -> bool:
+    """Whether a setting is a plain 0, so that what it scales is left out of the program.
+
+    A value that enters the program as an array, as those of ``--vmap`` do, is never off: its 0 is computed.
+    """
+    return isinstance(value, int | float) and value == 0
+
+
 def explains(path: str) -> str:
     """The command that says all of a field."""
     return f"cfdg-jax train --explain {path}"
@@ -83,6 +92,8 @@ def coerce(annotation: Any, value: Any, path: str) -> Any:
         if not isinstance(value, list | tuple):
             raise UserError(path, f"is {value!r}", "must be a list, such as 64,64")
         return tuple(coerce(args[0], item.strip() if isinstance(item, str) else item, path) for item in value)
+    if origin is Mapping:
+        return {field: coerce(args[1], values, field) for field, values in read_axis(value, path).items()}
     if annotation is str:
         return str(value)
     return _number(annotation, value, path)

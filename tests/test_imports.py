@@ -14,17 +14,18 @@ PACKAGE = ROOT / "cfdg_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 BASE = ("errors", "types", "core")
-NAMES = ("errors", "values", "catalog", "tasks", "data.names")
+NAMES = ("axis", "errors", "values", "catalog", "tasks", "data.names")
 """What says which names there are, without JAX."""
 METHODS = (*BASE, "methods", "diffusion", "values")
 ROOMS = ("agents", "augment", "mix", "stratify")
 CONFIG = ("config", "fields", "presets")
-BELOW_TRAINING = (*METHODS, *ROOMS, *CONFIG, "data", "envs")
+BELOW_TRAINING = ("axis", *METHODS, *ROOMS, *CONFIG, "data", "envs")
 ABOVE_TRAINING = (*BELOW_TRAINING, "training", "report")
 JOBS = ("bench", "demo", "dryrun", "explain", "forecast", "grid", "process", "sweep", "upsample")
 MAY_IMPORT = {
     "errors": (),
-    "values": ("errors",),
+    "axis": ("errors",),
+    "values": ("axis", "errors"),
     "catalog": ("errors", "values"),
     "tasks": (),
     "types": ("errors",),
@@ -34,11 +35,11 @@ MAY_IMPORT = {
     "data": (*BASE, "envs"),
     "diffusion": BASE,
     **dict.fromkeys(ROOMS, METHODS),
-    "config": (*METHODS, *ROOMS, "data", "catalog"),
+    "config": (*METHODS, *ROOMS, "axis", "data", "catalog"),
     "fields": (*METHODS, "config", "catalog", "values"),
     "presets": (*METHODS, "config", "fields", "data"),
     "training": BELOW_TRAINING,
-    "report": ("errors", "types"),
+    "report": ("axis", "errors", "types"),
     "upsample": (*BELOW_TRAINING, "training"),
     "bench": (*BELOW_TRAINING, "training"),
     "grid": (*ABOVE_TRAINING, "process"),

@@ -1,5 +1,7 @@
 """Reading run folders: what is tolerated, and what is refused with the file's name."""
 
+import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +12,7 @@ from fake_runs import SECONDS, write_run
 from cfdg_jax.errors import UserError
 from cfdg_jax.report.groups import read_runs
 from cfdg_jax.report.runs import read_run
-from cfdg_jax.report.tables import all_tables
+from cfdg_jax.report.tables import all_tables, evaluations_csv, paired_difference, to_csv
 
 
 def edit_lines(path, change):
@@ -181,22 +183,34 @@ def test_fake_runs_are_like_real_ones(tmp_path):
         assert file["offline"].shape[1] == 2 * file["obs_dim"] + file["act_dim"] + 2
 
 
-def test_seeds_of_different_settings_are_runs_of_their_own(tmp_path):
-    folder = write_run(tmp_path / "run", label="IQL + StratDiff", seeds=4, samples=4)
+def test_lanes_of_different_values_are_runs_of_their_own(tmp_path):
+    folder = write_run(tmp_path / "run", label="IQL", seeds=4, samples=4)
     (whole,) = read_runs([folder])
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["stratify"] = {"name": "stratdiff", "guidance_by_seed": [1.0, 3.0], "rho_by_seed": []}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"vmap": {"agent.expectile": [0.9, 0.5]}}))
     summary = json.loads((folder / "summary.json").read_text())
-    (folder / "summary.json").write_text(json.dumps(summary | {"seeds": [5, 6, 7, 8]}))
-    three, one = read_runs([folder])
-    assert (three.label, one.label) == ("IQL + StratDiff, guidance 3", "IQL + StratDiff, guidance 1")
+    record = {"seeds": [5, 6, 5, 6], "lanes": [{"agent.expectile": v} for v in (0.9, 0.9, 0.5, 0.5)]}
+    record["failed_seeds"] = {"6 at expectile 0.5": ["online", 400]}
+    (folder / "summary.json").write_text(json.dumps(summary | record))
+    runs = read_runs([folder])
+    three, one = runs
+    assert (three.label, one.label) == ("IQL, expectile 0.9", "IQL, expectile 0.5")
     assert three.seeds == one.seeds == 2
-    assert three.samples and not one.samples  # the samples are of the first seed
-    for part, index in ((three, [0, 2]), (one, [1, 3])):
+    assert three.config["agent"]["expectile"] == 0.9 and one.config["agent"]["expectile"] == 0.5
+    assert three.samples and not one.samples  # the samples are of the first lane
+    assert not three.notes and "seed 6 at expectile 0.5 was no longer finite" in one.notes[0]
+    for part, index in ((three, [0, 1]), (one, [2, 3])):
         for a, b in zip(part.evaluations, whole.evaluations, strict=True):
             np.testing.assert_array_equal(a.scores, b.scores[index])
-        assert part.metrics[0]["critic_loss"] == [0.5, 0.5]
+        assert part.metrics[0]["critic_loss"] == [0.5, 0.5] and part.summary["seeds"] == [5, 6]
+    rows = list(csv.DictReader(evaluations_csv(runs).splitlines()))
+    assert {(row["label"], row["seed"], row["agent.expectile"]) for row in rows} == {
+        (label, seed, label[-3:]) for label in ("IQL, expectile 0.9", "IQL, expectile 0.5") for seed in "56"
+    }
+    assert {row["agent.expectile"] for row in csv.DictReader(to_csv(runs).splitlines())} == {"0.9", "0.5"}
+    assert three.finite.all() and one.finite.tolist() == [True, False]
+    whole_seeds = dataclasses.replace(one, summary=one.summary | {"failed_seeds": {}})
+    assert len(paired_difference(whole_seeds, three)) == 2
     # they share a folder, and must not share a row's numbers
     cells = [dict(zip(table.header, row, strict=True)) for table in all_tables([three, one])[:1] for row in table.rows]
     for part, row in zip((three, one), cells, strict=True):
@@ -221,3 +235,17 @@ def test_groups_of_seeds_are_shown_as_one_run(tmp_path):
     np.testing.assert_array_equal(curves[0], np.concatenate(curves[1:], axis=1))
     assert len(whole.metrics[-1]["loss"]) == 6 and whole.summary["seconds"]["offline"] == 2 * SECONDS["offline"]
     assert len(read_runs([folders[0], folders[0]])) == 2, "the same seeds twice are two runs"
+
+
+def test_groups_of_seeds_at_several_values_are_one_run_for_each_value(tmp_path):
+    for name, seeds in (("a", [0, 1]), ("b", [2, 3])):
+        folder = write_run(tmp_path / name, label="IQL", seeds=4)
+        summary = json.loads((folder / "summary.json").read_text())
+        lanes = [{"agent.expectile": value} for value in (0.5, 0.9) for _ in seeds]
+        (folder / "summary.json").write_text(json.dumps(summary | {"seeds": seeds * 2, "lanes": lanes}))
+    runs = read_runs([tmp_path / "a", tmp_path / "b"])
+    assert [(run.label, run.numbers) for run in runs] == [
+        ("IQL, expectile 0.5", [0, 1, 2, 3]),
+        ("IQL, expectile 0.9", [0, 1, 2, 3]),
+    ]
+    assert all(run.finite.all() and run.seeds == 4 for run in runs)

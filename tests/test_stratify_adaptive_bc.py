@@ -45,7 +45,7 @@ def test_a_sequence_of_episodes_follows_a_restatement_in_numpy():
     episodes = list(zip(rng.uniform(-20, 180, 40), rng.integers(1, 1000, 40), strict=True))
     config = AdaptiveBCConfig(most=2.0, proportional=2e-4, derivative=6e-4, goal=0.9, rate=0.2)
     judge = jax.jit(adaptive_bc(config, SPEC).judge)
-    state = adaptive_bc(config, SPEC).init(jax.random.key(0), 0)
+    state = adaptive_bc(config, SPEC).init(jax.random.key(0))
     alpha, mean, seen = 2.0, None, []
     for episode_return, length in episodes:
         state = judge(state, jnp.float32(episode_return), jnp.float32(length))

@@ -25,6 +25,7 @@ from cfdg_jax.stratify.marks import follow_freed_share, lowest
 from cfdg_jax.stratify.proposals import Model, Switches
 from cfdg_jax.stratify.stratdiff import VARIANTS, StratDiffConfig, parts, stages, stratdiff
 from cfdg_jax.training.build import build_program
+from cfdg_jax.training.lanes import with_settings
 from cfdg_jax.training.learn import update_all
 from cfdg_jax.training.meters import per_group
 from cfdg_jax.training.prepare import finite, init
@@ -98,7 +99,7 @@ class Trained(NamedTuple):
 def fresh(config, key=0):
     """The stratifier and its state before any training."""
     stratifier, key = stratdiff(config, SPEC), jax.random.key(key)
-    return Trained(stratifier, jax.jit(stratifier.init_shared)(key), jax.jit(stratifier.init)(key, 0), {})
+    return Trained(stratifier, jax.jit(stratifier.init_shared)(key), jax.jit(stratifier.init)(key), {})
 
 
 def prepared(config, key=0, chunk=250):
@@ -257,30 +258,24 @@ def test_without_guidance_proposals_are_the_behaviour_model():
 
 
 @pytest.mark.parametrize(("field", "values"), [("guidance", (0.0, 1.0, 4.0)), ("rho", (0.3, 0.5, 0.7))])
-def test_a_setting_by_seed_is_one_program_and_equals_each_value_alone(trained, field, values):
+def test_a_setting_as_an_array_is_one_program_and_equals_each_value_alone(trained, field, values):
     shared, own, batch, key = trained.shared, trained.own, toy_batch(64)[1], jax.random.key(5)
-    swept = dataclasses.replace(SMALL, **{f"{field}_by_seed": values})
-    first = jax.vmap(functools.partial(stratdiff(swept, SPEC).init, jax.random.key(0)))(jnp.arange(6))
-    np.testing.assert_array_equal(getattr(first, field), np.float32(values * 2))
-    owns = jax.vmap(lambda value: own._replace(**{field: value}))(getattr(first, field)[:3])
-    together = jax.jit(jax.vmap(stratdiff(swept, SPEC).mark, (None, 0, None, None)))(shared, owns, batch, key)[0]
+
+    def marked(value):
+        swept = with_settings({"stratify": SMALL}, {f"stratify.{field}": value})["stratify"]
+        of_value = own._replace(**{field: value})
+        return stratdiff(swept, SPEC).init(jax.random.key(0)), stratdiff(swept, SPEC).mark(
+            shared, of_value, batch, key
+        )[0]
+
+    first, together = jax.jit(jax.vmap(marked))(jnp.asarray(values))
+    np.testing.assert_array_equal(getattr(first, field), np.float32(values))
     for value, conserve in zip(values, together, strict=True):
         alone = stratdiff(dataclasses.replace(SMALL, **{field: value}), SPEC)
-        of_alone = alone.init(jax.random.key(0), 0)._replace(**({"energy": own.energy} if value else {}))
+        of_alone = alone.init(jax.random.key(0))._replace(**({"energy": own.energy} if value else {}))
         expected, _ = jax.jit(alone.mark)(shared, of_alone, batch, key)
         assert (conserve == expected).mean() > 0.96  # rounding moves a row across the threshold at most
         assert conserve.sum() == round((value if field == "rho" else SMALL.rho) * 64)
-
-
-def test_settings_by_seed_must_fill_the_seeds():
-    values = {"dataset": "local:toy-dense-medium-replay-v0", "agent": "iql", "stratify": "stratdiff", "seeds": 4}
-    for field, given in (("rho_by_seed", (0.3, 0.5, 0.7)), ("guidance_by_seed", (1.0, 2.0, 3.0))):
-        fields = values | {f"stratify.{field}": given}
-        wrong = rf"^stratify\.{field}: has 3 values and there are 4 seeds; make seeds a multiple of them"
-        with pytest.raises(UserError, match=wrong):
-            checked(make_config(**fields))
-        assert checked(make_config(**(fields | {"seeds": 6}))) == []
-        assert checked(make_config(**(fields | {f"stratify.{field}": given[:2]}))) == []
 
 
 def checked(config):
@@ -610,8 +605,8 @@ def test_marking_k_batches_at_once_equals_one_by_one(trained):
     ("field", "value"),
     [
         ("rho", 1.2), ("guidance", -1.0), ("proposals", 0), ("supports", 1), ("widths", ()),
-        ("energy_hidden", (8, 0)), ("sampler_start", 0.01), ("rho_by_seed", (0.5, 1.2)),
-        ("guidance_by_seed", (1.0, -1.0)), ("beta", -1.0), ("variant", "auhtors"), ("cached_states", 0),
+        ("energy_hidden", (8, 0)), ("sampler_start", 0.01), ("beta", -1.0), ("variant", "auhtors"),
+        ("cached_states", 0),
         ("guided_supports", 1.0), ("guided_supports", 0.05), ("energy_batch", 1), ("behavior_batch", 0),
         ("sampler_start", 200.0), ("sampler_steps", 7),
         ("sampler_steps", 0),

@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from cfdg_jax import catalog
+from cfdg_jax.axis import read_axis
 from cfdg_jax.data.names import dataset_names, split_name
 from cfdg_jax.errors import UserError, nearest, require
 from cfdg_jax.values import PRESETS, coerce, in_range, require_range
@@ -90,6 +91,23 @@ class FieldValue(Words):
         return value
 
 
+class AxisValues(FieldValue):
+    """``FIELD=v1,v2``: a number of a method and the values that it is trained at."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        ((path, values),) = read_axis(value, self.path).items()
+        known = catalog.fields(ctx.meta.get(CHOSEN, {}) if ctx else {})
+        require(path in known, path, "is no config field", catalog.instead(path, known))
+        for each in values:
+            coerce(known[path].annotation, each, path)
+        return path, values
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        fields = catalog.fields(ctx.meta.get(CHOSEN, {})).items()
+        numbers = [path for path, field in fields if field.annotation is float and path.split(".")[0] in catalog.LISTS]
+        return [CompletionItem(f"{path}=") for path in numbers if path.startswith(incomplete)]
+
+
 class RunCommand(click.Command):
     """A command on runs: besides its own options it takes every config field of the methods that it is given."""
 
@@ -154,7 +172,11 @@ def _ranges(path: str, chosen: Mapping[str, str]) -> list[str]:
 
 def set_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """The config fields that were given, by dotted path."""
-    return {name.replace("__", "."): value for name, value in values.items() if value is not None}
+    axis = values.get("vmap") or ()
+    twice = next((path for i, (path, _) in enumerate(axis) if path in dict(axis[:i])), None)
+    require(twice is None, str(twice), "is given twice with --vmap", "give all its values at once")
+    given = {name: value for name, value in values.items() if name != "vmap"} | ({"vmap": dict(axis)} if axis else {})
+    return {name.replace("__", "."): value for name, value in given.items() if value is not None}
 
 
 def method_option(choice: str, text: str) -> Any:
@@ -165,5 +187,9 @@ def method_option(choice: str, text: str) -> Any:
 preset_option = lambda default: click.option(
     "--preset", type=PresetName(), default=default, show_default=True, metavar="NAME",
     help="paper, reduced or smoke: where values start from",
+)  # fmt: skip
+vmap_option = click.option(
+    "--vmap", type=AxisValues("vmap", tuple), multiple=True, metavar="FIELD=V1,V2",
+    help="train every value of a method's number with every seed, in one program; several make a grid",
 )  # fmt: skip
 quiet_option = click.option("--quiet", is_flag=True, help="no progress")

@@ -56,21 +56,22 @@ def evaluate(run: str, episodes: str | None, video: str | None) -> None:
     if video:
         require_video(found, pathlib.Path(video))
     scores = evaluate(found, None if episodes is None else coerce(int, episodes, "evaluate.episodes"))
-    print(scores_table(found.summary.get("seeds", []), scores))
+    print(scores_table([lane.name for lane in found.lanes], scores))
     if video:
         print(f"video: {film(found, pathlib.Path(video))}")
 
 
-def scores_table(seeds: list[int], scores: dict) -> str:
+def scores_table(seeds: list[str], scores: dict) -> str:
     """One line for each seed and one for all: means over episodes and their spread."""
-    lines = [f"{'seed':>5} {'episodes':>8} {'return':>10} {'spread':>8} {'score':>7} {'success':>8} {'length':>7}"]
+    wide = max(5, *map(len, seeds))
+    lines = [f"{'seed':>{wide}} {'episodes':>8} {'return':>10} {'spread':>8} {'score':>7} {'success':>8} {'length':>7}"]
     returns, normalized, lengths = scores["return"], scores["normalized_score"], scores["length"]
     for i in [*range(len(returns)), slice(None)]:
-        name = "all" if isinstance(i, slice) else str(seeds[i] if i < len(seeds) else i)
+        name = "all" if isinstance(i, slice) else seeds[i]
         score = "-" if normalized is None else f"{normalized[i].mean():.1f}"
         numbers = f"{returns[i].mean():>10.1f} {returns[i].std():>8.1f} {score:>7}"
         success = f"{scores['success'][i].mean():>8.2f} {lengths[i].mean():>7.0f}"
-        lines.append(f"{name:>5} {returns[i].size:>8} {numbers} {success}")
+        lines.append(f"{name:>{wide}} {returns[i].size:>8} {numbers} {success}")
     return "\n".join(lines)
 
 

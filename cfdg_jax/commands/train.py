@@ -16,6 +16,7 @@ from cfdg_jax.commands.options import (
     preset_option,
     quiet_option,
     set_fields,
+    vmap_option,
 )
 from cfdg_jax.errors import require
 from cfdg_jax.process import starting
@@ -29,6 +30,7 @@ from cfdg_jax.training.progress import Interrupted
 @method_option("mix", "where the rows of a batch come from (cfdg-jax list mixers)")
 @method_option("stratify", "which rows are treated conservatively (cfdg-jax list stratifiers)")
 @click.option("--seeds", type=FieldValue("seeds", int), metavar="N", help="seeds trained at once")
+@vmap_option
 @preset_option("paper")
 @click.option("--out", metavar="DIR", help="run folder, absent or empty")
 @click.option("--resume", metavar="DIR", help="continue a run folder from its newest checkpoint")

@@ -20,7 +20,7 @@ OWN = ("seeds", "first_seed", "hash")
 def read_runs(folders: Sequence[pathlib.Path | str]) -> list[Run]:
     """Reads run folders; runs with equal dataset and label get their folder's name behind the label.
 
-    A run whose seeds differ in a setting becomes one run per setting (`by_setting`), and groups of seeds become one run
+    A run of several values of ``--vmap`` becomes one run per setting (`by_setting`), and groups of seeds become one run
     (`joined`).
 
     Raises:
@@ -54,6 +54,7 @@ def _join(group: Sequence[Run]) -> Run:
     notes = [note for run in group for note in run.notes]
     if len(shown) < last:
         notes.append(f"groups of seeds got to different places: {last - len(shown)} evaluations are left out")
+    lanes = [lane for run in group for lane in run.summary.get("lanes", [])]
     seeds = [number for run in group for number in run.numbers]
     failed = {seed: place for run in group for seed, place in run.summary.get("failed_seeds", {}).items()}
     taken = [run.summary.get("seconds", {}) for run in group]
@@ -61,7 +62,9 @@ def _join(group: Sequence[Run]) -> Run:
     return dataclasses.replace(
         first,
         config=first.config | {"seeds": len(seeds), "first_seed": min(seeds)},
-        summary=first.summary | {"seeds": seeds, "failed_seeds": failed, "seconds": seconds},
+        summary=first.summary
+        | {"seeds": seeds, "failed_seeds": failed, "seconds": seconds}
+        | ({"lanes": lanes} if lanes else {}),
         evaluations=shown,
         metrics=tuple(map(_line, zip(*(run.metrics for run in group), strict=False))),
         notes=tuple(dict.fromkeys(notes)),

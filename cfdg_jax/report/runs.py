@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
+from cfdg_jax.axis import Lane, words
 from cfdg_jax.errors import UserError, require
 
 PHASES = ("offline", "online")
@@ -79,6 +80,11 @@ class Run:
         return prefix if colon and len(prefix) > 1 and "/" not in prefix else "file"
 
     @property
+    def setting(self) -> dict[str, float]:
+        """The values that this run has of an axis, by dotted field; empty for a run without one."""
+        return (self.summary.get("lanes") or [{}])[0]
+
+    @property
     def normalized(self) -> bool:
         """Whether scores are normalised; raw returns otherwise."""
         return self.evaluations[-1].normalized is not None
@@ -98,7 +104,7 @@ class Run:
         """`[S]` bool, the seeds that stayed finite, parameters and every score: only these enter statistics."""
         failed = self.summary.get("failed_seeds", {})
         scores = np.all([np.isfinite(evaluation.scores).all(axis=1) for evaluation in self.evaluations], axis=0)
-        return scores & [str(number) not in failed for number in self.numbers]
+        return scores & [name not in failed for name in _names(self.summary, self.seeds)]
 
     @property
     def shown(self) -> str:
@@ -164,33 +170,47 @@ def going_on(folders: Sequence[pathlib.Path]) -> bool:
 
 
 def by_setting(run: Run) -> list[Run]:
-    """A run whose seeds were given different settings (``stratify.*_by_seed``) as one run per setting."""
-    stratify = run.config.get("stratify")
-    options = stratify if isinstance(stratify, dict) else {}
-    fields = {name.removesuffix("_by_seed"): v for name, v in options.items() if name.endswith("_by_seed") and v}
-    if not fields:
+    """A run of several values of ``--vmap`` as one run per setting, each with its own values in its config."""
+    lanes = run.summary.get("lanes")
+    if not lanes:
         return [run]
-    numbers = run.summary["seeds"]
-    settings = [", ".join(f"{name} {v[n % len(v)]:g}" for name, v in fields.items()) for n in numbers]
     parts = []
-    for setting in dict.fromkeys(settings):
-        index = np.flatnonzero(np.array(settings) == setting)
-        at = lambda x, index=index: None if x is None else x[index]
-        evaluations = tuple(
-            e._replace(returns=e.returns[index], normalized=at(e.normalized), success=at(e.success))
-            for e in run.evaluations
-        )
-        seeded = lambda x: isinstance(x, list) and len(x) == len(numbers)
-        metrics = tuple(
-            {name: [x[i] for i in index] if seeded(x) else x for name, x in line.items()} for line in run.metrics
-        )
-        label = f"{run.label}, {setting}"
-        first = 0 in index  # whose seed the samples are of
-        samples, notes = (run.samples, run.notes) if first else ({}, ())
-        summary = run.summary | {"seeds": [numbers[i] for i in index]}
-        one = dataclasses.replace(run, label=label, evaluations=evaluations, metrics=metrics, summary=summary)
-        parts.append(dataclasses.replace(one, samples=samples, notes=notes))
+    for setting in dict.fromkeys(map(words, lanes)):
+        index = [i for i, lane in enumerate(lanes) if words(lane) == setting]
+        parts.append(dataclasses.replace(_of_lanes(run, index), label=f"{run.label}, {setting}"))
     return parts
+
+
+def _of_lanes(run: Run, index: list[int]) -> Run:
+    """The lanes at `index`, which are of one setting; samples and what is said of the whole go with the first lane."""
+    count, at = run.seeds, lambda x: None if x is None else x[index]
+    picked = lambda values: {
+        k: [x[i] for i in index] if isinstance(x, list) and len(x) == count else x for k, x in values.items()
+    }
+    summary, of_lanes = picked(run.summary), _divergence(run.evaluations, run.summary)
+    evaluations = tuple(
+        e._replace(returns=e.returns[index], normalized=at(e.normalized), success=at(e.success))
+        for e in run.evaluations
+    )
+    general = [note for note in run.notes if note not in of_lanes] if 0 in index else []
+    return dataclasses.replace(
+        run,
+        config=_at_values(run.config, summary["lanes"][0]),
+        summary=summary,
+        evaluations=evaluations,
+        metrics=tuple(map(picked, run.metrics)),
+        samples=run.samples if 0 in index else {},
+        notes=(*general, *_divergence(evaluations, summary)),
+    )
+
+
+def _at_values(config: dict[str, Any], values: dict[str, float]) -> dict[str, Any]:
+    """The config of one setting alone."""
+    own = {name: dict(part) if isinstance(part, dict) else part for name, part in config.items() if name != "vmap"}
+    for path, value in values.items():
+        choice, _, leaf = path.partition(".")
+        own[choice][leaf] = value
+    return own
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -274,15 +294,21 @@ def _divergence(evaluations: Sequence[Evaluation], summary: dict[str, Any]) -> l
     """One note per seed whose training or score was not finite, naming where that was seen first."""
     failed = summary.get("failed_seeds", {})
     notes = []
-    for index, seed in enumerate(summary.get("seeds", range(len(evaluations[0].returns)))):
+    for index, seed in enumerate(_names(summary, len(evaluations[0].returns))):
         bad = [evaluation for evaluation in evaluations if not np.isfinite(evaluation.scores[index]).all()]
         if bad:
             where = f"{bad[0].phase} step {bad[0].step:,}"
             notes.append(f"seed {seed} diverged: its score at {where} is not finite; it is left out of all statistics")
-        elif str(seed) in failed:
-            phase, step = failed[str(seed)]
+        elif seed in failed:
+            phase, step = failed[seed]
             notes.append(f"seed {seed} was no longer finite at {phase} step {step:,}; it is left out of all statistics")
     return notes
+
+
+def _names(summary: dict[str, Any], count: int) -> list[str]:
+    """The lanes by name, as training names them; their seeds alone where nothing else differs."""
+    seeds = summary.get("seeds", range(count))
+    return [Lane(*lane).name for lane in zip(seeds, summary.get("lanes", [{}] * count), strict=True)]
 
 
 def _read_samples(path: pathlib.Path) -> tuple[dict[str, np.ndarray], list[str]]:

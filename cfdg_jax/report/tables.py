@@ -254,8 +254,8 @@ def to_csv(runs: Sequence[Run]) -> str:
 
 
 def _numbers(runs: Sequence[Run]) -> Iterator[Sequence[Any]]:
-    names = ("dataset", "label", "folder", "score", "number", "seeds", "episodes")
-    yield [*names, "mean", "std", "iqm", "low", "high", "per_seed"]
+    names, varied = ("dataset", "label", "folder", "score", "number", "seeds", "episodes"), varied_fields(runs)
+    yield [*names, "mean", "std", "iqm", "low", "high", "per_seed", *varied]
     since = first_refreshes(runs)
     for run in runs:
         for number, scores in per_seed(run, since[run.dataset]).items():
@@ -265,7 +265,8 @@ def _numbers(runs: Sequence[Run]) -> Iterator[Sequence[Any]]:
                 estimate = stats.bootstrap([scores])
                 numbers = (estimate.value, stats.std(scores), stats.iqm(scores), estimate.low, estimate.high)
                 counts = (len(scores), run.evaluations[-1].episodes)
-                yield [*about, *counts, *map(float, numbers), " ".join(map(str, scores.tolist()))]
+                every = " ".join(map(str, scores.tolist()))
+                yield [*about, *counts, *map(float, numbers), every, *_values(run, varied)]
 
 
 def evaluations_csv(runs: Sequence[Run]) -> str:
@@ -274,13 +275,26 @@ def evaluations_csv(runs: Sequence[Run]) -> str:
 
 
 def _evaluations(runs: Sequence[Run]) -> Iterator[Sequence[Any]]:
-    yield ["dataset", "label", "folder", "phase", "step", "seed", "return", "normalized_score", "success"]
+    varied = varied_fields(runs)
+    yield ["dataset", "label", "folder", "phase", "step", "seed", "return", "normalized_score", "success", *varied]
     for run in runs:
         for evaluation in run.evaluations:
             for index, seed in enumerate(run.numbers):
                 values = (evaluation.returns, evaluation.normalized, evaluation.success)
                 means = ["" if value is None else float(value[index].mean()) for value in values]
-                yield [run.dataset, run.label, run.path.name, evaluation.phase, evaluation.step, seed, *means]
+                about = (run.dataset, run.label, run.path.name, evaluation.phase, evaluation.step, seed)
+                yield [*about, *means, *_values(run, varied)]
+
+
+def varied_fields(runs: Sequence[Run]) -> list[str]:
+    """The fields that an axis of some run varies, each a column of the csv files."""
+    return list(dict.fromkeys(field for run in runs for field in run.setting))
+
+
+def _values(run: Run, fields: Sequence[str]) -> list[Any]:
+    """The values that a run has of `fields`, of an axis or of its config; empty where it has no such field."""
+    paths = (field.partition(".") for field in fields)
+    return [(run.config.get(choice) or {}).get(leaf, "") for choice, _, leaf in paths]
 
 
 def table_csv(table: Table) -> str:

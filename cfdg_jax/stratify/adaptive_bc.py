@@ -82,8 +82,8 @@ def adaptive_bc(config: AdaptiveBCConfig, spec: Spec) -> Stratifier:
     assert reference is not None
     low, high = reference
 
-    def init(key, seed) -> AdaptiveBCState:
-        del key, seed
+    def init(key) -> AdaptiveBCState:
+        del key
         return AdaptiveBCState(jnp.float32(config.most), jnp.float32(0.0), jnp.int32(0))
 
     def mark(shared, own: AdaptiveBCState, batch, key):

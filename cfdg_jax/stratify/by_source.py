@@ -40,7 +40,7 @@ def by_source(config: BySourceConfig, spec: Spec) -> Stratifier:
             conserve = jnp.where(real > 0, offline, share)
         return conserve.astype(jnp.float32), {"conserve": conserve.mean()}
 
-    return Stratifier(init=lambda key, seed: (), mark=mark)
+    return Stratifier(init=lambda key: (), mark=mark)
 
 
 ENTRY = Entry(

@@ -19,7 +19,7 @@ def none(config: NoneConfig, spec: Spec) -> Stratifier:
     """A `Stratifier` without state that marks every row with ``conserve = 1``."""
     del config, spec
     return Stratifier(
-        init=lambda key, seed: (),
+        init=lambda key: (),
         mark=lambda shared, own, batch, key: (jnp.ones(batch.reward.shape, jnp.float32), {}),
     )
 

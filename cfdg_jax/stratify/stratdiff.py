@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -32,7 +31,7 @@ from cfdg_jax.stratify import marks, proposals
 from cfdg_jax.stratify.base import check_marks
 from cfdg_jax.stratify.proposals import Model, ProposalConfig, Proposer, Switches
 from cfdg_jax.types import Array, Batch, Key, Metrics, Spec
-from cfdg_jax.values import check_ranges
+from cfdg_jax.values import check_ranges, is_off
 
 SCORE_STD = 1.0  # sigma_s; it scales the scores that are logged and changes no mark
 RHO_RATE, RHO_FREED = 0.01, 0.2  # adaptive rho's step per update, and the share of the offline rows that it frees
@@ -45,28 +44,20 @@ class StratDiffConfig(ProposalConfig):
 
     variant: str = "authors"  # constants of training, see VARIANTS
     rho: float = 0.5  # share of each batch treated conservatively (StratDiff)
-    rho_by_seed: tuple[float, ...] = ()  # rho of successive seeds in turn, a sweep as one program; (): rho for all
     adaptive_rho: bool = False  # let rho follow the running scores, see `marks.follow_freed_share` (ours)
     score: Literal["proposal", "random"] = "proposal"  # random: the ablation, marks by lot
     proposals: int = 1  # J, the score is a mean over them (StratDiff 1)
     guidance: float = 3.0  # s; 0: no energy network at all; AntMaze 2; QGPO tunes it in 1 to 10, exact is 1
-    guidance_by_seed: tuple[float, ...] = ()  # s of successive seeds in turn, a sweep as one program; (): guidance
     guided_supports: float | None = None  # share of the supports left effective, which s follows (ours); none: off
     share_behavior: bool = True  # one behaviour model and one set of offline supports for all seeds
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_variant("stratify.variant", self.variant, VARIANTS)
-        check_ranges(
-            self,
-            "stratify",
-            at_least_one=("proposals",),
-            unit=("rho", "rho_by_seed"),
-            not_negative=("guidance", "guidance_by_seed"),
-        )
-        share, starts = self.guided_supports, self.proposes and min(self.scales) > 0.0
+        check_ranges(self, "stratify", at_least_one=("proposals",), unit=("rho",), not_negative=("guidance",))
+        share, starts = self.guided_supports, self.proposes and self.guidance > 0.0
         follows = share is None or (1.0 / self.supports < share < 1.0 and starts)
-        between = "must lie between 1 / supports and 1 with guidance above 0 to start from, for every seed, or be none"
+        between = "must lie between 1 / supports and 1 with guidance above 0 to start from, or be none"
         require(follows, "stratify.guided_supports", f"is {share}", between)
         enough = self.sampler_steps >= 8 or self.sampler_start is not None or not self.proposes
         few = f"is {self.sampler_steps}, too few from t = 1"
@@ -78,11 +69,6 @@ class StratDiffConfig(ProposalConfig):
         return VARIANTS[self.variant].switches
 
     @property
-    def scales(self) -> tuple[float, ...]:
-        """Guidance scales of successive seeds, in turn."""
-        return self.guidance_by_seed or (self.guidance,)
-
-    @property
     def proposes(self) -> bool:
         """Whether scores come from the behaviour model."""
         return self.score == "proposal"
@@ -90,7 +76,7 @@ class StratDiffConfig(ProposalConfig):
     @property
     def guided(self) -> bool:
         """Whether proposals are guided, so that an energy network is needed."""
-        return self.proposes and max(self.scales) > 0
+        return self.proposes and not is_off(self.guidance)
 
     @property
     def caches(self) -> bool:
@@ -153,17 +139,16 @@ def init_model(p: Parts, key: Key) -> Model:
     return proposals.init_model(p.proposer, jax.random.split(key)[0], p.config.caches)
 
 
-def init(p: Parts, key: Key, seed: Array | int) -> Own:
-    """An untrained energy network, an empty ring, and the settings of seed number `seed` `[]`."""
-    of_seed = lambda values: jnp.asarray(values, jnp.float32)[seed % len(values)]
+def init(p: Parts, key: Key) -> Own:
+    """An untrained energy network, an empty ring, and where rho and s begin."""
     c, energy_key = p.config, jax.random.split(key)[1]
     f = p.proposer.energy.init(energy_key) if c.guided else ()
     return Own(
         model=() if c.share_behavior else init_model(p, key),
         energy=EnergyState(f, p.proposer.energy_tx.init(f)) if c.guided else (),
         recent=p.proposer.empty_cache(c.switches.cached_online) if c.caches else (),
-        rho=of_seed(c.rho_by_seed or (c.rho,)),
-        guidance=of_seed(c.scales),
+        rho=jnp.asarray(c.rho, jnp.float32),
+        guidance=jnp.asarray(c.guidance, jnp.float32),
     )
 
 
@@ -189,8 +174,7 @@ def mark(p: Parts, shared: Any, own: Own, batch: Batch, key: Key) -> tuple[Array
     """See `Stratifier.mark`; synthetic rows are scored and ranked like any other."""
     score = scores(p, model_of(shared, own), own, batch, key)
     rows = score.shape[0]
-    fixed = not (p.config.adaptive_rho or p.config.rho_by_seed)
-    count = round(p.config.rho * rows) if fixed else jnp.round(own.rho * rows)
+    count = jnp.round(own.rho * rows) if p.config.adaptive_rho else round(p.config.rho * rows)
     conserve = marks.lowest(score, count)
     return conserve, {"rho": own.rho} | marks.metrics(score, conserve, batch.source)
 
@@ -313,20 +297,11 @@ def _reduced() -> dict[str, Any]:
     }
 
 
-def _check(config: Any, chosen: Mapping[str, Entry]) -> Iterator[str]:
-    yield from check_marks(config, chosen)
-    for name in ("rho_by_seed", "guidance_by_seed"):
-        values = getattr(config.stratify, name)
-        found = f"has {len(values)} values and there are {config.seeds} seeds"
-        fits = not values or config.seeds % len(values) == 0
-        require(fits, f"stratify.{name}", found, "make seeds a multiple of them")
-
-
 ENTRY = Entry(
     StratDiffConfig,
     stratdiff,
     about="rows near a value-guided behaviour model stay conservative (arXiv 2511.03828)",
     values=_values,
-    check=_check,
+    check=check_marks,
     variants=VARIANTS,
 )

@@ -16,14 +16,13 @@ from cfdg_jax.training.learn import learn_online
 from cfdg_jax.training.meters import Meters
 from cfdg_jax.training.packet import Packet
 from cfdg_jax.training.prepare import each_stratifier
-from cfdg_jax.training.program import Program, agent_of, compiled
+from cfdg_jax.training.program import Program, agent_of, at_once, compiled
 from cfdg_jax.types import Array, Counts, Key, Source, TrainState
 
 
 def _policy(program: Program, phase: str, agent_state: Any, obs: Array, keys: Key, explore: bool) -> Array:
     """Actions `[S, ..., A]` at raw observations `[S, ..., O]`; a seed that went non-finite acts with zeros."""
-    act = agent_of(program, phase).act
-    action = jax.vmap(lambda state, obs, key: act(state, obs, key, explore))(
+    action = at_once(program, lambda lane, state, obs, key: agent_of(lane, phase).act(state, obs, key, explore))(
         agent_state, apply_observation(program.transforms.observation, obs), keys
     )
     return jnp.where(jnp.isfinite(action), action, 0.0)
@@ -82,10 +81,10 @@ def insert_learn_act(
     step = Packet.unpack(packet, program.spec)
     rows = to_rows(program, *step[:5])
     state = state._replace(online=ring.insert(state.online, rows[:, None, :]))
-    take_in = program.stratifier.observe
-    if take_in is not None:
+    if program.stratifier.observe is not None:
         keys, met = purpose_keys(state.key, "observe", t), program.spec.layout.unpack(rows).obs
-        (observed,) = each_stratifier(program, lambda *args: (take_in(*args),), (0, 0))(state.stratifier, met, keys)
+        take_in = lambda lane, *args: (lane.stratifier.observe(*args),)
+        (observed,) = each_stratifier(program, take_in, (0, 0))(state.stratifier, met, keys)
         state = state._replace(stratifier=observed)
     if counts is not None:
         state, meters = learn_online(program, state, meters, offline_rows, counts, program.config.online.utd)
@@ -109,11 +108,11 @@ def close_episodes(program: Program, state: TrainState, done: Array, lengths: Ar
     rule = program.returns.transformed(program.transforms.online_reward)
     window = min(program.spec.horizon, program.config.online.capacity)
     online = close_rows(rule, state.online, program.spec.layout, done, lengths, window)
-    take_note = program.stratifier.judge
-    if take_note is not None:
+    if program.stratifier.judge is not None:
 
-        def judge(shared: Any, own: Any, done: Array, *episode: Array) -> tuple:
-            judged = take_note(own, *episode)
+        def judge(lane: Program, shared: Any, own: Any, done: Array, *episode: Array) -> tuple:
+            assert lane.stratifier.judge is not None, "all lanes are of one kind"
+            judged = lane.stratifier.judge(own, *episode)
             return (jax.tree.map(lambda new, old: jnp.where(done, new, old), judged, own),)
 
         learning = done & (state.step > 0)  # what the policy does before updates begin judges nothing

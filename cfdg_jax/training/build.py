@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfdg_jax.agents.registry import make_agent
-from cfdg_jax.augment.registry import make_augmenter
 from cfdg_jax.config import TrainConfig, resolved
 from cfdg_jax.core import ring
 from cfdg_jax.data.check import check_fits, doubts
@@ -22,10 +20,10 @@ from cfdg_jax.data.transforms import Transforms, fit_transforms
 from cfdg_jax.envs.agreement import agreement
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.errors import require
-from cfdg_jax.mix.registry import make_mix
-from cfdg_jax.stratify.registry import make_stratifier
+from cfdg_jax.training.lanes import make_methods, settings_of
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Progress, Stopwatch
+from cfdg_jax.training.traceable import require_one_program
 from cfdg_jax.types import Spec
 
 
@@ -42,36 +40,34 @@ def build_program(
       acts_only: Of a program that will never learn: its rows may be missing.
 
     Raises:
-      UserError: for a method that needs offline rows where there are none.
+      UserError: for a method that needs offline rows where there are none, or an axis that no program can have.
     """
-    online = config.online
-    updates = {"offline": config.offline.steps, "online": online.updates}
-    methods = resolved(config)
-    stratifier = make_stratifier(methods["stratify"], spec)
+    settings = settings_of(config)
+    methods = make_methods(config, spec, {path: values[0] for path, values in settings.items()})
     require(
-        acts_only or not stratifier.stages or rows.shape[0] > 0,
+        acts_only or not methods["stratifier"].stages or rows.shape[0] > 0,
         "stratify",
         "is trained on offline data before the online phase, but there is no dataset",
         "name one with --dataset, or use --stratify none",
     )
-    augmenter = make_augmenter(methods["augment"], spec, with_terminal=spec.terminates)
+    augmenter, capacity = methods["augmenter"], config.online.capacity
     if (
         augmenter.shares and not acts_only
     ):  # traced now, so that data it cannot learn from are refused before the run and not within it
-        empty = jax.eval_shape(lambda: ring.empty(online.capacity, rows.shape[1]))
+        empty = jax.eval_shape(lambda: ring.empty(capacity, rows.shape[1]))
         jax.eval_shape(augmenter.init, jax.random.key(0), jax.ShapeDtypeStruct(rows.shape, rows.dtype), empty)
-    return Program(
+    program = Program(
         config=config,
         spec=spec,
         transforms=jax.tree.map(jnp.asarray, transforms),
         offline_rows=jnp.asarray(rows),
         returns=return_rule(config),
-        offline_agent=make_agent(methods["agent"], spec, "offline", max(updates["offline"], 1)),
-        online_agent=make_agent(methods["agent"], spec, "online", max(updates["online"], 1)),
-        augmenter=augmenter,
-        mix=make_mix(methods["mix"], spec),
-        stratifier=stratifier,
+        settings=settings,
+        **methods,
     )
+    if settings and not acts_only:
+        require_one_program(program, return_rule)
+    return program
 
 
 def discount_of(agent: Any) -> float:

@@ -255,11 +255,11 @@ def _uncut(state: TrainState, program: Program, record: Record) -> TrainState:
 def template(program: Program, record: Record) -> TrainState:
     """The shapes of the saved state, from the config and the recorded buffer sizes."""
     shapes = jax.eval_shape(lambda: init(program, record.phase))
-    seeds, width = program.config.seeds, program.spec.layout.width
+    lanes, width = len(program.config.lanes), program.spec.layout.width
     counter: Any = jax.ShapeDtypeStruct((), np.int32)
 
     def rows(size: int) -> Buffer:
-        matrix: Any = jax.ShapeDtypeStruct((seeds, max(size, 1), width), np.float32)
+        matrix: Any = jax.ShapeDtypeStruct((lanes, max(size, 1), width), np.float32)
         return Buffer(matrix, counter, counter)
 
     sizes = dict(record.buffers)

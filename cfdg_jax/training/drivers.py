@@ -46,7 +46,7 @@ def make_driver(session: Session) -> Driver:
     """A `PureDriver` for environments written in JAX, a `HostDriver` for all others."""
     config = session.program.config
     task, dynamics = task_of(session.program)
-    seeds = [env_seed(config, seed, "train_env") for seed in range(config.seeds)]
+    seeds = [env_seed(config, lane, "train_env") for lane in range(len(config.lanes))]
     env = make_env(task, seeds, dynamics, config.env.threads)
     pure = getattr(env, "pure", None)
     if pure is not None:
@@ -76,8 +76,8 @@ class HostDriver:
     most = 25
 
     def __init__(self, env: Env, session: Session):
-        self.env, seeds = env, session.program.config.seeds
-        self.returns, self.lengths, self.success = np.zeros(seeds), np.zeros(seeds), np.zeros(seeds)
+        self.env, lanes = env, len(session.program.config.lanes)
+        self.returns, self.lengths, self.success = np.zeros(lanes), np.zeros(lanes), np.zeros(lanes)
         self.action: Array | np.ndarray
         saved = session.loop
         if "obs" in saved:
@@ -146,7 +146,7 @@ class PureDriver:
 
     def __init__(self, env: PureEnv, session: Session):
         self._env, program, state = env, session.program, session.state
-        zeros = lambda *shape: jnp.zeros((program.config.seeds, *shape))  # never one array twice: all are donated
+        zeros = lambda *shape: jnp.zeros((len(program.config.lanes), *shape))  # never one array twice: all are donated
         env_state = jax.jit(jax.vmap(env.reset))(purpose_keys(state.key, "env_reset", 0))
         self._carry: tuple = (env_state, zeros(program.spec.act_dim), zeros(), zeros(), zeros())
         if "pure/0" in session.loop:

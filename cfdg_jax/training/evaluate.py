@@ -28,16 +28,16 @@ def run_episodes(
       ``return`` `[S, E]` undiscounted raw reward, ``normalized_score`` `[S, E]` or None where the task has no
       reference, ``success`` `[S, E]` 0/1, ``length`` `[S, E]` steps.
     """
-    config, seeds = program.config, program.config.seeds
+    config, lanes = program.config, len(program.config.lanes)
     count = config.evaluate.episodes if episodes is None else episodes
     if phase == "online" and step == 0 and config.offline.steps > 0:
         when = (0, config.offline.steps)
     else:
         when = (0 if phase == "offline" else 1, step)
-    env_seeds = [env_seed(config, s, "evaluate_env", *when, e) for s in range(seeds) for e in range(count)]
+    env_seeds = [env_seed(config, s, "evaluate_env", *when, e) for s in range(lanes) for e in range(count)]
     task, dynamics = task_of(program)
     env = make_env(task, env_seeds, dynamics, config.env.threads)
-    shape, keys = (seeds, count), keys_of(program)
+    shape, keys = (lanes, count), keys_of(program)
     returns, lengths = np.zeros(shape), np.zeros(shape, np.int64)
     success, alive = np.zeros(shape, bool), np.ones(shape, bool)
     try:
@@ -47,7 +47,7 @@ def run_episodes(
             while alive.any():
                 packed = jnp.asarray(obs.reshape(*shape, -1), jnp.float32)
                 action = evaluate_act(program, agent_state, packed, keys, jnp.asarray(t), phase)
-                result = env.step(np.asarray(action).reshape(seeds * count, -1))
+                result = env.step(np.asarray(action).reshape(lanes * count, -1))
                 returns += alive * result.reward.reshape(shape)
                 lengths += alive
                 success |= alive & result.success.reshape(shape)

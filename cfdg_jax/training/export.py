@@ -45,18 +45,18 @@ def export(run: Run, path: pathlib.Path) -> pathlib.Path:
     shape = (program.spec.obs_dim,)
     arrays |= {"obs_mean": np.broadcast_to(np.asarray(observation.mean, np.float32), shape)}
     arrays |= {"obs_scale": np.broadcast_to(np.asarray(observation.scale, np.float32), shape)}
-    obs = np.random.default_rng(0).normal(size=(run.config.seeds, 64, *shape)) * arrays["obs_scale"]
+    obs = np.random.default_rng(0).normal(size=(len(run.config.lanes), 64, *shape)) * arrays["obs_scale"]
     obs = (obs + arrays["obs_mean"]).astype(np.float32)
     own = actor(program, agent, record)(obs)
     for squash in SQUASHES:
         made = arrays | {"squash": np.asarray(squash)}
-        theirs = np.stack([act(made, obs[seed], seed) for seed in range(run.config.seeds)])
+        theirs = np.stack([act(made, obs[seed], seed) for seed in range(len(run.config.lanes))])
         if np.abs(own - theirs).max() < TOLERANCE:
             break
     else:
         raise _not_plain(run)
     packed, kept = io.BytesIO(), dict[str, Any](made)
-    np.savez(packed, **kept, seeds=np.arange(run.config.seeds) + run.config.first_seed)
+    np.savez(packed, **kept, seeds=[lane.seed for lane in run.config.lanes])
     write_atomic(path, packed.getvalue())
     return path
 

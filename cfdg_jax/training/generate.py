@@ -20,16 +20,16 @@ from cfdg_jax.types import Array, Buffer, Key, Metrics, TrainState
 
 
 def _over_online(program: Program, fn: Callable, state: TrainState, *seeded: Any) -> Any:
-    """``fn(online Buffer, *seeded)`` for every seed."""
+    """``fn(augmenter, online Buffer, *seeded)`` for every seed."""
     online = state.online
-    one = lambda rows, *args: fn(Buffer(rows, online.position, online.size), *args)
+    one = lambda lane, rows, *args: fn(lane.augmenter, Buffer(rows, online.position, online.size), *args)
     return each_seed(program, one, (0,) * (1 + len(seeded)))(online.rows, *seeded)
 
 
 @compiled()
 def start_generator(program: Program, state: TrainState, keys: Key, offline_rows: Array) -> Any:
     """Fresh generator states for all seeds, normalisers fitted."""
-    init = lambda online, key: program.augmenter.init(key, offline_rows, online)
+    init = lambda augmenter, online, key: augmenter.init(key, offline_rows, online)
     return _over_online(program, init, state, keys)
 
 
@@ -38,14 +38,14 @@ def fit_generator(
     program: Program, generator: Any, state: TrainState, offline_rows: Array, keys: Key, steps: int
 ) -> tuple[Any, Metrics]:
     """`steps` optimiser steps of all seeds."""
-    one = lambda online, gen, key: program.augmenter.fit(gen, offline_rows, online, key, steps)
+    one = lambda augmenter, online, gen, key: augmenter.fit(gen, offline_rows, online, key, steps)
     return _over_online(program, one, state, generator, keys)
 
 
 @compiled(static=("source", "rows"))
 def generate(program: Program, generator: Any, keys: Key, source: int, rows: int) -> tuple[Array, Metrics]:
     """Rows `[S, rows, D]` of a synthetic source, and metrics `[S]`."""
-    one = lambda gen, key: program.augmenter.generate(gen, key, source, rows)
+    one = lambda lane, gen, key: lane.augmenter.generate(gen, key, source, rows)
     return each_seed(program, one, (0, 0))(generator, keys)
 
 

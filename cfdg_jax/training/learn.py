@@ -17,7 +17,7 @@ import numpy as np
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.training.meters import Meters, accumulate
 from cfdg_jax.training.prepare import each_stratifier, init
-from cfdg_jax.training.program import Program, agent_of, compiled
+from cfdg_jax.training.program import Program, agent_of, at_once, compiled
 from cfdg_jax.types import Array, Buffer, Counts, Key, Metrics, Pool, TrainState
 
 
@@ -52,7 +52,7 @@ def marked_update(
 
 def update_all(program: Program, phase: str, state: TrainState, keys: Key, rows: Array) -> tuple[TrainState, Metrics]:
     """K updates of all seeds on rows `[S, K, B, D]`."""
-    update = functools.partial(marked_update, program, phase)
+    update = lambda lane, *args: marked_update(lane, phase, *args)
     stratifier, mix_state, agent, metrics = each_stratifier(program, update, (0, 0, 0, 0, None))(
         state.stratifier, state.mix, state.agent, keys, rows, state.step
     )
@@ -83,17 +83,17 @@ def learn_online(
     """K = `updates` updates of all seeds on batches put together as `counts` says."""
     online, synthetic = state.online, state.synthetic
 
-    def draw_one(key: Key, online_rows: Array, synthetic_rows: dict[int, Array]) -> Array:
+    def draw_one(lane: Program, key: Key, online_rows: Array, synthetic_rows: dict[int, Array]) -> Array:
         pool = Pool(
             offline_rows,
             Buffer(online_rows, online.position, online.size),
             {source: Buffer(rows, *synthetic[source][1:]) for source, rows in synthetic_rows.items()},
         )
-        return program.mix.draw(counts, pool, key, updates)
+        return lane.mix.draw(counts, pool, key, updates)
 
     draw_keys = purpose_keys(state.key, "online_draw", state.step)
     update_keys = purpose_keys(state.key, "online_update", state.step)
-    rows = jax.vmap(draw_one)(draw_keys, online.rows, {source: b.rows for source, b in synthetic.items()})
+    rows = at_once(program, draw_one)(draw_keys, online.rows, {source: b.rows for source, b in synthetic.items()})
     state, metrics = update_all(program, "online", state, update_keys, rows)
     return state, accumulate(meters, metrics, updates)
 
@@ -109,7 +109,7 @@ def learn(
 def traced_update(program: Program, phase: str) -> tuple[jax.extend.core.ClosedJaxpr, Metrics]:
     """One update of all seeds in `phase`, traced and not run: its program, and the shapes of its metrics."""
     if (traced_update, phase) not in program.kept:
-        shape = (program.config.seeds, 1, program.config.mix.batch_size, program.spec.layout.width)
+        shape = (len(program.config.lanes), 1, program.config.mix.batch_size, program.spec.layout.width)
         state = jax.eval_shape(lambda: init(program, phase))
         update = lambda state, rows: update_all(program, phase, state, state.key, rows)[1]
         traced = jax.make_jaxpr(update, return_shape=True)(state, jax.ShapeDtypeStruct(shape, np.float32))
@@ -124,6 +124,6 @@ def metric_names(program: Program, phase: str) -> list[str]:
 
 def no_meters(program: Program, phase: str) -> Meters:
     """Zeroed meters with the metric names of `phase`."""
-    seeds = program.config.seeds
-    sums = {name: jnp.zeros(seeds, jnp.float32) for name in metric_names(program, phase)}
+    lanes = len(program.config.lanes)
+    sums = {name: jnp.zeros(lanes, jnp.float32) for name in metric_names(program, phase)}
     return Meters(sums, jnp.zeros((), jnp.float32))

@@ -27,6 +27,7 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
       UserError: if it exceeds what the device has, with what takes the most.
     """
     config, row = program.config, program.spec.layout.width * 4 / 1e6
+    lanes = len(config.lanes)
     phases = [phase for phase, steps in (("offline", config.offline.steps), ("online", config.online.steps)) if steps]
     online = config.online.capacity if config.online.steps else 1
     generates = bool(program.augmenter.shares and config.online.steps)
@@ -34,10 +35,10 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
     updates = max(config.offline.updates_per_call, config.online.utd if config.online.steps else 1)
     plan = {
         "offline rows, shared": program.offline_rows.shape[0] * row,
-        "online rings": config.seeds * online * row,
-        "synthetic rings": config.seeds * generated * row,  # and the new rows during a refresh
-        "one dispatch": config.seeds * updates * config.mix.batch_size * row * 2,
-        "evaluation": config.seeds * config.evaluate.episodes * ENVIRONMENT_MB,
+        "online rings": lanes * online * row,
+        "synthetic rings": lanes * generated * row,  # and the new rows during a refresh
+        "one dispatch": lanes * updates * config.mix.batch_size * row * 2,
+        "evaluation": lanes * config.evaluate.episodes * ENVIRONMENT_MB,
     }
     for phase in phases:
         state = jax.eval_shape(lambda phase=phase: init(program, phase))
@@ -74,7 +75,7 @@ def _require_fit(plan: Mapping[str, float], progress: Progress) -> None:
     parts = ", ".join(f"{name} {value:,.0f} MB" for name, value in plan.items() if value >= 0.5)
     progress.say(f"memory plan: {parts}; {total:,.0f} MB of {available:,.0f} MB available")
     most = max(plan, key=lambda name: plan[name])
-    remedies = "fewer --seeds, smaller networks or batches, a smaller --online.capacity or --refresh.capacity"
+    remedies = "fewer --seeds or --vmap values, smaller networks, batches, --online.capacity or --refresh.capacity"
     require(
         total < 0.9 * available,
         "memory",

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_key, purpose_keys
 from cfdg_jax.methods import Stage
-from cfdg_jax.training.program import Program, agent_of, compiled, each_seed, keys_of
+from cfdg_jax.training.program import Program, agent_of, at_once, compiled, each_seed, keys_of
 from cfdg_jax.types import Array, Key, Metrics, StratifierState, TrainState
 
 
 def each_stratifier(program: Program, fn: Callable, in_axes: Sequence[int | None]) -> Callable:
-    """`each_seed` of ``fn(shared, own, *args) -> (own, *rest)`` as a function of a `StratifierState` and the rest."""
+    """`each_seed` of ``fn(program, shared, own, *args) -> (own, *rest)`` as a function of a `StratifierState` and the
+    rest."""
 
     def run(stratifier: StratifierState, *args: Any) -> tuple:
         own, *rest = each_seed(program, fn, (None, 0, *in_axes))(*stratifier, *args)
@@ -33,28 +34,27 @@ def init(program: Program, phase: str) -> TrainState:
     decide_keys = purpose_keys(keys, "stratifier_init")
     mix_state, stratifier_state = _init_mix(program, decide_keys), _init_stratifier(program, decide_keys)
     capacity = config.online.capacity if phase == "online" else 1
-    online = ring.empty(capacity, program.spec.layout.width, config.seeds)
+    online = ring.empty(capacity, program.spec.layout.width, len(config.lanes))
     counter = jnp.zeros((), jnp.int32)
     return TrainState(agent_state, (), stratifier_state, mix_state, online, {}, keys, counter)
 
 
 @compiled(static=("phase",))
 def _init_agent(program: Program, keys: Key, phase: str) -> Any:
-    return jax.vmap(agent_of(program, phase).init)(keys)
+    return at_once(program, lambda lane, key: agent_of(lane, phase).init(key))(keys)
 
 
 @compiled()
 def _init_mix(program: Program, keys: Key) -> Any:
-    return jax.vmap(program.mix.init)(keys)
+    return at_once(program, lambda lane, key: lane.mix.init(key))(keys)
 
 
 @compiled()
 def _init_stratifier(program: Program, keys: Key) -> StratifierState:
     """Fresh states; what serves all seeds starts from the run's key."""
-    config = program.config
-    numbers = config.first_seed + jnp.arange(config.seeds, dtype=jnp.int32)
-    run_key = purpose_key(jax.random.key(config.run_key), "stratifier_init")
-    return StratifierState(program.stratifier.init_shared(run_key), jax.vmap(program.stratifier.init)(keys, numbers))
+    run_key = purpose_key(jax.random.key(program.config.run_key), "stratifier_init")
+    own = at_once(program, lambda lane, key: lane.stratifier.init(key))(keys)
+    return StratifierState(program.stratifier.init_shared(run_key), own)
 
 
 @compiled(static=("stage", "count"))
@@ -62,11 +62,11 @@ def prepare_stratifier(
     program: Program, state: TrainState, offline_rows: Array, step: Array, stage: Stage, count: int
 ) -> tuple[StratifierState, Metrics]:
     """`count` steps of a stage; `step` `[]` counts the steps of all stages before this call. Metrics are `[S]`."""
-    assert program.stratifier.prepare is not None, "a stratifier with stages prepares them"
-    prepare = program.stratifier.prepare
 
-    def one(shared: Any, own: Any, agent: Any, key: Key) -> tuple[Any, Metrics]:
-        value = functools.partial(program.offline_agent.value, agent)
+    def one(lane: Program, shared: Any, own: Any, agent: Any, key: Key) -> tuple[Any, Metrics]:
+        prepare = lane.stratifier.prepare
+        assert prepare is not None, "a stratifier with stages prepares them"
+        value = functools.partial(lane.offline_agent.value, agent)
         return prepare(shared, own, stage.name, offline_rows, value, key, count)
 
     if not stage.shared:
@@ -75,21 +75,21 @@ def prepare_stratifier(
     shared, own = state.stratifier
     first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
     key = purpose_key(jax.random.key(program.config.run_key), "stratifier_prepare", step)
-    trained, metrics = one(shared, first(own), first(state.agent), key)
-    shown = jax.tree.map(lambda value: jnp.broadcast_to(value, (program.config.seeds, *value.shape)), metrics)
+    trained, metrics = one(program, shared, first(own), first(state.agent), key)
+    shown = jax.tree.map(lambda value: jnp.broadcast_to(value, (len(program.config.lanes), *value.shape)), metrics)
     return StratifierState(trained, own), shown
 
 
 @compiled()
 def _agents_go_online(program: Program, agent: Any, keys: Key) -> Any:
-    return jax.vmap(program.offline_agent.go_online)(agent, keys)
+    return at_once(program, lambda lane, *args: lane.offline_agent.go_online(*args))(agent, keys)
 
 
 def go_online(program: Program, state: TrainState) -> TrainState:
     """The hand-over: the agent's own rule, fresh rings, the update count at zero."""
     config = program.config
     agent_state = _agents_go_online(program, state.agent, purpose_keys(state.key, "go_online"))
-    online = ring.empty(config.online.capacity, program.spec.layout.width, config.seeds)
+    online = ring.empty(config.online.capacity, program.spec.layout.width, len(config.lanes))
     return state._replace(agent=agent_state, online=online, step=jnp.zeros((), jnp.int32))
 
 

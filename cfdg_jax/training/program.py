@@ -8,17 +8,19 @@ What is done with it are functions that take the program first::
     generate   fit the generator, make rows
 
 `compiled` compiles such a function once per program. Arrays enter as arguments, never as closure constants; state and
-buffers are donated; offline rows are shared by all seeds.
+buffers are donated; offline rows are shared by all seeds. ``S`` counts lanes: seeds, at every value of ``--vmap``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.config import TrainConfig
@@ -26,6 +28,7 @@ from cfdg_jax.core.seeds import over_seeds, purpose_key, seed_keys
 from cfdg_jax.data.returns import ReturnRule
 from cfdg_jax.data.transforms import Transforms
 from cfdg_jax.methods import Agent, Augmenter, Mix, Stratifier
+from cfdg_jax.training.lanes import Settings, make_methods
 from cfdg_jax.types import Array, Key, Spec
 
 P = ParamSpec("P")
@@ -47,6 +50,8 @@ class Program:
       augmenter: The generator of synthetic rows.
       mix: The mixing rule.
       stratifier: The stratifier.
+      settings: What the lanes differ in, `[S]` each. The methods above are those of the first lane, and what they say
+        of themselves (steps, shares, stages) holds for all.
       kept: What was compiled or traced for this program; goes with it.
     """
 
@@ -60,13 +65,15 @@ class Program:
     augmenter: Augmenter
     mix: Mix
     stratifier: Stratifier
+    settings: Settings = dataclasses.field(default_factory=dict)
     kept: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
 
 def keys_of(program: Program) -> Key:
-    """`[S]` keys of the run's seeds."""
+    """`[S]` keys of the run's lanes; those of one seed are equal."""
     config = program.config
-    return seed_keys(config.run_key, config.seeds, config.first_seed)
+    keys = seed_keys(config.run_key, config.seeds, config.first_seed)
+    return jnp.tile(keys, len(config.lanes) // config.seeds) if config.vmap else keys
 
 
 def agent_of(program: Program, phase: str) -> Agent:
@@ -75,14 +82,54 @@ def agent_of(program: Program, phase: str) -> Agent:
 
 
 def each_seed(program: Program, fn: Callable, in_axes: Sequence[int | None]) -> Callable:
-    """`fn` over the seed axis, the way the run compiles it."""
-    return over_seeds(fn, in_axes, program.config.seed_axis)
+    """``fn(program, *args)`` over the seed axis of the arguments, the way the run compiles it.
+
+    `fn` is given the program of its own lane.
+    """
+    return _of_lanes(program, fn, in_axes, functools.partial(over_seeds, how=program.config.seed_axis))
+
+
+def at_once(program: Program, fn: Callable) -> Callable:
+    """`each_seed` of arguments that all lead with S, batched whatever ``seed_axis`` says."""
+    return lambda *args: _of_lanes(program, fn, (0,) * len(args), jax.vmap)(*args)
+
+
+def _of_lanes(program: Program, fn: Callable, in_axes: Sequence[int | None], batched: Callable) -> Callable:
+    if not program.settings:
+        return batched(functools.partial(fn, program), tuple(in_axes))
+    one = lambda settings, *args: fn(at_setting(program, settings), *args)
+    return functools.partial(batched(one, (0, *in_axes)), program.settings)
+
+
+def at_setting(program: Program, settings: Settings) -> Program:
+    """The program of one lane; `settings` `[]`."""
+    return dataclasses.replace(program, **make_methods(program.config, program.spec, settings), settings={})
+
+
+class Bound:
+    """A jitted function of a program's settings and arrays, given the settings."""
+
+    def __init__(self, jitted: Any, settings: Settings):
+        self._jitted, self._settings = jitted, settings
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._jitted(self._settings, *args, **kwargs)
+
+    def trace(self, *args: Any, **kwargs: Any) -> Any:
+        return self._jitted.trace(self._settings, *args, **kwargs)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Any:
+        return self._jitted.lower(self._settings, *args, **kwargs)
+
+    def _cache_size(self) -> int:
+        return self._jitted._cache_size()
 
 
 class Compiled(Generic[P, R]):
     """A function of a program and arrays that is compiled once per program.
 
-    The program holds the compiled function, so that both are freed together.
+    The program holds the compiled function, so that both are freed together. Its settings are arguments too, so that
+    other values of the same fields find the same executable.
     """
 
     def __init__(self, fn: Callable[Concatenate[Program, P], R], **options: Any):
@@ -92,8 +139,20 @@ class Compiled(Generic[P, R]):
     def of(self, program: Program) -> Any:
         """The jitted function of the other arguments, for `lower`, `eval_shape` and the like."""
         if self.plain not in program.kept:
-            program.kept[self.plain] = jax.jit(functools.partial(self.plain, program), **self._options)
+            program.kept[self.plain] = self._jitted(program)
         return program.kept[self.plain]
+
+    def _jitted(self, program: Program) -> Any:
+        if not program.settings:
+            return jax.jit(functools.partial(self.plain, program), **self._options)
+
+        def fn(settings: Settings, *args: Any, **kwargs: Any) -> Any:
+            return self.plain(dataclasses.replace(program, settings=settings), *args, **kwargs)
+
+        functools.update_wrapper(fn, self.plain)
+        own, *others = inspect.signature(self.plain).parameters.values()
+        setattr(fn, "__signature__", inspect.Signature([own.replace(name="settings"), *others]))  # noqa: B010
+        return Bound(jax.jit(fn, **self._options), program.settings)
 
     def __call__(self, program: Program, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.of(program)(*args, **kwargs)
@@ -106,8 +165,9 @@ def compiled(
     return lambda fn: Compiled(fn, static_argnames=static, donate_argnames=donate)
 
 
-def env_seed(config: TrainConfig, seed: int, purpose: str, *numbers: int) -> int:
-    """An integer seed for a simulator, a function of the run, the seed and the purpose alone."""
-    key = purpose_key(jax.random.fold_in(jax.random.key(config.run_key), config.first_seed + seed), purpose)
+def env_seed(config: TrainConfig, lane: int, purpose: str, *numbers: int) -> int:
+    """An integer seed for a simulator, a function of the run, the lane's seed and the purpose alone."""
+    seed = config.first_seed + lane % config.seeds
+    key = purpose_key(jax.random.fold_in(jax.random.key(config.run_key), seed), purpose)
     entropy = [int(word) for word in np.asarray(jax.random.key_data(key)).ravel()] + list(numbers)
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])

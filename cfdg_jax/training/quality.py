@@ -32,7 +32,7 @@ def check_rows(program: Program, state: TrainState) -> dict[str, np.ndarray]:
     rewards = {s: units.online_reward if s == Source.SYNTHETIC_ONLINE else units.reward for s in state.synthetic}
     simulate = {s: step and _in_units(step, units.observation, reward) for s, reward in rewards.items()}
     reports = []
-    for seed in range(program.config.seeds):
+    for seed in range(len(program.config.lanes)):
         online = gathered[seed]
         report: dict[str, float] = {}
         for source in made:

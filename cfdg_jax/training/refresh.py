@@ -83,7 +83,7 @@ def refresh(
     finished, whole = keep_finite(program, state, keys, under_way)
     synthetic = {int(name): _added(program, state, int(name), rows) for name, rows in finished.rows.items()}
     metrics = {name: np.asarray(value) for name, value in finished.fit.items()}
-    generated = np.full(program.config.seeds, sum(synthetic_rows(program).values()))
+    generated = np.full(len(program.config.lanes), sum(synthetic_rows(program).values()))
     metrics |= {"rejected": np.asarray(finished.rejected), "generated": generated, "finite": whole.astype(np.float32)}
     return state._replace(generator=finished.generator, synthetic=synthetic), metrics
 
@@ -132,7 +132,7 @@ _insert = jax.jit(ring.insert, donate_argnums=0)
 
 def begin(program: Program, state: TrainState, keys: Key) -> Refresh:
     """Nothing done: a fresh generator, or with warm start the last one; no rows."""
-    seeds, width = program.config.seeds, program.spec.layout.width
+    lanes, width = len(program.config.lanes), program.spec.layout.width
     if program.augmenter.warm_start and state.synthetic:
         generator = jax.tree.map(jnp.copy, state.generator)  # fitting donates it; an interrupted refresh needs the old
     else:
@@ -144,8 +144,8 @@ def begin(program: Program, state: TrainState, keys: Key) -> Refresh:
         generator=generator,
         fit={name: jnp.zeros(value.shape, value.dtype) for name, value in metrics.items()},
         made=jnp.zeros((), jnp.int32),
-        rows={str(s): jnp.zeros((seeds, n, width), jnp.float32) for s, n in synthetic_rows(program).items()},
-        rejected=jnp.zeros(seeds, jnp.float32),
+        rows={str(s): jnp.zeros((lanes, n, width), jnp.float32) for s, n in synthetic_rows(program).items()},
+        rejected=jnp.zeros(lanes, jnp.float32),
     )
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfdg_jax.axis import Lane
 from cfdg_jax.config import REGISTRIES, TrainConfig, choice
 from cfdg_jax.diffusion.likelihood import log_density_of_rows
 from cfdg_jax.errors import UserError, require
@@ -51,6 +52,11 @@ class Run:
     config: TrainConfig
     summary: dict[str, Any]
 
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """What the ``S`` entries of every vector are: a seed, at values of ``--vmap``."""
+        return self.config.lanes
+
     def policy(self) -> Callable[[np.ndarray], np.ndarray]:
         """The trained evaluation policies: raw ``obs [S, ..., O] -> action [S, ..., A]``. Needs no dataset."""
         return actor(*self.acting())
@@ -68,7 +74,7 @@ class Run:
         Args:
           rows: `[n, D]` packed rows in the units of training, such as ``Run.restore()[0].offline_rows``.
           source: Whose density: of the synthetic online or of the synthetic offline rows.
-          seed: Position of the seed.
+          seed: Position of the seed, of the lane where there is an axis.
           options: Of `cfdg_jax.diffusion.likelihood.log_density`, such as ``probes`` with a ``key``.
 
         Returns:
@@ -84,7 +90,8 @@ class Run:
         require(fitted, str(self.folder), "has no fitted generator", "use a run with --augment after its first refresh")
         known = ", ".join(f"{Source(kind).name} ({int(kind)})" for kind in shares)
         require(source in shares, "source", f"is {int(source)}", f"valid for this run: {known}")
-        require(0 <= seed < self.config.seeds, "seed", f"is {seed}", f"must lie between 0 and {self.config.seeds - 1}")
+        last = len(self.lanes) - 1
+        require(0 <= seed <= last, "seed", f"is {seed}", f"must lie between 0 and {last}")
         assert model is not None
         generator = store.fill(shapes, store.under(found.arrays, "train/generator"), found.place)
         of_seed = model(jax.tree.map(lambda leaf: leaf[seed], generator), int(source))
@@ -157,7 +164,8 @@ def summarise(session: Session, status: str) -> None:
         "dynamics": config.env.dynamics,
         "choices": {field: choice(config, field) for field in REGISTRIES},
         "non_default": non_default(config),
-        "seeds": [config.first_seed + i for i in range(config.seeds)],
+        "seeds": [lane.seed for lane in config.lanes],
+        "lanes": [dict(lane.values) for lane in config.lanes] if config.vmap else None,
         "phase": session.phase,
         "step": session.step,
         "last_return": session.last_return,
@@ -169,7 +177,7 @@ def summarise(session: Session, status: str) -> None:
         "config_hash": config_hash(config),
         "command": " ".join(sys.argv),
     }
-    write_summary(session.folder, summary)
+    write_summary(session.folder, {name: value for name, value in summary.items() if name != "lanes" or value})
 
 
 def save_samples(session: Session) -> None:

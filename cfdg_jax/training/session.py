@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from cfdg_jax.augment.base import first_refresh
+from cfdg_jax.axis import points, words
 from cfdg_jax.fields import config_hash
 from cfdg_jax.training.checkpoint import Checkpointer, Kept, Saved
 from cfdg_jax.training.evaluate import run_episodes
@@ -56,10 +57,11 @@ class Session:
         self.failed = dict(record.failed)
         self.last_return = record.last_return
         self.clock = Stopwatch(record.clock)
+        self.lanes = [lane.name for lane in program.config.lanes]
         self.logger = RunLogger(folder, program.config, record.elapsed)
         self.loop = begun.loop if begun else {}
         self.meters = restored(no_meters(program, self.phase), self.loop)
-        self.episodes = Episodes(program.config.seeds)
+        self.episodes = Episodes(len(program.config.lanes))
         if "episodes" in self.loop:
             self.episodes.sums = self.loop["episodes"]
         self.loop_arrays: Callable[[], dict[str, np.ndarray]] = dict
@@ -145,7 +147,7 @@ class Session:
     def _note_failures(self, whole: np.ndarray) -> None:
         """Warns of the seeds that are no longer `whole` `[S]`; raises `FloatingPointError` once none is."""
         for index in np.flatnonzero(~whole):
-            seed = str(self.program.config.first_seed + int(index))
+            seed = self.lanes[int(index)]
             if seed not in self.failed:
                 self.failed[seed] = (self.phase, self.step)
                 self.progress.warn(f"seed {seed}: parameters are not finite ({self.phase}, step {self.step})")
@@ -161,16 +163,25 @@ class Session:
         score = result["normalized_score"]
         shown, what = (result["return"], "return") if score is None else (score, "score")
         assert shown is not None and result["return"] is not None
-        per_seed = " ".join(f"{value:8.1f}" for value in shown.mean(axis=1))
-        mean = self._mean(shown.mean(axis=1))
-        self.progress.say(f"{self.phase:<8} step {self.step:>8}  {what} per seed {per_seed}   mean {mean}")
-        self.progress.score = f"{what} {mean}"
+        means = []
+        for point, lanes in self._points():
+            per_seed = " ".join(f"{value:8.1f}" for value in shown[lanes].mean(axis=1))
+            mean, at = self._mean(shown.mean(axis=1), lanes), f" at {point}" if point else ""
+            self.progress.say(f"{self.phase:<8} step {self.step:>8}{at}  {what} per seed {per_seed}   mean {mean}")
+            means.append(f"{mean}{at}")
+        self.progress.score = f"{what} {', '.join(means)}"
         self.last_return = tuple(result["return"].mean(axis=1).tolist())
 
-    def _mean(self, scores: np.ndarray) -> str:
-        """The mean of `scores` `[S]` over the seeds that are finite, which says so where some are not."""
-        first = self.program.config.first_seed
-        alive = np.array([str(first + index) not in self.failed for index in range(len(scores))])
+    def _points(self) -> list[tuple[str, slice]]:
+        """The points of the grid in words, and the lanes of their seeds."""
+        config = self.program.config
+        return [(words(p), slice(i * config.seeds, (i + 1) * config.seeds)) for i, p in enumerate(points(config.vmap))]
+
+    def _mean(self, scores: np.ndarray, lanes: slice) -> str:
+        """The mean of `scores` `[S]` over those of `lanes` that are finite, which says so where some are not."""
+        alive, scores = np.array([lane not in self.failed for lane in self.lanes[lanes]]), scores[lanes]
+        if not alive.any():
+            return "nan, no seed is finite"
         said = "" if alive.all() else f" over {alive.sum()} of {len(scores)} seeds"
         return f"{scores[alive].mean():.1f}{said}"
 
@@ -184,8 +195,7 @@ class Session:
             if self.program.config.refresh.check:
                 metrics |= check_rows(self.program, self.state)
         for index in np.flatnonzero(metrics["finite"] == 0):
-            seed = self.program.config.first_seed + int(index)
-            what = f"seed {seed}: generated rows are not finite (refresh, step {self.step})"
+            what = f"seed {self.lanes[int(index)]}: generated rows are not finite (refresh, step {self.step})"
             self.progress.warn(f"warning: {what}; it keeps the rows it had; lower augment.lr or the guidance")
         seconds = {"refresh_seconds": time.perf_counter() - start}
         self.logger.metrics("refresh", self.step, metrics | seconds)

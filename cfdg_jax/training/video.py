@@ -55,7 +55,7 @@ def film(run: Run, path: pathlib.Path) -> pathlib.Path:
                 frames.append(camera.frame())
             if done:
                 break
-            every_seed = np.repeat(obs, run.config.seeds, axis=0)  # the policy acts for all seeds at once
+            every_seed = np.repeat(obs, len(run.config.lanes), axis=0)  # the policy acts for all seeds at once
             result = env.step(act(every_seed)[:1])
             obs, done = result.next_obs, bool(result.terminal[0] or result.truncated[0])
     finally:
