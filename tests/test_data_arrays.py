@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from raw_rows import NEXT, raw
 
+from cfdg_jax.data import arrays as reading
 from cfdg_jax.data.arrays import ACTION_LIMIT
 from cfdg_jax.data.dataset import from_arrays
 from cfdg_jax.errors import UserError
@@ -53,6 +54,14 @@ def test_missing_timeouts_are_found_from_jumps():
     np.testing.assert_array_equal(np.flatnonzero(data.ends), [3, 8])
     assert not data.terminals.any()
     assert "1 episode ends were found where observations jump; there are no timeouts" in data.notes
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 100])
+def test_jumps_are_found_wherever_parts_are_cut(monkeypatch, rows):
+    monkeypatch.setattr(reading, "CHUNK", rows)
+    arrays = raw(9, timeouts=(2, 5))
+    del arrays["timeouts"]
+    assert np.flatnonzero(from_arrays(arrays).ends).tolist() == [2, 5, 8]
 
 
 def test_missing_timeouts_without_next_observations_are_admitted():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cfdg_jax.data import pack as packing
 from cfdg_jax.data.dataset import from_arrays
 from cfdg_jax.data.pack import pack
 from cfdg_jax.data.reference_scores import normalized_score
@@ -18,6 +19,21 @@ from cfdg_jax.data.transforms import (
 )
 from cfdg_jax.errors import UserError
 from cfdg_jax.types import Source
+
+
+def test_packing_in_parts_is_packing_at_once(monkeypatch):
+    data = dataset(np.arange(11.0), np.arange(11) % 4 == 3)
+    transforms = fit_transforms(data, "scale_bias", "standardise", linear=(2.0, 1.0))
+    whole = pack(data, transforms)
+    monkeypatch.setattr(packing, "CHUNK", 3)
+    np.testing.assert_array_equal(pack(data, transforms), whole)
+    assert whole.shape == (11, data.layout.width) and whole.flags.c_contiguous
+
+
+def test_packed_rows_become_device_rows_without_a_copy():
+    rows = pack(dataset(np.arange(500.0), np.arange(500) % 4 == 3), identity_transforms(4))
+    cpu = jax.devices("cpu")[0]
+    assert jax.device_put(rows, cpu).unsafe_buffer_pointer() == rows.ctypes.data
 
 
 def dataset(rewards, ends, terminals=None, seed=0):

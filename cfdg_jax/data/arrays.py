@@ -21,6 +21,8 @@ ACTION_LIMIT = 1.0 - 1e-5
 """Loaded actions are clipped to this magnitude, for tanh-squashed policies (implicit_q_learning dataset_utils.py)."""
 GAP = 1e-6
 """Distance between a next observation and the following row beyond which an episode ended in between (same source)."""
+CHUNK = 65_536
+"""Rows that are compared at once."""
 CLEAR_JUMP = 2.0
 """Resets show in the observations where each is so many times larger than the largest step within an episode."""
 ENOUGH = 5
@@ -143,8 +145,7 @@ def to_transitions(arrays: Mapping[str, np.ndarray], goals_go_on: bool = False) 
     ends = terminals | timeouts
     if "next_observations" in arrays:
         following = arrays["next_observations"].astype(np.float32, copy=False)
-        with np.errstate(over="ignore"):
-            gaps = np.linalg.norm(following[:-1] - observations[1:], axis=1) > GAP
+        gaps = _gaps(following, observations)
         unlabelled = int((gaps & ~ends[:-1]).sum())
         ends = ends | np.append(gaps, True)
         if unlabelled:
@@ -169,6 +170,18 @@ def to_transitions(arrays: Mapping[str, np.ndarray], goals_go_on: bool = False) 
     actions = np.clip(arrays["actions"][keep].astype(np.float32, copy=False), -ACTION_LIMIT, ACTION_LIMIT)
     rewards = arrays["rewards"][keep].astype(np.float32, copy=False)
     return Transitions(observations, actions, rewards, following, terminals, ends, tuple(notes), tuple(warnings))
+
+
+def _gaps(following: np.ndarray, observations: np.ndarray) -> np.ndarray:
+    """Whether each row but the last is not what the following row goes on from `[N - 1]`; in parts, to save memory."""
+    last = len(observations) - 1
+    gaps = np.empty(last, bool)
+    for first in range(0, last, CHUNK):
+        part = slice(first, min(first + CHUNK, last))
+        with np.errstate(over="ignore"):
+            step = following[part] - observations[part.start + 1 : part.stop + 1]
+            gaps[part] = np.linalg.norm(step, axis=1) > GAP
+    return gaps
 
 
 def _time_limits(

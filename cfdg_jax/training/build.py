@@ -60,7 +60,7 @@ def build_program(
         config=config,
         spec=spec,
         transforms=jax.tree.map(jnp.asarray, transforms),
-        offline_rows=jnp.asarray(rows),
+        offline_rows=jax.device_put(rows),  # which takes over what `pack` aligned; jnp.asarray copies it
         returns=return_rule(config),
         settings=settings,
         **methods,
