@@ -57,7 +57,8 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/behaviour"))
     parser.add_argument("--trust-curve", action="store_true", help="play no candidate again")
     parser.add_argument("--no-expert", action="store_true", help="leave the expert out: none is good enough")
-    parser.add_argument("--mend", action="store_true", help="keep the asset's medium and expert, renew the way to them")
+    parser.add_argument("--mend", action="store_true", help="renew what lies between untrained and medium")
+    parser.add_argument("--until", type=int, default=10**9, help="mend from snapshots up to this step")
     parser.add_argument("--command", default="", help="how it was trained, for the record")
     args = parser.parse_args()
     folder = args.out / f"{args.task}-{args.seed}"
@@ -89,18 +90,23 @@ def main() -> None:
 
 
 def mend(args: argparse.Namespace, folder: pathlib.Path, curve: dict[int, float], env) -> None:
-    """Renews the snapshots before the asset's medium policy, whose return is where their spread ends."""
+    """Renews the snapshots between the asset's untrained and medium policy, and its expert if the run has a better."""
     path = ASSETS / f"{args.task}-policies.npz"
     kept = load_policies(path)
-    medium = max((name for name in kept if name.startswith("snapshot")), key=lambda name: int(name[8:]))
-    steps, first = sorted(curve), min(curve)
-    wanted = np.linspace(curve[first], kept[medium].mean_return, SNAPSHOTS)[1:-1]
-    chosen = sorted({first, *(min(steps, key=lambda step: abs(curve[step] - target)) for target in wanted)})
-    earned = {step: float(evaluate(load(folder, step), env, step).mean()) for step in chosen}
-    snapshots = [trained(load(folder, step), earned[step]) for step in chosen]
-    snapshots.append(trained(kept[medium], kept[medium].mean_return))
-    save_policies(path, snapshots, trained(kept["expert"], kept["expert"].mean_return))
-    report(args, path, earned, curve)
+    ends = [kept["snapshot0"], kept[f"snapshot{len(kept) - 2}"], kept["expert"]]
+    played = lambda policy: float(evaluate(policy, env, policy.step).mean())
+    untrained, medium, expert = (trained(policy, played(policy)) for policy in ends)
+    best = sorted(curve, key=lambda step: -curve[step])[:CANDIDATES]
+    earned = {step: played(load(folder, step)) for step in curve if 0 < step <= args.until or step in best}
+    first = max(best, key=lambda step: earned[step])
+    wanted = np.linspace(untrained[1], medium[1], SNAPSHOTS)[1:-1]
+    early = [step for step in earned if step <= args.until]
+    chosen = sorted({min(early, key=lambda step: abs(earned[step] - target)) for target in wanted})
+    if earned[first] > expert[1]:
+        expert = trained(load(folder, first), earned[first])
+    between = [trained(load(folder, step), earned[step]) for step in chosen]
+    save_policies(path, [untrained, *between, medium], expert)
+    report(args, path, {step: earned[step] for step in (*chosen, first)}, curve)
 
 
 def report(args: argparse.Namespace, path: pathlib.Path, kept: dict[int, float], curve: dict[int, float]) -> None:

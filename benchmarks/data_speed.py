@@ -3,8 +3,8 @@
     python benchmarks/data_speed.py                       writes benchmarks/results/data-speed.json
 
 The file has D4RL's layout for HalfCheetah: a million rows, from the page cache, as they are or compressed as D4RL's
-are; the rows repeat those of a `local:` dataset. Peak memory counts from before the file is opened and is given in multiples
-of the packed array. Processor seconds tell more than seconds where other work runs.
+are; the rows repeat those of a `local:` dataset. Peak memory counts from before the file is opened and is given in
+multiples of the packed array. Processor seconds tell more than seconds where other work runs.
 """
 
 from __future__ import annotations

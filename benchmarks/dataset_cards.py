@@ -1,6 +1,6 @@
 """Writes a card for each `local:` dataset into the docs.
 
-    python benchmarks/dataset_cards.py > docs/datasets.md
+    python benchmarks/dataset_cards.py --sample "antmaze-*" 20000 > docs/datasets.md
 
 Datasets that are not on this machine yet are built first. `cfdg-jax data info NAME` says more about one.
 """
@@ -18,9 +18,9 @@ from cfdg_jax.data.reference_scores import normalized_score
 
 HEAD = """# The `local:` datasets
 
-Written by `python benchmarks/dataset_cards.py > docs/datasets.md`. They follow D4RL's recipes, with behaviour policies
-that this project trained under D4RL's dynamics (`benchmarks/train_behaviour.py`, curves in `benchmarks/results`), and
-are never shown in one table with D4RL's own.
+Written by `benchmarks/dataset_cards.py`. They follow D4RL's recipes, with behaviour policies that this project trained
+under D4RL's dynamics (`benchmarks/train_behaviour.py`, curves in `benchmarks/results`), and are never shown in one
+table with D4RL's own.
 
 | | |
 |---|---|
@@ -46,17 +46,25 @@ def row(name: str, data: Dataset) -> str:
 def main() -> None:
     """Prints the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, help="describe datasets of this many rows instead of the default")
+    parser.add_argument(
+        "--sample",
+        nargs=2,
+        metavar=("NAMES", "ROWS"),
+        default=("", "0"),
+        help="describe these, with *, by so many rows instead of the default",
+    )
     parser.add_argument("--only", default="*", help="names to describe, with *")
     args = parser.parse_args()
     print(HEAD)
-    if args.rows:
-        print(f"Described here are samples of {args.rows:,} rows (`--rows {args.rows}`), not the default sizes.\n")
+    sampled, rows = args.sample[0], int(args.sample[1])
+    if sampled:
+        print(f"Of `{sampled}` samples of {rows:,} rows are described, of the others the default sizes.\n")
     print("| dataset | rows | episodes | median length | return 5 / 50 / 95 % | score |\n|---|---|---|---|---|---|")
     made = []
     for short in names.RECIPES:
         if fnmatch.fnmatchcase(short, args.only):
-            data = load.load_dataset(local.build(short, rows=args.rows, progress=False))
+            sample = rows if fnmatch.fnmatchcase(short, sampled) else None
+            data = load.load_dataset(local.build(short, rows=sample, progress=False))
             print(row(f"local:{short}", data), flush=True)
             made.append((short, data))
     print("\n## How each was made\n")
