@@ -21,6 +21,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 import jax
+import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 if not os.environ.get("CI"):  # jaxlib 0.10.2 crashed once in thousands of writes; a fresh clone gains little by them
@@ -32,6 +33,30 @@ MUCH_MEMORY = 2 << 30
 """Resident bytes from which a test process lets go of what it has compiled."""
 
 
+PROGRAMS = {}
+"""What `programs_are_shared` keeps, by config."""
+
+
+@pytest.fixture
+def programs_are_shared(monkeypatch):
+    """Runs of equal config on the toy task share what is compiled, which is most of their time."""
+    from cfdg_jax.training import results, run
+    from cfdg_jax.training.build import load_program
+
+    def shared(config, progress, clock, transforms=None):
+        known = PROGRAMS.get(repr(config))
+        if known is not None and (transforms is None or same(transforms, known.transforms)):
+            return known
+        program = load_program(config, progress, clock, transforms)
+        if config.dataset.startswith("local:toy"):  # whose rows are always the same
+            PROGRAMS[repr(config)] = PROGRAMS[repr(program.config)] = program
+        return program
+
+    same = lambda a, b: all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+    for module in (run, results):
+        monkeypatch.setattr(module, "load_program", shared)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs_are_let_go():
     """Between files: a process that keeps thousands of programs holds many gigabytes of them."""
@@ -39,6 +64,7 @@ def compiled_programs_are_let_go():
     status = pathlib.Path("/proc/self/statm")
     resident = int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else MUCH_MEMORY
     if resident >= MUCH_MEMORY:
+        PROGRAMS.clear()
         jax.clear_caches()
         gc.collect()
 

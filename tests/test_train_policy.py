@@ -18,6 +18,8 @@ from cfdg_jax.training import export, video
 from cfdg_jax.training.results import Run
 from cfdg_jax.types import Spec
 
+pytestmark = pytest.mark.usefixtures("programs_are_shared")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -27,6 +27,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHORT = {"seeds": 1, "offline__steps": 40, "online__steps": 60, "evaluate__episodes": 1, "evaluate__offline_every": 20}
 SHORT |= {"online__start_steps": 30, "online__capacity": 60}
 
+pytestmark = pytest.mark.usefixtures("programs_are_shared")
+
 
 def short(**values):
     return toy_config(augment="none", **(SHORT | values))

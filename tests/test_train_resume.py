@@ -28,6 +28,8 @@ import sys
 sys.path.insert(0, {tests!r})
 import conftest, train_helpers, cfdg_jax
 from cfdg_jax.training.progress import Interrupted
+
+pytestmark = pytest.mark.usefixtures("programs_are_shared")
 try:
     if {resume}:
         cfdg_jax.train(resume={out!r}, progress=False)
