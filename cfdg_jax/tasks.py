@@ -11,6 +11,9 @@ TASKS: dict[str, str] = {
     "antmaze-medium": "a larger maze; as above",
     "antmaze-large": "the largest maze; as above",
     "door": "a hand that opens a door, extra `adroit` (Rajeswaran et al. 2018; D4RL)",
+    "hammer": "a hand that drives a nail into a board; as above",
+    "pen": "a hand that turns a pen; as above",
+    "relocate": "a hand that carries a ball; as above",
     "toy-sparse": "a point mass that must go around a wall, reward at the goal alone; in JAX, seconds (ours)",
     "toy-dense": "the same with a reward for coming closer (ours)",
 }

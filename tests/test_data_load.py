@@ -10,7 +10,7 @@ from cfdg_jax.errors import UserError
 
 
 def test_names_and_addresses():
-    assert len(REMOTES) == 4 * 6 + 2 * 6 + 3
+    assert len(REMOTES) == 4 * 6 + 2 * 6 + 4 * 3
     assert REMOTES["hopper-medium-replay-v2"].path == "gym_mujoco_v2/hopper_medium_replay-v2.hdf5"
     play = REMOTES["antmaze-large-play-v2"]
     assert play.file == "Ant_maze_hardest-maze_noisy_multistart_True_multigoal_False_sparse_fixed.hdf5"

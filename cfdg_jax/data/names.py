@@ -55,9 +55,10 @@ def _remotes() -> dict[str, Remote]:
         names[f"antmaze-{name}-v2"] = Remote(f"ant_maze_v2/{file}", f"antmaze-{size}")
         first = file.replace("_fixed", "")  # its known defects are `data check`'s to name
         names[f"antmaze-{name}-v0"] = Remote(f"ant_maze_new/{first}", f"antmaze-{size}")
-    names["door-human-v1"] = Remote("hand_dapg/door-v0_demos_clipped.hdf5", "door")  # v1 kept v0's demonstrations
-    for quality in ("cloned", "expert"):
-        names[f"door-{quality}-v1"] = Remote(f"hand_dapg_v1/door-{quality}-v1.hdf5", "door")
+    for hand in ("door", "hammer", "pen", "relocate"):  # v1 kept v0's demonstrations
+        names[f"{hand}-human-v1"] = Remote(f"hand_dapg/{hand}-v0_demos_clipped.hdf5", hand)
+        for quality in ("cloned", "expert"):
+            names[f"{hand}-{quality}-v1"] = Remote(f"hand_dapg_v1/{hand}-{quality}-v1.hdf5", hand)
     return names
 
 

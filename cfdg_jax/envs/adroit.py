@@ -1,8 +1,9 @@
-"""Adroit's door as D4RL logged it: the maintained package's model, with D4RL's reward and 200 steps a try.
+"""Adroit's hand as D4RL logged it: the maintained package's models, with D4RL's rewards, ends and steps a try.
 
-The model is that of gymnasium-robotics' ``AdroitHandDoor-v1`` (extra ``adroit``), the hand of Rajeswaran et al. 2018;
-replayed on today's MuJoCo it follows D4RL's demonstrations to float32 rounding. That class's own reward is not used:
-release 1.4.2 pays for the palm's distance from the handle instead of charging for it, which its own warning says.
+The models are those of gymnasium-robotics' ``AdroitHand*-v1`` (extra ``adroit``), the hand of Rajeswaran et al. 2018;
+replayed on today's MuJoCo the door follows D4RL's demonstrations to float32 rounding. Those classes' own rewards are
+not used: release 1.4.2 pays for the palm's distance from what it should grasp instead of charging for it, which its own
+warning says, and its pen goes on after it fell.
 """
 
 from __future__ import annotations
@@ -10,127 +11,123 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import mujoco
 import numpy as np
 
+from cfdg_jax.envs.adroit_tasks import DOOR_LOW, HAND_TASKS, Scene
 from cfdg_jax.envs.dynamics import quiet_models
 from cfdg_jax.envs.simulators import Simulators
 from cfdg_jax.errors import UserError
 from cfdg_jax.types import Spec, Step
 
-TASKS = ("door",)
-HORIZON = 200
+TASKS = tuple(HAND_TASKS)
 FRAME_SKIP = 5
-DOOR_LOW, DOOR_HIGH = np.array([-0.3, 0.25, 0.252]), np.array([-0.2, 0.35, 0.35])
-"""Where a reset puts the door's frame."""
-_OBSERVED = 39
 JOINTS = 27
-"""Leading columns of the observation: the hand's joints, all 0 at a reset."""
-OPEN = 1.35
-"""Angle of the hinge from which the door counts as open."""
-_BONUSES = ((0.2, 2.0), (1.0, 8.0), (OPEN, 10.0))
+"""Leading columns of the door's observation: the hand's joints, all 0 at a reset."""
 
 
 def adroit_spec(task: str, reference: tuple[float, float] | None = None) -> Spec:
-    """The `Spec` of a task in `TASKS`; trying ends with the time limit alone."""
-    return Spec(_OBSERVED, 28, HORIZON, terminates=False, reference=reference)
+    """The `Spec` of a task in `TASKS`; a try ends with the time limit, and the pen's when it falls."""
+    hand = HAND_TASKS[task]
+    ends = hand.failed is not None
+    return Spec(hand.obs_dim, hand.act_dim, hand.horizon, terminates=ends, reference=reference)
 
 
 @functools.cache
-def build_model() -> mujoco.MjModel:
-    """The door's model with its actuators as the package sets them; do not change it.
+def build_model(task: str = "door") -> mujoco.MjModel:
+    """A task's model with its actuators as the package sets them; do not change it.
 
     Raises:
       UserError: if gymnasium-robotics is not installed.
     """
     try:
         with quiet_models():
-            from gymnasium_robotics.envs.adroit_hand.adroit_door import AdroitHandDoorEnv
+            from gymnasium_robotics.envs import adroit_hand
     except ImportError as error:
         remedy = "install it with: pip install 'cfdg-jax[adroit]'"
-        raise UserError("env.task", "'door' needs the gymnasium-robotics package", remedy) from error
+        raise UserError("env.task", f"'{task}' needs the gymnasium-robotics package", remedy) from error
     with quiet_models():
-        env: Any = AdroitHandDoorEnv()
+        env = getattr(adroit_hand, HAND_TASKS[task].package)()
     env.close()
     return env.model
 
 
-def door_reward(obs: np.ndarray, velocities: np.ndarray) -> np.ndarray:
-    """D4RL's reward `[n]` for reaching observations `[n, O]` with `velocities` `[n, nv]` (``door_v0.py``)."""
-    hinge = obs[:, 28]
-    reward = -0.1 * np.linalg.norm(obs[:, 35:38], axis=1) - 0.1 * (hinge - 1.57) ** 2
-    reward -= 1e-5 * np.square(velocities).sum(axis=1)
-    return reward + sum(bonus * (hinge > angle) for angle, bonus in _BONUSES)
+class HandVecEnv:
+    """`cfdg_jax.types.Env` of the tasks in `TASKS`.
 
-
-class DoorVecEnv:
-    """`cfdg_jax.types.Env` of the door: a hand must undo the latch and swing the door open.
-
-    Environment i draws the place of its door from a generator seeded as Gymnasium seeds. The hand always starts at
-    rest, so that a first observation determines the state; later ones leave out velocities.
+    Environment i draws what its task draws at a reset from a generator seeded as Gymnasium seeds. The hand always
+    starts at rest, so that a first observation determines the state; later ones leave out velocities.
 
     Args:
-      task: ``door``.
+      task: One of `TASKS`.
       seeds: One non-negative seed per environment.
       threads: Threads that step the simulators; 0 chooses.
       reference: Passed on to `spec`.
     """
 
     def __init__(self, task: str, seeds: Sequence[int], threads: int = 0, reference: tuple[float, float] | None = None):
-        self.spec, self.task, model = adroit_spec(task, reference), task, build_model()
+        self.spec, self.task, model = adroit_spec(task, reference), task, build_model(task)
+        self._hand = HAND_TASKS[task]
         self.simulators = Simulators([copy.copy(model) for _ in seeds], mujoco.mj_step, FRAME_SKIP, seeds, threads)
         self.num = self.simulators.num
         self._centre, self._reach = model.actuator_ctrlrange.mean(axis=1), np.ptp(model.actuator_ctrlrange, axis=1) / 2
-        self._frame = model.body("frame").id
-        self._hinge = int(model.joint("door_hinge").qposadr[0])
-        self._palm = [data.site("S_grasp").xpos for data in self.simulators.datas]
-        self._handle = [data.site("S_handle").xpos for data in self.simulators.datas]
+        self._seen = {  # arrays that look into the simulators' memory
+            name: [getattr(getattr(data, kind)(object_), field) for data in self.simulators.datas]
+            for name, (kind, object_, field) in self._hand.seen.items()
+        }
+        self._moved = {
+            f"{field} {object_}": [
+                getattr(each, field)[getattr(each, kind)(object_).id] for each in self.simulators.models
+            ]
+            for field, kind, object_ in self._hand.moved
+        }
 
     def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
         """Starts new episodes where `mask` `[num]` is True (everywhere by default); returns observations `[num, O]`."""
         for i in range(self.num) if mask is None else np.flatnonzero(mask):
-            generator = self.simulators.generators[i]
-            self._start(int(i), np.array([generator.uniform(*ends) for ends in zip(DOOR_LOW, DOOR_HIGH, strict=True)]))
-        return self._observe()
+            self._hand.draw(self.simulators.models[i], self.simulators.generators[i])
+            self._start(int(i))
+        return self._observe()[0]
 
-    def _start(self, i: int, door: np.ndarray) -> None:
+    def _start(self, i: int) -> None:
         model = self.simulators.models[i]
-        model.body_pos[self._frame] = door
         self.simulators.restart(i, model.qpos0, np.zeros(model.nv))
 
     def place_start(self, obs: np.ndarray) -> None:
-        """Starts new episodes with the door where first observations `[num, O]` show its handle."""
+        """Starts new episodes with the door where first observations `[num, O]` show its handle; of the door alone."""
         for i, row in enumerate(obs):
-            self._start(i, DOOR_LOW)
-            self._start(i, DOOR_LOW + row[32:35] - self._handle[i])
+            frame = self._moved["body_pos frame"][i]
+            frame[:] = DOOR_LOW
+            self._start(i)
+            frame[:] = DOOR_LOW + row[32:35] - self._seen["handle"][i]
+            self._start(i)
 
     def step(self, action: np.ndarray) -> Step:
         """Steps all environments with `action` `[num, A]`, clipped to [-1, 1]."""
         self.simulators.advance(self._centre + np.clip(action, -1.0, 1.0) * self._reach)
-        obs, velocities = self._observe(), self.simulators.coordinates()[1]
+        obs, scene = self._observe()
+        hand = self._hand
+        terminal = np.zeros(self.num, bool) if hand.failed is None else hand.failed(obs, scene)
         truncated = self.simulators.elapsed >= self.spec.horizon
-        return Step(obs, door_reward(obs, velocities), np.zeros(self.num, bool), truncated, obs[:, 28] >= OPEN)
+        return Step(obs, hand.reward(obs, scene), terminal, truncated, hand.success(obs, scene))
 
-    def _observe(self) -> np.ndarray:
-        qpos, _ = self.simulators.coordinates()
-        palm, handle, hinge = np.stack(self._palm), np.stack(self._handle), qpos[:, self._hinge, None]
-        is_open = np.where(hinge > 1.0, 1.0, -1.0)
-        return np.concatenate([qpos[:, 1:-2], qpos[:, -1:], hinge, palm, handle, palm - handle, is_open], axis=1)
+    def _observe(self) -> tuple[np.ndarray, Scene]:
+        scene = Scene(*self.simulators.coordinates(), {name: np.stack(views) for name, views in self._seen.items()})
+        return self._hand.observe(scene), scene
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """The state from which `set_state` continues bit for bit: `Simulators.get_state` and ``doors`` `[num, 3]`."""
-        doors = np.stack([model.body_pos[self._frame] for model in self.simulators.models])
-        places = {"palm": np.stack(self._palm), "handle": np.stack(self._handle)}
-        return {**self.simulators.get_state(), "doors": doors, **places}
+        """The state from which `set_state` continues bit for bit: `Simulators.get_state`, what a reset moved and what
+        is looked at `[num, _]`."""
+        views = {**self._moved, **self._seen}
+        return {**self.simulators.get_state(), **{name: np.stack(each) for name, each in views.items()}}
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Continues from what `get_state` returned; `UserError` if it is of another task or number of environments."""
         self.simulators.set_state(state, self.task)
-        for i, model in enumerate(self.simulators.models):
-            model.body_pos[self._frame] = state["doors"][i]
-            self._palm[i][:], self._handle[i][:] = state["palm"][i], state["handle"][i]
+        for name, views in {**self._moved, **self._seen}.items():
+            for view, value in zip(views, state[name], strict=True):
+                view[:] = value
 
     def close(self) -> None:
         """Ends the threads."""

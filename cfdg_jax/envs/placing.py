@@ -45,14 +45,14 @@ class Placed:
 
 def can_place(task: str) -> str:
     """Empty, or why rows of `task` cannot be put into its environment."""
-    if task in ROBOTS or task in antmaze.TASKS or task in adroit.TASKS or task in toy.TASKS:
+    if task in ROBOTS or task in antmaze.TASKS or task == "door" or task in toy.TASKS:
         return ""
     return "its environment cannot be put into a recorded state" if task else "the data do not name an environment"
 
 
 def place_rows(task: str, dynamics: str, data: Any, count: int, shift: int = 0) -> Placed:
     """Steps the environment from `count` rows spread over `data`, with the action `shift` rows further on."""
-    if task in adroit.TASKS:
+    if task == "door":
         return _from_starts(task, data, count, shift)
     rows = _sample(task, data, count)
     rows = rows[(rows + shift >= 0) & (rows + shift < len(data.rewards))]
@@ -100,7 +100,7 @@ def _from_starts(task: str, data: Any, count: int, shift: int) -> Placed:
     notes = (f"velocities are not in the observation: the first {_OPEN_LOOP} steps of {len(starts)} episodes replayed",)
     if not len(starts):
         return Placed(starts, np.empty((0, data.observations.shape[1])), None, None, notes=notes)
-    env, first = adroit.DoorVecEnv(task, range(len(starts))), max(0, -shift)
+    env, first = adroit.HandVecEnv(task, range(len(starts))), max(0, -shift)
     env.place_start(data.observations[starts].astype(np.float64))
     rows, found, rewards = [], [], []
     for t in range(_OPEN_LOOP):

@@ -3,7 +3,7 @@
 ========================================= ================================================================
 ``hopper halfcheetah walker2d ant``       Gymnasium's ``-v4`` robots (`cfdg_jax.envs.locomotion`)
 ``antmaze-umaze antmaze-medium -large``   D4RL's AntMaze (`cfdg_jax.envs.antmaze`)
-``door``                                  D4RL's Adroit door (`cfdg_jax.envs.adroit`), extra ``adroit``
+``door hammer pen relocate``              D4RL's Adroit hand (`cfdg_jax.envs.adroit`), extra ``adroit``
 ``toy-sparse toy-dense``                  a point mass that must go around a wall (`cfdg_jax.envs.toy`)
 ``gym:ID`` ``gym:ID?name=value``          any Gymnasium id with Box actions (`cfdg_jax.envs.gym_bridge`)
 ========================================= ================================================================
@@ -30,6 +30,9 @@ REFERENCE_RETURNS: dict[str, tuple[float, float]] = {
     "ant": (-325.6, 3879.7),
     "antmaze": (0.0, 1.0),
     "door": (-56.512833, 2880.5693087298737),
+    "hammer": (-274.856578, 12794.134825156867),
+    "pen": (96.262799, 3076.8331017826877),
+    "relocate": (-6.425911, 4233.877797728884),
 }
 """D4RL's (minimum, maximum) return by environment family, of a random and an expert policy; see
 docs/algorithms.md#scores."""
@@ -64,7 +67,7 @@ def make_env(task: str, seeds: Sequence[int], dynamics: str = "gymnasium", threa
     Args:
       task: An id of `task_names`, or ``gym:ID``.
       seeds: One non-negative seed per environment; environment i does what a single one of that seed does.
-      dynamics: ``gymnasium`` or ``d4rl`` (`cfdg_jax.envs.dynamics`); the toys and the door have one dynamics and
+      dynamics: ``gymnasium`` or ``d4rl`` (`cfdg_jax.envs.dynamics`); the toys and the hand have one dynamics and
         ignore it.
       threads: Threads that step MuJoCo; 0 chooses by number of environments and cores.
 
@@ -79,7 +82,7 @@ def make_env(task: str, seeds: Sequence[int], dynamics: str = "gymnasium", threa
     if task in antmaze.TASKS:
         return antmaze.AntMazeVecEnv(task, seeds, dynamics, threads, REFERENCE_RETURNS["antmaze"])
     if task in adroit.TASKS:
-        return adroit.DoorVecEnv(task, seeds, threads, REFERENCE_RETURNS[task])
+        return adroit.HandVecEnv(task, seeds, threads, REFERENCE_RETURNS[task])
     return MujocoVecEnv(task, seeds, dynamics, threads, REFERENCE_RETURNS[task])
 
 
