@@ -140,7 +140,7 @@ def main() -> None:
     if args.load:
         print(json.dumps(load(args.load)))
         return
-    found: dict = {"command": "python benchmarks/data_speed.py", "rows": args.rows}
+    found: dict = {"command": " ".join(["python benchmarks/data_speed.py", *sys.argv[1:]]), "rows": args.rows}
     found["values"] = "[seconds, processor seconds]; load average " + " ".join(map(str, os.getloadavg()))
     found |= {"device": device_name(), "versions": versions()}
     with tempfile.TemporaryDirectory() as folder:
