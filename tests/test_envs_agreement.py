@@ -13,6 +13,8 @@ from cfdg_jax.envs.registry import make_env
 
 MUJOCO_PY = ["hopper-v2-return3590", "halfcheetah-v2-return7582", "ant-v2-return774", "ant-v2-return5545"]
 
+WIDTHS = {"hammer": 26, "pen": 24, "relocate": 30}
+
 
 def agreement_warning(data, task, dynamics):
     return agreement(data, task, dynamics).warning
@@ -68,6 +70,16 @@ def test_the_real_door_agrees(data_dir):
     assert "velocities are not in the observation" in found.notes[0]
     wrong = dataclasses.replace(data, rewards=-data.rewards)
     assert "their sign is reversed" in agreement_warning(wrong, "door", "d4rl")
+
+
+@pytest.mark.parametrize("task", ["hammer", "pen", "relocate"])
+def test_the_other_tasks_of_the_hand_are_replayed_from_where_it_rests(task):
+    pytest.importorskip("gymnasium_robotics", reason="the extra adroit is not installed")
+    data = logged(task, rows=1500, policy=lambda obs, rng: rng.uniform(-0.4, 0.4, (len(obs), WIDTHS[task])))
+    found = agreement(data, task, "d4rl")
+    assert found.mismatches == () and found.rows >= 100 and found.observation_error[0] < 1e-5
+    wrong = dataclasses.replace(data, rewards=-data.rewards)
+    assert "their sign is reversed" in agreement_warning(wrong, task, "d4rl")
 
 
 def test_wrong_dynamics(hopper):

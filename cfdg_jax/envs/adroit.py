@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import mujoco
 import numpy as np
 
-from cfdg_jax.envs.adroit_tasks import DOOR_LOW, HAND_TASKS, Scene
+from cfdg_jax.envs.adroit_tasks import HAND_TASKS, Scene
 from cfdg_jax.envs.dynamics import quiet_models
 from cfdg_jax.envs.simulators import Simulators
 from cfdg_jax.errors import UserError
@@ -23,8 +23,6 @@ from cfdg_jax.types import Spec, Step
 
 TASKS = tuple(HAND_TASKS)
 FRAME_SKIP = 5
-JOINTS = 27
-"""Leading columns of the door's observation: the hand's joints, all 0 at a reset."""
 
 
 def adroit_spec(task: str, reference: tuple[float, float] | None = None) -> Spec:
@@ -95,12 +93,11 @@ class HandVecEnv:
         self.simulators.restart(i, model.qpos0, np.zeros(model.nv))
 
     def place_start(self, obs: np.ndarray) -> None:
-        """Starts new episodes with the door where first observations `[num, O]` show its handle; of the door alone."""
+        """Starts new episodes in which all that a reset moves is where first observations `[num, O]` show it."""
         for i, row in enumerate(obs):
-            frame = self._moved["body_pos frame"][i]
-            frame[:] = DOOR_LOW
             self._start(i)
-            frame[:] = DOOR_LOW + row[32:35] - self._seen["handle"][i]
+            rest = {name: views[i].copy() for name, views in self._seen.items()}
+            self._hand.place(self.simulators.models[i], rest, row)
             self._start(i)
 
     def step(self, action: np.ndarray) -> Step:

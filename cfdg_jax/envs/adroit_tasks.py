@@ -38,6 +38,9 @@ class HandTask:
       seen: What `Scene.seen` holds: kind of object, its name, and the attribute of `mujoco.MjData`'s view of it.
       moved: Fields of the model that a reset changes: the field, the kind of object, its name.
       draw: Draws those fields of a model from a generator, in the package's order.
+      joints: Leading columns of the observation that are all 0 at a reset, where the hand rests.
+      place: Sets those fields of a model from a first observation, given what is seen at a reset with the fields as
+        they are.
       observe: Observations of a scene `[n, O]`.
       reward, success: Of each step.
       failed: Whether a step ends the try before its time; None if nothing does.
@@ -50,6 +53,8 @@ class HandTask:
     seen: dict[str, tuple[str, str, str]]
     moved: tuple[tuple[str, str, str], ...]
     draw: Callable[[mujoco.MjModel, np.random.Generator], None]
+    joints: int
+    place: Callable[[mujoco.MjModel, dict[str, np.ndarray], np.ndarray], None]
     observe: Callable[[Scene], np.ndarray]
     reward: Score
     success: Score
@@ -76,6 +81,10 @@ def _draw_door(model: mujoco.MjModel, generator: np.random.Generator) -> None:
     model.body("frame").pos[:] = [generator.uniform(*ends) for ends in zip(DOOR_LOW, DOOR_HIGH, strict=True)]
 
 
+def _place_door(model: mujoco.MjModel, rest: dict[str, np.ndarray], obs: np.ndarray) -> None:
+    model.body("frame").pos[:] += obs[32:35] - rest["handle"]
+
+
 def _observe_door(scene: Scene) -> np.ndarray:
     qpos, palm, handle = scene.qpos, scene.seen["palm"], scene.seen["handle"]
     hinge = qpos[:, -2, None]
@@ -96,6 +105,10 @@ def door_reward(obs: np.ndarray, velocities: np.ndarray) -> np.ndarray:
 
 def _draw_board(model: mujoco.MjModel, generator: np.random.Generator) -> None:
     model.body("nail_board").pos[2] = generator.uniform(0.1, 0.25)
+
+
+def _place_board(model: mujoco.MjModel, rest: dict[str, np.ndarray], obs: np.ndarray) -> None:
+    model.body("nail_board").pos[2] += obs[44] - rest["nail"][2]
 
 
 def _observe_hammer(scene: Scene) -> np.ndarray:
@@ -130,6 +143,13 @@ def euler_angles(turn: np.ndarray) -> np.ndarray:
 def _draw_pen(model: mujoco.MjModel, generator: np.random.Generator) -> None:
     angles = [generator.uniform(-1, 1), generator.uniform(-1, 1), 0.0]
     model.body("target").quat[:] = Rotation.from_euler("XYZ", angles).as_quat(scalar_first=True)
+
+
+def _place_pen(model: mujoco.MjModel, rest: dict[str, np.ndarray], obs: np.ndarray) -> None:
+    """Any turn that makes it point as observed will do: how it is turned about its own line does not show."""
+    target, line = model.body("target").quat, rest["target top"] - rest["target bottom"]
+    turn, _ = Rotation.align_vectors([obs[36:39]], [line / np.linalg.norm(line)])
+    target[:] = (turn * Rotation.from_quat(target, scalar_first=True)).as_quat(scalar_first=True)
 
 
 def _pointing(scene: Scene, which: str) -> np.ndarray:
@@ -171,6 +191,11 @@ def _draw_ball(model: mujoco.MjModel, generator: np.random.Generator) -> None:
     model.site("target").pos[:] = uniform(-0.2, 0.2), uniform(-0.2, 0.2), uniform(0.15, 0.35)
 
 
+def _place_ball(model: mujoco.MjModel, rest: dict[str, np.ndarray], obs: np.ndarray) -> None:
+    model.body("Object").pos[:2] += (rest["palm"] - obs[30:33] - rest["object"])[:2]
+    model.site("target").pos[:] += rest["palm"] - obs[33:36] - rest["target"]
+
+
 def _observe_relocate(scene: Scene) -> np.ndarray:
     palm, ball, target = (scene.seen[name] for name in ("palm", "object", "target"))
     return np.concatenate([scene.qpos[:, :-6], palm - ball, palm - target, ball - target], axis=1)
@@ -190,6 +215,8 @@ HAND_TASKS: dict[str, HandTask] = {
         {"palm": PALM, "handle": ("site", "S_handle", "xpos")},
         (("body_pos", "body", "frame"),),
         _draw_door,
+        27,
+        _place_door,
         _observe_door,
         lambda obs, scene: door_reward(obs, scene.qvel),
         lambda obs, scene: obs[:, 28] >= OPEN,
@@ -208,6 +235,8 @@ HAND_TASKS: dict[str, HandTask] = {
         },
         (("body_pos", "body", "nail_board"),),
         _draw_board,
+        27,
+        _place_board,
         _observe_hammer,
         _hammer_reward,
         lambda obs, scene: _distance(scene.seen["nail"], scene.seen["goal"]) < 0.01,
@@ -225,6 +254,8 @@ HAND_TASKS: dict[str, HandTask] = {
         },
         (("body_quat", "body", "target"),),
         _draw_pen,
+        24,
+        _place_pen,
         _observe_pen,
         _pen_reward,
         _pen_success,
@@ -236,6 +267,8 @@ HAND_TASKS: dict[str, HandTask] = {
         {"palm": PALM, "object": OBJECT, "target": ("site", "target", "xpos")},
         (("body_pos", "body", "Object"), ("site_pos", "site", "target")),
         _draw_ball,
+        30,
+        _place_ball,
         _observe_relocate,
         _relocate_reward,
         lambda obs, scene: _distance(scene.seen["object"], scene.seen["target"]) < 0.1,

@@ -1,9 +1,9 @@
 """Whether logged transitions are the environment's own: a sample of them is put into it and stepped.
 
 A robot's observation determines its state (but for where it is, and for velocities cut at the limit), so any row can be
-replayed; a maze's too, but the goal, on which the reward depends, does not show. The door's observation leaves out
-velocities, so demonstrations are replayed from their beginning, where the hand rests. Other environments cannot be put
-into a state, and are not compared. Generated rows only resemble the environment's: how far they are off is a note.
+replayed; a maze's too, but the goal, on which the reward depends, does not show. The observations of Adroit's hand
+leave out velocities, so episodes are replayed from their beginning, where the hand rests. Other environments cannot be
+put into a state, and are not compared. Generated rows only resemble the environment's: how far they are off is a note.
 
 Where rows do not agree, the likely reasons are tried on the same rows, and the one that explains them is named.
 """

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cfdg_jax.envs import adroit, antmaze, toy
+from cfdg_jax.envs.adroit_tasks import HAND_TASKS
 from cfdg_jax.envs.locomotion import ROBOTS, MujocoVecEnv
 
 _COPIES = 64
@@ -45,14 +46,14 @@ class Placed:
 
 def can_place(task: str) -> str:
     """Empty, or why rows of `task` cannot be put into its environment."""
-    if task in ROBOTS or task in antmaze.TASKS or task == "door" or task in toy.TASKS:
+    if task in ROBOTS or task in antmaze.TASKS or task in adroit.TASKS or task in toy.TASKS:
         return ""
     return "its environment cannot be put into a recorded state" if task else "the data do not name an environment"
 
 
 def place_rows(task: str, dynamics: str, data: Any, count: int, shift: int = 0) -> Placed:
     """Steps the environment from `count` rows spread over `data`, with the action `shift` rows further on."""
-    if task == "door":
+    if task in adroit.TASKS:
         return _from_starts(task, data, count, shift)
     rows = _sample(task, data, count)
     rows = rows[(rows + shift >= 0) & (rows + shift < len(data.rewards))]
@@ -94,7 +95,7 @@ def _sample(task: str, data: Any, count: int) -> np.ndarray:
 def _from_starts(task: str, data: Any, count: int, shift: int) -> Placed:
     """Follows demonstrations from their beginning for some steps."""
     starts = np.flatnonzero(np.concatenate([[True], data.ends[:-1]]))
-    resting = np.abs(data.observations[starts, : adroit.JOINTS]).max(axis=1) < 1e-6
+    resting = np.abs(data.observations[starts, : HAND_TASKS[task].joints]).max(axis=1) < 1e-6
     lengths = np.diff(np.append(starts, len(data.rewards)))
     starts = starts[resting & (lengths > _OPEN_LOOP + 1)][: max(1, count // _OPEN_LOOP)]
     notes = (f"velocities are not in the observation: the first {_OPEN_LOOP} steps of {len(starts)} episodes replayed",)
