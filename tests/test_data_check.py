@@ -134,6 +134,7 @@ def test_wrong_environment_fails_the_check(tmp_path):
 def test_list_shows_what_is_here(tmp_path, monkeypatch):
     monkeypatch.setenv("CFDG_DATA_DIR", str(tmp_path))
     text = commands.list_text()
+    assert text.splitlines()[-1].endswith("lerobot:FOLDER, ogbench:FILE.npz")
     assert all(f"local:{name}" in text for name in RECIPES) and all(f"d4rl:{n}" in text for n in REMOTES)
     assert "  built" not in text.replace("built here", "") and "  downloaded\n" not in text
     file = tmp_path / "d4rl" / "ant_random-v2.hdf5"

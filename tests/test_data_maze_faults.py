@@ -54,6 +54,20 @@ def test_what_is_right_raises_no_warning():
     assert describe(data, SPEC).facts["goal"] == goal and kept.sum() > visits
 
 
+def test_a_visit_ends_with_its_trajectory():
+    """As where an ant is put back beside its goal and arrives at once."""
+    arrays = walks(stay=1)
+    arrays["next_observations"] = np.roll(arrays["observations"], -1, axis=0)
+    first = np.arange(0, ROWS, EACH)
+    for name in ("observations", "next_observations"):
+        arrays[name][first, :2] = arrays["observations"][first - 1, :2] + 0.01
+    arrays["rewards"] = (np.isin(np.arange(ROWS), [*first, *(first - 1) % ROWS])).astype(np.float32)
+    arrays["terminals"] = arrays["rewards"] > 0
+    arrays["timeouts"][:] = False
+    goal = maze_facts(from_arrays(arrays, task="antmaze-umaze"))["goal"]
+    assert goal["visits"] == arrays["rewards"].sum() == 6 and goal["rows a visit"] == 1.0
+
+
 def test_resets_away_from_the_time_outs_are_leaps(tmp_path):
     arrays = walks(reset_every=24)
     far = float(np.linalg.norm(maze("umaze").centre(maze("umaze").goal) + 0.6))

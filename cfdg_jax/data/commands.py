@@ -20,6 +20,7 @@ def list_text() -> str:
         there = exists(root / "d4rl" / remote.file)
         lines.append(f"  d4rl:{name:<29} {'  downloaded' if there else ''}".rstrip())
     lines += ["", "besides: minari:ID, and the path of a file in D4RL's layout"]
+    lines += ["to be converted first, with data convert: lerobot:FOLDER, ogbench:FILE.npz"]
     return "\n".join(lines)
 
 

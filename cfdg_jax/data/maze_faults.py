@@ -49,7 +49,8 @@ def maze_facts(dataset: Dataset) -> dict[str, Any]:
     paid = dataset.rewards > 0
     if not _in_maze(dataset) or not paid.any():
         return {}
-    begins = paid & ~np.append(False, paid[:-1])
+    goes_on = (dataset.next_observations[:-1, :2] == dataset.observations[1:, :2]).all(axis=1)
+    begins = paid & ~np.append(False, paid[:-1] & goes_on)
     share = float(_at_goal(dataset)[paid].mean())
     return {
         "goal": {"visits": int(begins.sum()), "rows a visit": float(paid.sum() / begins.sum()), "environment's": share}
