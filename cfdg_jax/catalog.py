@@ -41,7 +41,7 @@ class Field(NamedTuple):
       annotation: Its type, for `cfdg_jax.values.coerce`.
       kind: The same in words: as it is written, or the values of a literal.
       default: Source text of the class's default.
-      meaning: The comment beside it.
+      meaning: The comment beside it, or that of the class it is inherited from.
       about: Docstring of the class that declares it.
     """
 
@@ -163,7 +163,9 @@ def fields_of(config: Node, prefix: str = "") -> dict[str, Field]:
         if kind.endswith("Config"):
             found |= fields_of(_find(config.module, kind), path + ".")
         elif not kind.startswith("ClassVar"):
-            found[path] = _field(config, item, path)
+            field, inherited = _field(config, item, path), found.get(path)
+            # a default of its own changes no meaning
+            found[path] = field._replace(meaning=inherited.meaning) if inherited and not field.meaning else field
     return found
 
 

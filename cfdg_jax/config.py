@@ -48,11 +48,11 @@ class EnvConfig:
 class TransformConfig:
     """Fitted on the offline data, applied to it and to every online row; evaluation returns stay raw."""
 
-    reward: RewardKind = "return_range"  # docs/algorithms.md#transforms
+    reward: RewardKind = "return_range"  # rescaling of rewards (docs/algorithms.md#transforms)
     scale: float = 10.0  # of scale_bias, scale r + bias: AntMaze 10 and -5, Adroit 10 and 5 (Cal-QL)
-    bias: float = -5.0
+    bias: float = -5.0  # of scale_bias
     online_reward: Literal["same", "raw"] = "same"  # of online rows; raw: implicit_q_learning on locomotion
-    observation: ObservationKind = "none"  # docs/algorithms.md#transforms
+    observation: ObservationKind = "none"  # standardise: by the moments of the dataset (docs/algorithms.md#transforms)
     failure_reward: float | None = None  # raw reward of a step without success, sparse tasks (Cal-QL: AntMaze 0)
     failure_rule: Literal["all", "last"] = "all"  # rewards that must be failures: all (Cal-QL) or the last (CORL)
     truncation: Truncation = "none"  # worth of a cut trajectory after its end (none: Cal-QL; its kitchen: last_reward)
@@ -116,7 +116,7 @@ class LogConfig:
 
     every: int = 1_000  # steps between lines of metrics.jsonl
     loggers: Literal["none", "tensorboard", "wandb"] = "none"  # beside the jsonl files; wandb runs offline by default
-    wandb_mode: Literal["offline", "online"] = "offline"
+    wandb_mode: Literal["offline", "online"] = "offline"  # offline: written to disk, sent nowhere
 
 
 @dataclasses.dataclass(frozen=True)

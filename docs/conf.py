@@ -7,7 +7,7 @@ import sys
 HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
-project, author, copyright = "cfdg_jax", "The cfdg_jax authors", "MIT licence"
+project, author, copyright = "cfdg_jax", "The cfdg_jax authors", "the cfdg_jax authors, MIT licence"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "mathml", "field_pages"]
 exclude_patterns = ["_build", "_ext", "_static"]
 html_static_path, html_css_files = ["_static"], ["site.css"]
@@ -16,6 +16,7 @@ html_title = "cfdg_jax"
 html_copy_source = False
 html_show_search_summary = False  # a browser may not fetch pages from a folder
 default_role = "literal"
+smartquotes = False  # an empty string is no pair of quotation marks
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_fence_as_directive = ["math"]  # ```math, which GitHub draws too
 myst_heading_anchors = 4

@@ -128,22 +128,35 @@ def test_watching_writes_the_page_until_all_runs_are_done(tmp_path, monkeypatch,
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PROBE = """<script>addEventListener("load", () => setTimeout(() => {
-const wide = [...document.querySelectorAll(".scroll")].filter(e => e.scrollWidth > e.clientWidth + 1).length;
-const plots = document.querySelectorAll(".main-svg").length;
-document.title = [document.documentElement.scrollWidth - document.documentElement.clientWidth, wide, plots].join(" ");
+const all = selector => [...document.querySelectorAll(selector)], box = e => e.getBoundingClientRect();
+const range = document.createRange();
+const lines = e => { range.selectNodeContents(e); return range.getClientRects().length };
+const over = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+parent.postMessage([
+  document.documentElement.scrollWidth - document.documentElement.clientWidth,
+  all(".scroll").filter(e => e.scrollWidth > e.clientWidth + 1).length,
+  all("th").filter(e => !/[\\s-]/.test(e.textContent) && lines(e) > 1).length,
+  all(".legend").filter(e => all(".updatemenu-container").some(menu => over(box(e), box(menu)))).length,
+  all(".main-svg").length,
+].join(" "), "*");
 }, 500))</script>"""
+FRAME = """<body><iframe src="page.html" width="{width}" height="900" style="border: 0"></iframe>
+<script>addEventListener("message", event => {{ document.title = event.data }})</script></body>"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed to look at the page with")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_scrolls_sideways_in_a_browser(folder, tmp_path, width):
-    page = tmp_path / "page.html"
-    page.write_text((folder / "report.html").read_text().replace("</body>", PROBE + "</body>"))
-    words = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
-    words += ["--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+    """In a frame: a window of Chromium is never narrower than 500 pixels."""
+    (tmp_path / "page.html").write_text((folder / "report.html").read_text().replace("</body>", PROBE + "</body>"))
+    frame = tmp_path / "frame.html"
+    frame.write_text(FRAME.format(width=width))
+    words = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,900"]
+    words += ["--virtual-time-budget=5000", "--dump-dom", frame.as_uri()]
     shown = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120).stdout
-    page_over, tables_over, plots = map(int, re.search(r"<title>([\d ]+)</title>", shown)[1].split())
+    page_over, tables_over, broken, covered, plots = map(int, re.search(r"<title>([\d ]+)</title>", shown)[1].split())
     assert page_over <= 0 and plots > 0, "the curves are drawn"
+    assert broken == 0 and covered == 0, "words of a table's head are whole, and the menu covers no name"
     assert width < 1280 or tables_over == 0
 
 

@@ -48,11 +48,11 @@ class AWACConfig:
 
     variant: str = "authors"  # the release whose behaviour is followed, see `VARIANTS`
     advantage_scale: float = 2.0  # lambda, divides the advantage; smaller follows the critics more
-    discount: float = 0.99
+    discount: float = 0.99  # gamma of returns and targets
     tau: float = 0.005  # Polyak rate of the target critics, every update
     hidden: tuple[int, ...] = (256, 256, 256, 256)  # of the policy
-    critic_hidden: tuple[int, ...] = (256, 256)
-    critics: int = 2
+    critic_hidden: tuple[int, ...] = (256, 256)  # of the critics
+    critics: int = 2  # Q networks
     layer_norm: bool = False  # in the critics
     learning_rate: float = 3e-4  # Adam, all networks
 

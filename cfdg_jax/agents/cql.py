@@ -49,11 +49,11 @@ class CQLConfig:
     """Hyper-parameters; the defaults are CORL's for locomotion (docs/algorithms.md#cql)."""
 
     variant: str = "authors"  # the release whose behaviour is followed, see `VARIANTS`
-    discount: float = 0.99
+    discount: float = 0.99  # gamma of returns and targets
     tau: float = 0.005  # Polyak rate of the target critics, every update
     hidden: tuple[int, ...] = (256, 256, 256)  # of the policy
-    critic_hidden: tuple[int, ...] = (256, 256, 256)
-    critics: int = 2
+    critic_hidden: tuple[int, ...] = (256, 256, 256)  # of the critics
+    critics: int = 2  # Q networks
     subset: float = 0.0  # critics in the target, drawn at random; 0: all
     layer_norm: bool = False  # in the critics: Dense -> LayerNorm -> ReLU
     learning_rate: float = 3e-4  # Adam, critics and Lagrange multiplier

@@ -38,10 +38,10 @@ class CrossQConfig:
     """Hyper-parameters; the defaults are the paper's, but for narrower critics (docs/algorithms.md#crossq)."""
 
     variant: str = "authors"  # the release whose values are taken, see `VARIANTS`
-    discount: float = 0.99
+    discount: float = 0.99  # gamma of returns and targets
     hidden: tuple[int, ...] = (256, 256)  # of the policy
     critic_hidden: tuple[int, ...] = (256, 256)  # the paper's 2 x 2048 costs fifty times as much
-    critics: int = 2
+    critics: int = 2  # Q networks
     learning_rate: float = 1e-3  # Adam, all networks and the temperature
     b1: float = 0.5  # Adam's first decay
     policy_delay: int = 3  # critic updates per policy and temperature update

@@ -47,10 +47,10 @@ class IQLConfig:
     expectile: float = 0.7  # tau of the value regression; AntMaze 0.9
     temperature: float = 3.0  # beta, multiplies the advantage; AntMaze 10
     advantage_limit: float = 100.0  # largest regression weight
-    discount: float = 0.99
+    discount: float = 0.99  # gamma of returns and targets
     tau: float = 0.005  # Polyak rate of the target critics, every update
     hidden: tuple[int, ...] = (256, 256)  # of all networks
-    critics: int = 2
+    critics: int = 2  # Q networks
     layer_norm: bool = False  # in critics and V
     learning_rate: float = 3e-4  # Adam, all networks
     anneal: Anneal = "offline"  # the policy's rate, by a half cosine

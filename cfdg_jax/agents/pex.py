@@ -46,10 +46,10 @@ class PEXConfig:
     online_expectile: float | None = None  # tau from the hand-over on; none: the same (all sources)
     online_temperature: float | None = None  # beta from the hand-over on; none: the same (all sources)
     advantage_limit: float = 100.0  # largest regression weight
-    discount: float = 0.99
+    discount: float = 0.99  # gamma of returns and targets
     tau: float = 0.005  # Polyak rate of the target critics, every update
     hidden: tuple[int, ...] = (256, 256)  # of all networks
-    critics: int = 2
+    critics: int = 2  # Q networks
     layer_norm: bool = False  # in critics and V
     learning_rate: float = 3e-4  # Adam, all networks
     anneal: Anneal = "offline"  # the policies' rate, by a half cosine

@@ -47,10 +47,10 @@ class SACConfig:
     """Hyper-parameters; the defaults are the paper's (docs/algorithms.md#sac)."""
 
     variant: str = "authors"  # the release whose behaviour is followed, see `VARIANTS`
-    discount: float = 0.99
+    discount: float = 0.99  # gamma of returns and targets
     tau: float = 0.005  # Polyak rate of the target critics, every update
     hidden: tuple[int, ...] = (256, 256)  # of all networks
-    critics: int = 2
+    critics: int = 2  # Q networks
     subset: float = 0.0  # critics in the target, drawn at random; 0: all; 1.5: one or two, with even chances
     layer_norm: bool = False  # in the critics: Dense -> LayerNorm -> ReLU
     learning_rate: float = 3e-4  # Adam, all networks and the temperature

@@ -48,7 +48,7 @@ class TD3Config:
     """Hyper-parameters of TD3 (Fujimoto et al. 2018); nothing to conserve (docs/algorithms.md#td3bc)."""
 
     variant: str = "authors"  # the release whose behaviour is followed, see `variants_of`
-    discount: float = 0.99
+    discount: float = 0.99  # gamma of returns and targets
     tau: float = 0.005  # Polyak rate of the targets, at every policy step
     delay: int = 2  # critic updates per policy update
     target_noise: float = 0.2  # standard deviation of the target policy's smoothing

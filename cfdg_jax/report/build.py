@@ -144,7 +144,7 @@ def _curves(runs: Sequence[Run], save: Saver) -> Iterator[str]:
         yield _figure(save(f"curves {dataset}", plots.learning_curves(group)), caption)
     yield interactive.script()
     for number, (dataset, group) in enumerate(tables.by_dataset(runs).items()):
-        caption = f"{dataset}: choose seeds above, smooth below, click names to hide a method, drag to look closer, "
+        caption = f"{dataset}: choose seeds and smooth below, click names to hide a method, drag to look closer, "
         caption += "double-click to go back."
         if published(dataset):
             caption += f" Grey names show published curves of {SOURCE} (4 seeds, every 100,000 steps)."

@@ -33,7 +33,7 @@ def curves(runs: Sequence[Run], name: str) -> str:
     """An HTML element with the curves of runs on one dataset; `name` is unique within the page."""
     shown = [phase for phase in PHASES if any(len(run.curve(phase)[0]) for run in runs)]
     widths = [1.0 if phase == "offline" else 1.5 for phase in shown]
-    figure = make_subplots(1, len(shown), shared_yaxes=True, column_widths=widths, horizontal_spacing=0.01)
+    figure = make_subplots(1, len(shown), shared_yaxes=True, column_widths=widths, horizontal_spacing=0.06)
     traces = [trace for number, run in enumerate(runs) for trace in _traces(run, shown, number)]
     traces += list(_published(runs, shown))
     for trace, column, _, _ in traces:
@@ -42,12 +42,12 @@ def curves(runs: Sequence[Run], name: str) -> str:
         figure.update_xaxes(title_text=AXES[phase], rangemode="tozero", row=1, col=column)
     figure.update_yaxes(title_text="normalised score" if runs[0].normalized else "return", row=1, col=1)
     figure.update_layout(
-        template="plotly_white", height=460, margin={"l": 60, "r": 10, "t": 70, "b": 10}, hovermode="closest",
+        template="plotly_white", height=460, margin={"l": 60, "r": 10, "t": 40, "b": 10}, hovermode="closest",
         font={"color": INK, "family": "system-ui, sans-serif"},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         updatemenus=[_seed_picker(runs, traces)], sliders=[_smoothing(traces)],
     )  # fmt: skip
-    options = {"displayModeBar": False, "responsive": True}  # its buttons would lie over the menu
+    options = {"displayModeBar": False, "responsive": True}  # its buttons would lie over the legend
     return figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=options)
 
 
@@ -105,7 +105,8 @@ def _seed_picker(runs: Sequence[Run], traces: Sequence[Trace]) -> dict[str, Any]
 
     buttons = [button("means of seeds", lambda seed: seed is None), button("all seeds", lambda seed: True)]
     buttons += [button(f"seed at place {i}", lambda seed, i=i: seed in (None, i)) for i in range(count)]  # type: ignore[misc]
-    return {"buttons": buttons, "x": 1.0, "xanchor": "right", "y": 1.16, "yanchor": "bottom", "showactive": True}
+    place = {"x": 1.0, "xanchor": "right", "y": 0.0, "yanchor": "top", "pad": {"t": 70}, "direction": "up"}
+    return {"buttons": buttons, "showactive": True, **place}  # beside the slider: the legend above may take many rows
 
 
 def _smoothing(traces: Sequence[Trace]) -> dict[str, Any]:
