@@ -29,6 +29,7 @@ from cfdg_jax.training.checkpoint import (
     Checkpointer,
     agent_place,
     check_offline_agent,
+    copies_of,
     load_offline_agent,
     save_offline_agent,
 )
@@ -234,13 +235,15 @@ def _hand_over(session: Session) -> None:
 
 
 def _copy_offline_lines(source: pathlib.Path, session: Session) -> None:
-    """The borrowed pre-training's evaluations belong to this run's curve too."""
+    """The borrowed pre-training's evaluations belong to this run's curve too, to that of every value of an axis."""
+    copies = copies_of(source, session.program.config)
+    of_lanes = lambda values: np.concatenate([np.asarray(values)] * copies)
     for line in (source / "evaluations.jsonl").read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
         phase, step = values.pop("phase"), values.pop("step")
         values.pop("seconds")
         if phase == "offline":
-            to_array = {name: None if value is None else np.asarray(value) for name, value in values.items()}
+            to_array = {name: None if value is None else of_lanes(value) for name, value in values.items()}
             session.logger.evaluation(phase, step, to_array)
 
 
