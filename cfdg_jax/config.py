@@ -161,6 +161,7 @@ class TrainConfig:
     first_seed: int = 0  # seeds first_seed .. first_seed + seeds - 1
     run_key: int = 0  # root of all randomness
     seed_axis: Literal["auto", "vmap", "scan"] = "auto"  # how the seed axis is compiled
+    devices: str = "auto"  # that share the lanes: a number, or all that divide them; auto: all, and 1 on CPU
     vmap: Axis = dataclasses.field(default_factory=dict)  # numbers of methods whose every value trains with every seed
 
     def __post_init__(self) -> None:
@@ -191,6 +192,9 @@ class TrainConfig:
         require(fits, "online.update_every", f"is {every}", f"exceeds online.steps {self.online.steps}: lower it")
         for _ in method_remarks(self):  # conflicts are errors, and warnings are said when a run begins
             pass
+        counted = self.devices.isdecimal() and int(self.devices) >= 1
+        known = self.devices in ("auto", "all") or counted
+        require(known, "devices", f"is '{self.devices}'", "must be a number of devices, all or auto")
         if self.vmap:
             _require_axis(self)
 

@@ -78,13 +78,19 @@ def _replace(config: Any, nested: Mapping[str, Any], prefix: str) -> Any:
     return dataclasses.replace(config, **changes)
 
 
+PLACE = ("devices",)
+"""Fields that say where a run is computed, which is none of its values."""
+
+
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain nested values; the four choices carry their ``name``. An axis is there only where there is one."""
+    """Plain nested values; the four choices carry their ``name``; `PLACE` and an axis without fields are left out."""
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if field.name in PLACE or value == {}:
+            continue
         if isinstance(value, Mapping):
-            plain |= {field.name: {key: list(values) for key, values in value.items()}} if value else {}
+            plain |= {field.name: {key: list(values) for key, values in value.items()}}
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             entries = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(value).items()}
             name = {"name": choice(config, field.name)} if field.name in REGISTRIES else {}

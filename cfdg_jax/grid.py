@@ -79,7 +79,7 @@ def run_or_continue(
     if not (folder / "config.yaml").is_file():
         return train(config, folder, offline_from=offline_from, progress=progress)
     found = read_config(folder)
-    asked = dataclasses.replace(config, env=found.env)
+    asked = dataclasses.replace(config, env=found.env, devices=found.devices)
     require(found == asked, str(folder), "holds a run of other settings", "name another --out")
     run = load_run(folder)
     return run if run.summary.get("status") == "done" else train(resume=folder, progress=progress)

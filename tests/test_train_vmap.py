@@ -193,3 +193,22 @@ def test_an_axis_of_one_value_and_one_seed_has_one_lane():
     )
     assert mine.shape == theirs.shape == (1,)
     np.testing.assert_allclose(mine, theirs, rtol=1e-4)
+
+
+def test_every_value_may_begin_with_one_pre_training(tmp_path):
+    short = {"online.steps": 40, "refresh.every": 1_000, "evaluate.episodes": 1}
+    first = train(toy_config("none", **short), tmp_path / "first", progress=False)
+    config = toy_config("none", vmap={"agent.expectile": (0.6, 0.9)}, **short)
+    borrowed = train(config, tmp_path / "values", offline_from=first.folder, progress=False)
+    theirs, mine = (
+        [line for line in lines(each.folder, "evaluations.jsonl") if line["phase"] == "offline"]
+        for each in (first, borrowed)
+    )
+    assert len(theirs) == len(mine) and [each["return"] for each in mine] == [each["return"] * 2 for each in theirs]
+    at_hand_over = next(line for line in lines(borrowed.folder, "evaluations.jsonl") if line["phase"] == "online")
+    np.testing.assert_allclose(at_hand_over["return"], theirs[-1]["return"] * 2, rtol=1e-3)
+    other = toy_config("none", vmap={"agent.expectile": (0.6, 0.8)}, **short)
+    with pytest.raises(UserError, match=r"^vmap: is .* was pre-trained with"):
+        train(other, tmp_path / "other", offline_from=borrowed.folder, progress=False)
+    with pytest.raises(UserError, match=r"^seeds: is 1, and .* pre-trained 2; use as many"):
+        train(dataclasses.replace(config, seeds=1), tmp_path / "few", offline_from=first.folder, progress=False)

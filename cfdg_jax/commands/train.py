@@ -51,7 +51,9 @@ def train(
         return
     with starting(deterministic):
         from cfdg_jax.training.run import default_folder, train
+    devices = None
     if resume:
+        devices = given.pop("devices", None)
         extra = [*given, *(["out"] if out else [])]
         require(not extra, f"--{extra[0] if extra else ''}", "cannot change on --resume", "start a new run instead")
         folder, config = pathlib.Path(resume), None
@@ -65,7 +67,7 @@ def train(
         _dry_run(folder, config)
         return
     try:
-        run = train(config, folder, resume=resume, offline_from=from_offline, progress=not quiet)
+        run = train(config, folder, resume=resume, offline_from=from_offline, devices=devices, progress=not quiet)
     except Interrupted:
         raise Interrupted(f"continue with: cfdg-jax train --resume {folder}") from None
     print(f"done: {run.folder}  (config.yaml, evaluations.jsonl, metrics.jsonl, checkpoints)")

@@ -20,6 +20,7 @@ from cfdg_jax.data.transforms import Transforms, fit_transforms
 from cfdg_jax.envs.agreement import agreement
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.errors import require
+from cfdg_jax.training.devices import mesh_of, placed
 from cfdg_jax.training.lanes import make_methods, settings_of
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Progress, Stopwatch
@@ -42,7 +43,7 @@ def build_program(
     Raises:
       UserError: for a method that needs offline rows where there are none, or an axis that no program can have.
     """
-    settings = settings_of(config)
+    settings, mesh = settings_of(config), mesh_of(config)
     methods = make_methods(config, spec, {path: values[0] for path, values in settings.items()})
     require(
         acts_only or not methods["stratifier"].stages or rows.shape[0] > 0,
@@ -60,9 +61,11 @@ def build_program(
         config=config,
         spec=spec,
         transforms=jax.tree.map(jnp.asarray, transforms),
-        offline_rows=jax.device_put(rows),  # which takes over what `pack` aligned; jnp.asarray copies it
+        # device_put takes over what `pack` aligned; jnp.asarray copies it
+        offline_rows=jax.device_put(placed(mesh, rows, copied=True)),
         returns=return_rule(config),
-        settings=settings,
+        settings=placed(mesh, settings),
+        mesh=mesh,
         **methods,
     )
     if settings and not acts_only:

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfdg_jax.axis import points
 from cfdg_jax.config import TrainConfig, get_path
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.fields import config_hash, from_yaml
@@ -195,7 +196,12 @@ def check_offline_agent(folder: pathlib.Path, config: TrainConfig) -> None:
     """
     found = agent_place(folder).is_dir()
     require(found, str(folder), "holds no finished pre-training", "name a run whose offline phase is complete")
-    source = from_yaml((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
+    source = _config_of(folder)
+    axis = f"is {dict(config.vmap)}, and {folder} was pre-trained with {dict(source.vmap)}"
+    same_axis = not source.vmap or list(source.vmap.items()) == list(config.vmap.items())
+    require(same_axis, "vmap", axis, "use the same, or a pre-training without")
+    seeds = f"is {config.seeds}, and {folder} pre-trained {source.seeds}"
+    require(not config.vmap or source.seeds == config.seeds, "seeds", seeds, "use as many")
     units = [f"transform.{field.name}" for field in dataclasses.fields(source.transform)]
     for name in ("dataset", "first_seed", *units):
         here, there = get_path(config, name), get_path(source, name)
@@ -203,8 +209,20 @@ def check_offline_agent(folder: pathlib.Path, config: TrainConfig) -> None:
         require(same, name, f"is {here}, and {folder} was pre-trained with {there}", "use the same")
 
 
+def copies_of(folder: pathlib.Path, config: TrainConfig) -> int:
+    """How many points of the grid begin with each agent that `folder` has pre-trained."""
+    return len(points(config.vmap)) if not _config_of(folder).vmap else 1
+
+
+def _config_of(folder: pathlib.Path) -> TrainConfig:
+    path = folder / "config.yaml"
+    return from_yaml(path.read_text(encoding="utf-8"), str(path))
+
+
 def load_offline_agent(folder: pathlib.Path, program: Program, seal: str | None = None) -> Any:
     """The agent's state that `save_offline_agent` kept; the config must build the same arrays.
+
+    Of a pre-training without ``--vmap``, every value begins with the agent of its seed.
 
     Args:
       folder: The run that pre-trained it.
@@ -221,9 +239,12 @@ def load_offline_agent(folder: pathlib.Path, program: Program, seal: str | None 
         raise UserError(str(place), f"is damaged ({damage})", "restore it, or pre-train again") from None
     changed = f"is another pre-training ({stored.seal[:12]}) than the one this run began with ({(seal or '')[:12]})"
     require(seal in (None, stored.seal), str(place), changed, "restore it, or start a new run")
-    shapes = jax.eval_shape(lambda: init(program, "offline").agent)
+    shapes, seeds = jax.eval_shape(lambda: init(program, "offline").agent), len(program.config.lanes)
+    own = seeds // copies_of(folder, program.config)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((own, *leaf.shape[1:]), leaf.dtype), shapes)
     try:
-        return store.fill(shapes, stored.arrays, place)
+        agent = store.fill(shapes, stored.arrays, place)
+        return agent if own == seeds else jax.tree.map(lambda leaf: leaf[jnp.arange(seeds) % own], agent)
     except UserError as error:
         problem = f"its pre-trained agent does not fit this config: it {error.problem}"
         raise UserError(str(folder), problem, "use the same agent, dataset and seeds") from None

@@ -17,6 +17,7 @@ from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.envs.registry import make_env
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.training.act import act, close_episodes, end_episodes, insert_learn_act, online_step
+from cfdg_jax.training.devices import placed
 from cfdg_jax.training.evaluate import task_of
 from cfdg_jax.training.meters import Meters
 from cfdg_jax.training.packet import Packet
@@ -148,15 +149,16 @@ class PureDriver:
         self._env, program, state = env, session.program, session.state
         zeros = lambda *shape: jnp.zeros((len(program.config.lanes), *shape))  # never one array twice: all are donated
         env_state = jax.jit(jax.vmap(env.reset))(purpose_keys(state.key, "env_reset", 0))
-        self._carry: tuple = (env_state, zeros(program.spec.act_dim), zeros(), zeros(), zeros())
+        carry: tuple = (env_state, zeros(program.spec.act_dim), zeros(), zeros(), zeros())
         if "pure/0" in session.loop:
-            leaves, structure = jax.tree.flatten(self._carry)
+            leaves, structure = jax.tree.flatten(carry)
             saved = [jnp.asarray(session.loop[f"pure/{i}"]) for i in range(len(leaves))]
-            self._carry = jax.tree.unflatten(structure, saved)
+            carry = jax.tree.unflatten(structure, saved)
         else:
             random = program.config.online.random_steps > 0
             action = act(program, state, jax.vmap(env.observe)(env_state), jnp.asarray(0), random)
-            self._carry = (env_state, action, *self._carry[2:])
+            carry = (env_state, action, *carry[2:])
+        self._carry = placed(program.mesh, carry)
 
     def advance(self, session: Session, steps: int, counts: Counts | None) -> None:
         """See `Driver.advance`; one dispatch."""
@@ -166,7 +168,7 @@ class PureDriver:
             program, session.state, session.meters, self._carry, np.int32(session.step), program.offline_rows,
             env=self._env, steps=steps, counts=counts, random=random,
         )  # fmt: skip
-        for done, returns, lengths, success in zip(*map(np.asarray, ended), strict=True):
+        for done, returns, lengths, success in zip(*(np.asarray(each).T for each in ended), strict=True):
             if done.any():
                 session.episodes.add(done, returns, lengths, success)
 
@@ -183,7 +185,7 @@ def scan_steps(
     program: Program, state: TrainState, meters: Meters, carry: tuple, start: ArrayLike, offline_rows: Array,
     env: PureEnv, steps: int, counts: Counts | None, random: bool,
 ) -> tuple[TrainState, Meters, tuple, tuple]:  # fmt: skip
-    """`steps` steps of all seeds; returns the state, meters, carry and ended episodes, each `[steps, S]`."""
+    """`steps` steps of all seeds; returns the state, meters, carry and ended episodes, each `[S, steps]`."""
 
     def body(loop: tuple, t: Array) -> tuple[tuple, Any]:
         state, meters, (env_state, action, returns, lengths, success) = loop
@@ -205,4 +207,4 @@ def scan_steps(
 
     times = start + 1 + jnp.arange(steps)
     (state, meters, carry), ended = jax.lax.scan(body, (state, meters, carry), times)
-    return state, meters, carry, ended
+    return state, meters, carry, tuple(each.T for each in ended)

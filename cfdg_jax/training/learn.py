@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.core.seeds import purpose_keys
+from cfdg_jax.training.devices import placed
 from cfdg_jax.training.meters import Meters, accumulate
 from cfdg_jax.training.prepare import each_stratifier, init
 from cfdg_jax.training.program import Program, agent_of, at_once, compiled
@@ -126,4 +127,4 @@ def no_meters(program: Program, phase: str) -> Meters:
     """Zeroed meters with the metric names of `phase`."""
     lanes = len(program.config.lanes)
     sums = {name: jnp.zeros(lanes, jnp.float32) for name in metric_names(program, phase)}
-    return Meters(sums, jnp.zeros((), jnp.float32))
+    return placed(program.mesh, Meters(sums, jnp.zeros((), jnp.float32)))

@@ -16,12 +16,14 @@ from cfdg_jax.training.prepare import init
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Progress
 
+SHARED = "offline rows, shared"
+"""What every device holds whole."""
 ENVIRONMENT_MB = 0.05
 """Of one simulator, such as MuJoCo's data of a small robot."""
 
 
 def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
-    """Says what the run will hold, in MB, and refuses a plan that does not fit.
+    """Says what the run will hold on each device, in MB, and refuses a plan that does not fit.
 
     Raises:
       UserError: if it exceeds what the device has, with what takes the most.
@@ -34,7 +36,7 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
     generated = config.refresh.capacity + config.refresh.rows if generates else 0
     updates = max(config.offline.updates_per_call, config.online.utd if config.online.steps else 1)
     plan = {
-        "offline rows, shared": program.offline_rows.shape[0] * row,
+        SHARED: program.offline_rows.shape[0] * row,
         "online rings": lanes * online * row,
         "synthetic rings": lanes * generated * row,  # and the new rows during a refresh
         "one dispatch": lanes * updates * config.mix.batch_size * row * 2,
@@ -47,6 +49,9 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
         plan |= {name: max(value, plan.get(name, 0.0)) for name, value in held.items()}
     if generates:
         plan |= _of_generator(program)
+    devices, memories = devices_of(program)
+    shares = {SHARED: devices / memories}  # one copy on each device; all else is split by lanes
+    plan = {name: value * shares.get(name, 1.0 / memories) for name, value in plan.items()}
     _require_fit(plan, progress)
     return plan
 
@@ -84,9 +89,16 @@ def _require_fit(plan: Mapping[str, float], progress: Progress) -> None:
     )
 
 
+def devices_of(program: Program) -> tuple[int, int]:
+    """Devices of a run, and how many memories they have: those of a CPU share one."""
+    mesh = program.mesh
+    devices = 1 if mesh is None else mesh.size
+    return devices, 1 if mesh is None or mesh.devices[0].platform == "cpu" else devices
+
+
 def available_mb() -> float:
     """Free memory of the default device, in MB."""
-    stats = jax.devices()[0].memory_stats()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) / 1e6
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -12,6 +12,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from cfdg_jax.training.devices import placed
 from cfdg_jax.training.learn import offline_chunk
 from cfdg_jax.training.prepare import prepare_stratifier as prepare_chunk
 from cfdg_jax.training.session import Session, block
@@ -63,7 +64,7 @@ def prepare_stratifier(session: Session) -> None:
             state, metrics = prepare_chunk(
                 program, session.state, program.offline_rows, jnp.asarray(session.step), stages[index], steps
             )
-            session.state = session.state._replace(stratifier=state)
+            session.state = placed(program.mesh, session.state._replace(stratifier=state))
             block(metrics)
             session.step += steps
             if session.step % config.log.every == 0 or session.step == ends[index]:

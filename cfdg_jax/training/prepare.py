@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_key, purpose_keys
 from cfdg_jax.methods import Stage
+from cfdg_jax.training.devices import allocated, placed
 from cfdg_jax.training.program import Program, agent_of, at_once, compiled, each_seed, keys_of
 from cfdg_jax.types import Array, Key, Metrics, StratifierState, TrainState
 
@@ -34,9 +35,10 @@ def init(program: Program, phase: str) -> TrainState:
     decide_keys = purpose_keys(keys, "stratifier_init")
     mix_state, stratifier_state = _init_mix(program, decide_keys), _init_stratifier(program, decide_keys)
     capacity = config.online.capacity if phase == "online" else 1
-    online = ring.empty(capacity, program.spec.layout.width, len(config.lanes))
+    rows = allocated(program.mesh, lambda: ring.empty(capacity, program.spec.layout.width, len(config.lanes)))
     counter = jnp.zeros((), jnp.int32)
-    return TrainState(agent_state, (), stratifier_state, mix_state, online, {}, keys, counter)
+    state = TrainState(agent_state, (), stratifier_state, mix_state, rows, {}, keys, counter)
+    return placed(program.mesh, state)
 
 
 @compiled(static=("phase",))
@@ -76,7 +78,7 @@ def prepare_stratifier(
     first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
     key = purpose_key(jax.random.key(program.config.run_key), "stratifier_prepare", step)
     trained, metrics = one(program, shared, first(own), first(state.agent), key)
-    shown = jax.tree.map(lambda value: jnp.broadcast_to(value, (len(program.config.lanes), *value.shape)), metrics)
+    shown = jax.tree.map(lambda value: jnp.broadcast_to(value, (state.key.shape[0], *value.shape)), metrics)
     return StratifierState(trained, own), shown
 
 
@@ -89,8 +91,9 @@ def go_online(program: Program, state: TrainState) -> TrainState:
     """The hand-over: the agent's own rule, fresh rings, the update count at zero."""
     config = program.config
     agent_state = _agents_go_online(program, state.agent, purpose_keys(state.key, "go_online"))
-    online = ring.empty(config.online.capacity, program.spec.layout.width, len(config.lanes))
-    return state._replace(agent=agent_state, online=online, step=jnp.zeros((), jnp.int32))
+    width, lanes = program.spec.layout.width, len(config.lanes)
+    online = allocated(program.mesh, lambda: ring.empty(config.online.capacity, width, lanes))
+    return placed(program.mesh, state._replace(agent=agent_state, online=online, step=jnp.zeros((), jnp.int32)))
 
 
 @compiled()

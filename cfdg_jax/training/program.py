@@ -22,12 +22,14 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from cfdg_jax.config import TrainConfig
 from cfdg_jax.core.seeds import over_seeds, purpose_key, seed_keys
 from cfdg_jax.data.returns import ReturnRule
 from cfdg_jax.data.transforms import Transforms
 from cfdg_jax.methods import Agent, Augmenter, Mix, Stratifier
+from cfdg_jax.training.devices import on_each
 from cfdg_jax.training.lanes import Settings, make_methods
 from cfdg_jax.types import Array, Key, Spec
 
@@ -52,6 +54,7 @@ class Program:
       stratifier: The stratifier.
       settings: What the lanes differ in, `[S]` each. The methods above are those of the first lane, and what they say
         of themselves (steps, shares, stages) holds for all.
+      mesh: The devices that share the lanes; None for one.
       kept: What was compiled or traced for this program; goes with it.
     """
 
@@ -66,6 +69,7 @@ class Program:
     mix: Mix
     stratifier: Stratifier
     settings: Settings = dataclasses.field(default_factory=dict)
+    mesh: Mesh | None = None
     kept: dict[Any, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
 
@@ -143,16 +147,26 @@ class Compiled(Generic[P, R]):
         return program.kept[self.plain]
 
     def _jitted(self, program: Program) -> Any:
-        if not program.settings:
+        if not program.settings and program.mesh is None:
             return jax.jit(functools.partial(self.plain, program), **self._options)
+        mesh, statics = program.mesh, self._options["static_argnames"]
+        own, *others = inspect.signature(self.plain).parameters.values()
+        signature = inspect.Signature([own.replace(name="settings"), *others])
 
-        def fn(settings: Settings, *args: Any, **kwargs: Any) -> Any:
-            return self.plain(dataclasses.replace(program, settings=settings), *args, **kwargs)
+        def fn(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            static = {name: value for name, value in given.arguments.items() if name in statics}
+            arrays = {name: value for name, value in given.arguments.items() if name not in statics}
+            run = lambda arrays: self._run(program, **arrays, **static)
+            return run(arrays) if mesh is None else on_each(mesh, run, arrays)
 
         functools.update_wrapper(fn, self.plain)
-        own, *others = inspect.signature(self.plain).parameters.values()
-        setattr(fn, "__signature__", inspect.Signature([own.replace(name="settings"), *others]))  # noqa: B010
+        setattr(fn, "__signature__", signature)  # noqa: B010
         return Bound(jax.jit(fn, **self._options), program.settings)
+
+    def _run(self, program: Program, settings: Settings, **arguments: Any) -> Any:
+        return self.plain(dataclasses.replace(program, settings=settings), **arguments)  # type: ignore[call-arg]
 
     def __call__(self, program: Program, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.of(program)(*args, **kwargs)

@@ -23,6 +23,7 @@ import numpy as np
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.training.checkpoint import Kept
+from cfdg_jax.training.devices import allocated, placed
 from cfdg_jax.training.generate import (
     Work,
     fit_generator,
@@ -71,7 +72,7 @@ def refresh(
     """
     keys = purpose_keys(state.key, "refresh", t)
     start = functools.partial(begin, program, state, keys)
-    under_way = begun = kept.load(jax.eval_shape(start)) or start()
+    under_way = begun = placed(program.mesh, kept.load(jax.eval_shape(start)) or start())
     try:
         for under_way in advance(program, state, keys, begun, progress):
             kept.save(under_way)
@@ -123,7 +124,8 @@ def _stand_in(program: Program, state: TrainState, source: int, count: int) -> A
 def _added(program: Program, state: TrainState, source: int, rows: Array) -> Buffer:
     """The synthetic ring of `source` with `rows` `[S, n, D]` in it; the old one is given away."""
     capacity = synthetic_capacity(program)[source]
-    held = state.synthetic.get(source) or ring.empty(capacity, rows.shape[-1], rows.shape[0])
+    lanes, _, width = rows.shape
+    held = state.synthetic.get(source) or allocated(program.mesh, lambda: ring.empty(capacity, width, lanes))
     return _insert(held, rows)
 
 
@@ -139,14 +141,16 @@ def begin(program: Program, state: TrainState, keys: Key) -> Refresh:
         generator = start_generator(program, state, purpose_keys(keys, "init"), program.offline_rows)
     fit = functools.partial(fit_generator.of(program), steps=1)
     metrics = jax.eval_shape(fit, generator, state, program.offline_rows, keys)[1]
-    return Refresh(
+    empty = lambda: {str(s): jnp.zeros((lanes, n, width), jnp.float32) for s, n in synthetic_rows(program).items()}
+    work = Refresh(
         fitted=jnp.zeros((), jnp.int32),
         generator=generator,
         fit={name: jnp.zeros(value.shape, value.dtype) for name, value in metrics.items()},
         made=jnp.zeros((), jnp.int32),
-        rows={str(s): jnp.zeros((lanes, n, width), jnp.float32) for s, n in synthetic_rows(program).items()},
+        rows=allocated(program.mesh, empty),
         rejected=jnp.zeros(lanes, jnp.float32),
     )
+    return placed(program.mesh, work)
 
 
 def advance(program: Program, state: TrainState, keys: Key, done: Refresh, progress: Progress) -> Iterator[Refresh]:

@@ -11,6 +11,7 @@ summary.json, samples.npz
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -28,6 +29,7 @@ from cfdg_jax.training.checkpoint import (
     Checkpointer,
     agent_place,
     check_offline_agent,
+    copies_of,
     load_offline_agent,
     save_offline_agent,
 )
@@ -60,6 +62,7 @@ def train(
     *,
     resume: str | os.PathLike | None = None,
     offline_from: str | os.PathLike | None = None,
+    devices: str | None = None,
     progress: bool = True,
 ) -> Run:
     """Trains all seeds of `config` in one process and writes a run folder.
@@ -69,6 +72,7 @@ def train(
       out: The run folder; must be absent or empty. Default: ``runs/<dataset>-<label>-<hash>``.
       resume: A run folder to continue from its newest whole checkpoint, bit for bit on CPU with as many cores.
       offline_from: A run folder whose finished pre-training this run starts from, instead of its own.
+      devices: Instead of the config's: a run may go on with others than it began with.
       progress: Whether to show bars and one line per evaluation on stderr.
 
     Raises:
@@ -83,18 +87,22 @@ def train(
     with interrupts.watching():
         if resume is not None:
             folder = pathlib.Path(resume)
-            config = read_config(folder)
+            config = _on(read_config(folder), devices)
             with only_process(folder):
                 _run_phases(_continued(folder, config, source, bars, interrupts))
         else:
             require(config is not None, "config", "is missing", "give a TrainConfig or a folder to resume")
             assert config is not None
-            config = from_dict(to_dict(config))  # NumPy's numbers become Python's
+            config = _on(from_dict(to_dict(config)), devices or config.devices)  # NumPy's numbers become Python's
             folder = pathlib.Path(out) if out else default_folder(config)
             refuse_used(folder)
             with claimed(folder):
                 _run_phases(_new(folder, config, source, bars, interrupts))
     return load_run(folder)
+
+
+def _on(config: TrainConfig, devices: str | None) -> TrainConfig:
+    return config if devices is None else dataclasses.replace(config, devices=devices)
 
 
 def _new(
@@ -227,13 +235,15 @@ def _hand_over(session: Session) -> None:
 
 
 def _copy_offline_lines(source: pathlib.Path, session: Session) -> None:
-    """The borrowed pre-training's evaluations belong to this run's curve too."""
+    """The borrowed pre-training's evaluations belong to this run's curve too, to that of every value of an axis."""
+    copies = copies_of(source, session.program.config)
+    of_lanes = lambda values: np.concatenate([np.asarray(values)] * copies)
     for line in (source / "evaluations.jsonl").read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
         phase, step = values.pop("phase"), values.pop("step")
         values.pop("seconds")
         if phase == "offline":
-            to_array = {name: None if value is None else np.asarray(value) for name, value in values.items()}
+            to_array = {name: None if value is None else of_lanes(value) for name, value in values.items()}
             session.logger.evaluation(phase, step, to_array)
 
 

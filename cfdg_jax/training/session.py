@@ -19,6 +19,7 @@ from cfdg_jax.augment.base import first_refresh
 from cfdg_jax.axis import points, words
 from cfdg_jax.fields import config_hash
 from cfdg_jax.training.checkpoint import Checkpointer, Kept, Saved
+from cfdg_jax.training.devices import placed
 from cfdg_jax.training.evaluate import run_episodes
 from cfdg_jax.training.generate import synthetic_rows
 from cfdg_jax.training.learn import no_meters
@@ -49,7 +50,8 @@ class Session:
         begun: Saved | None = None,
     ):
         record = begun.record if begun else Record()
-        self.program, self.folder, self.origin, self.state = program, folder, origin, state
+        self.program, self.folder, self.origin = program, folder, origin
+        self.state = placed(program.mesh, state)
         self.checkpointer, self.progress, self.interrupts = checkpointer, progress, interrupts
         self.phase: Phase = record.phase
         self.step = record.step
@@ -60,7 +62,7 @@ class Session:
         self.lanes = [lane.name for lane in program.config.lanes]
         self.logger = RunLogger(folder, program.config, record.elapsed)
         self.loop = begun.loop if begun else {}
-        self.meters = restored(no_meters(program, self.phase), self.loop)
+        self.meters = placed(program.mesh, restored(no_meters(program, self.phase), self.loop))
         self.episodes = Episodes(len(program.config.lanes))
         if "episodes" in self.loop:
             self.episodes.sums = self.loop["episodes"]
@@ -72,7 +74,8 @@ class Session:
 
     def start_phase(self, phase: Phase, state: TrainState) -> None:
         """Begins a phase at step 0 with fresh meters and events."""
-        self.phase, self.state, self.step, self.done, self.loop = phase, state, 0, {}, {}
+        self.phase, self.step, self.done, self.loop = phase, 0, {}, {}
+        self.state = placed(self.program.mesh, state)
         self.meters = no_meters(self.program, phase)
         self._rate = (time.perf_counter(), 0)
 

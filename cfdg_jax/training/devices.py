@@ -1,0 +1,82 @@
+"""Lanes over devices: each device holds and trains its share of them, and no device ever waits for another.
+
+Lanes have nothing to say to one another, so every compiled function runs on each device as if its lanes were all there
+are (`jax.shard_map`). Arrays that lead with S are split, all else is copied to each device. On one device nothing of
+this happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cfdg_jax.config import TrainConfig
+from cfdg_jax.errors import require
+from cfdg_jax.types import StratifierState
+
+AXIS = "lanes"
+COPIED = ("offline_rows",)
+"""Arguments of compiled functions that serve all lanes, beside scalars."""
+
+
+def mesh_of(config: TrainConfig) -> Mesh | None:
+    """The devices of a run in a row; None for one, which needs none of this.
+
+    Raises:
+      UserError: for more devices than there are, or a number that does not divide the lanes.
+    """
+    lanes, found = len(config.lanes), jax.local_devices()
+    most = max(n for n in range(1, len(found) + 1) if lanes % n == 0)
+    if config.devices == "auto":
+        count = 1 if found[0].platform == "cpu" else most
+    elif config.devices == "all":
+        count = most
+    else:
+        count = int(config.devices)
+        here = f"is {count} and there are {len(found)} here"
+        require(count <= len(found), "devices", here, "use fewer, or all")
+        require(lanes % count == 0, "devices", f"is {count} for {lanes} lanes", f"must divide them, such as {most}")
+    return Mesh(np.array(found[:count]), (AXIS,)) if count > 1 else None
+
+
+def specs(tree: Any, copied: bool = False) -> Any:
+    """How each array of `tree` lies: split by lanes where it has an axis, but for what serves all lanes."""
+
+    def spec(part: Any) -> Any:
+        if isinstance(part, StratifierState):
+            return StratifierState(specs(part.shared, True), specs(part.own))
+        return PartitionSpec() if copied or np.ndim(part) == 0 else PartitionSpec(AXIS)
+
+    return jax.tree.map(spec, tree, is_leaf=lambda part: isinstance(part, StratifierState))
+
+
+def shardings(mesh: Mesh, tree: Any, copied: bool = False) -> Any:
+    """`specs` on the devices of `mesh`."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs(tree, copied), is_leaf=_is_spec)
+
+
+def placed(mesh: Mesh | None, tree: Any, copied: bool = False) -> Any:
+    """`tree` where a run on `mesh` wants it."""
+    return tree if mesh is None else jax.device_put(tree, shardings(mesh, tree, copied))
+
+
+def allocated(mesh: Mesh | None, make: Callable[[], Any]) -> Any:
+    """``make()``, made where it belongs: no device ever holds all of it."""
+    if mesh is None:
+        return make()
+    return jax.jit(make, out_shardings=shardings(mesh, jax.eval_shape(make)))()
+
+
+def on_each(mesh: Mesh, fn: Callable[[dict[str, Any]], Any], arrays: dict[str, Any]) -> Any:
+    """``fn(arrays)`` on each device with its own lanes of the named `arrays`."""
+    into = {name: specs(array, name in COPIED) for name, array in arrays.items()}
+    out = specs(jax.eval_shape(fn, arrays))
+    return jax.shard_map(fn, mesh=mesh, in_specs=(into,), out_specs=out, check_vma=False)(arrays)
+
+
+def _is_spec(part: Any) -> bool:
+    return isinstance(part, PartitionSpec)

@@ -1,0 +1,73 @@
+"""What 1, 2, 4 and 8 simulated devices make, as JSON; `test_train_devices` runs it, for JAX counts them once."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from train_helpers import interrupted_at, lines, toy_config
+
+from cfdg_jax.core import ring
+from cfdg_jax.training.build import load_program
+from cfdg_jax.training.generate import fit_generator, generate, start_generator
+from cfdg_jax.training.learn import learn, no_meters, offline_chunk
+from cfdg_jax.training.prepare import go_online, init, prepare_stratifier
+from cfdg_jax.training.progress import Interrupted, Progress, Stopwatch
+from cfdg_jax.training.run import train
+
+COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter)")
+LANES = {"seeds": 4, "vmap": {"agent.expectile": (0.6, 0.9)}, "stratify": "stratdiff"}
+
+
+def outcome(devices: str) -> dict:
+    """Programs, memory and numbers of eight lanes, from pre-training to an update on generated rows."""
+    program = load_program(toy_config(**LANES, devices=devices), Progress(False), Stopwatch())
+    rows, settings = program.offline_rows, program.settings
+    state, meters = init(program, "offline"), no_meters(program, "offline")
+    programs = {"offline": offline_chunk.of(program).lower(state, meters, rows, updates=3).compile()}
+    state, meters = programs["offline"](settings, state, meters, rows)
+    for stage in program.stratifier.stages:
+        stratifier, _ = prepare_stratifier(program, state, rows, jnp.asarray(0), stage, 2)
+        state = state._replace(stratifier=stratifier)
+    state = go_online(program, state)
+    state = state._replace(online=jax.jit(ring.insert)(state.online, jnp.tile(rows[None, :80], (8, 1, 1))))
+    generator = start_generator(program, state, state.key, rows)
+    programs["fit"] = fit_generator.of(program).lower(generator, state, rows, state.key, steps=5).compile()
+    generator, _ = programs["fit"](settings, generator, state, rows, state.key)
+    made = {source: generate(program, generator, state.key, source, 20)[0] for source in program.augmenter.shares}
+    finite = float(np.nan_to_num(np.stack([np.asarray(each) for each in made.values()]), neginf=0.0).sum())
+    state = state._replace(synthetic={source: ring.full(each) for source, each in made.items()})
+    counts = program.mix.counts(program.augmenter.shares, len(rows))
+    fresh = no_meters(program, "online")
+    programs["online"] = learn.of(program).lower(state, fresh, rows, counts, updates=3).compile()
+    held = {"ring": state.online.rows, "rows": rows, "critic": jax.tree.leaves(state.agent)[0]}
+    shards = {name: [shard.data.nbytes for shard in array.addressable_shards] for name, array in held.items()}
+    state, of_online = programs["online"](settings, state, fresh, rows)
+    return {
+        "metrics": {name: np.asarray(value).tolist() for name, value in (meters.sums | of_online.sums).items()},
+        "made": finite,
+        "collectives": {name: sorted(set(COLLECTIVE.findall(each.as_text()))) for name, each in programs.items()},
+        "memory": {name: each.memory_analysis().argument_size_in_bytes for name, each in programs.items()},
+        "shards": shards,
+    }
+
+
+def resumed(folder: pathlib.Path) -> dict:
+    """The evaluations of a run on one device, and of one that begins on two and goes on with four."""
+    config = toy_config("none", seeds=4, devices="1", **{"online.steps": 60, "evaluate.episodes": 1})
+    whole = train(config, folder / "whole", progress=False)
+    with pytest.MonkeyPatch.context() as patch, interrupted_at(5, patch), pytest.raises(Interrupted):
+        train(dataclasses.replace(config, devices="2"), folder / "cut", progress=False)
+    again = train(resume=folder / "cut", devices="4", progress=False)
+    logs = {name: lines(run.folder, "metrics.jsonl") for name, run in (("whole", whole), ("resumed", again))}
+    return logs
+
+
+if __name__ == "__main__":
+    found = {count: outcome(count) for count in ("1", "2", "4", "8")}
+    print(json.dumps({"outcomes": found, "resumed": resumed(pathlib.Path(sys.argv[1]))}))

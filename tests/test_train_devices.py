@@ -1,0 +1,84 @@
+"""Lanes over eight simulated devices: the numbers of one, memory that falls, no word between devices."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from train_helpers import toy_config
+
+from cfdg_jax.errors import UserError
+from cfdg_jax.fields import config_hash, from_yaml, to_yaml
+from cfdg_jax.training.devices import mesh_of
+
+COUNTS = ("1", "2", "4", "8")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    here = pathlib.Path(__file__).parent
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(here / "many_devices.py"), str(tmp_path_factory.mktemp("devices"))],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_every_number_of_devices_gives_the_same_numbers(found):
+    one = found["outcomes"]["1"]
+    assert len(one["metrics"]) > 20 and all(len(value) == 8 for value in one["metrics"].values())
+    for count in COUNTS[1:]:
+        other = found["outcomes"][count]
+        for name, value in one["metrics"].items():
+            np.testing.assert_allclose(other["metrics"][name], value, rtol=2e-2, atol=2e-2, err_msg=f"{count} {name}")
+        np.testing.assert_allclose(other["made"], one["made"], rtol=1e-2)
+
+
+def test_no_device_waits_for_another(found):
+    for count in COUNTS:
+        assert found["outcomes"][count]["collectives"] == {"offline": [], "fit": [], "online": []}, count
+
+
+def test_each_device_holds_its_lanes_and_one_copy_of_the_rows(found):
+    for number, count in enumerate(COUNTS):
+        shards = found["outcomes"][count]["shards"]
+        devices = 2**number
+        whole = found["outcomes"]["1"]["shards"]
+        assert shards["ring"] == [whole["ring"][0] // devices] * devices
+        assert shards["critic"] == [whole["critic"][0] // devices] * devices
+        assert shards["rows"] == whole["rows"] * devices
+    for program in ("offline", "fit", "online"):
+        sizes = [found["outcomes"][count]["memory"][program] for count in COUNTS]
+        assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.8 * sizes[0], (program, sizes)
+
+
+def test_a_checkpoint_goes_on_with_another_number_of_devices(found):
+    whole, resumed = found["resumed"]["whole"], found["resumed"]["resumed"]
+    assert [(line["phase"], line["step"]) for line in whole] == [(line["phase"], line["step"]) for line in resumed]
+    for mine, theirs in zip(resumed, whole, strict=True):
+        np.testing.assert_allclose(mine.get("value_loss", []), theirs.get("value_loss", []), rtol=0.05, atol=0.01)
+
+
+def test_devices_are_no_value_of_a_run():
+    plain, config = toy_config(), toy_config(devices=2)
+    assert config.devices == "2" and config_hash(config) == config_hash(plain)
+    assert from_yaml(to_yaml(config)) == plain  # so that the run is read, evaluated and resumed anywhere
+    assert mesh_of(plain) is None  # one device on CPU, unless more are asked for
+
+
+@pytest.mark.parametrize(
+    ("devices", "said"), [("0", "a number of devices"), ("some", "a number of devices"), ("99", "there are")]
+)
+def test_devices_that_cannot_be_are_refused(devices, said):
+    with pytest.raises(UserError, match=said) as error:
+        mesh_of(toy_config(devices=devices))
+    assert error.value.field == "devices"
