@@ -55,7 +55,7 @@ def main() -> None:
     simulate, lines = one_step(data.task, data.dynamics), []
     for precision in PRECISIONS:
         chosen = override(config, {"augment.precision": precision}).augment
-        augmenter = make_augmenter(chosen, spec, with_terminal=spec.terminates)
+        augmenter = make_augmenter(chosen, spec)
         fit = jax.jit(augmenter.fit, static_argnames="steps")
         generate = jax.jit(augmenter.generate, static_argnums=(2, 3))
         found: dict[str, list[float]] = {name: [] for name in MEASURES}

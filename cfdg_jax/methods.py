@@ -187,9 +187,8 @@ class Entry:
 
     Attributes:
       config: Its config class, a frozen dataclass; the defaults of all fields are valid.
-      factory: ``agent``: ``(config, spec, phase, phase_updates) -> Agent``; ``augment``: ``(config, spec,
-        with_terminal) -> Augmenter``; ``mix``: ``(config, spec) -> Mix``; ``stratify``: ``(config, spec) ->
-        Stratifier``.
+      factory: ``agent``: ``(config, spec, phase, phase_updates) -> Agent``; ``augment``: ``(config, spec) ->
+        Augmenter``; ``mix``: ``(config, spec) -> Mix``; ``stratify``: ``(config, spec) -> Stratifier``.
       about: One line: what it is, and its paper.
       values: ``(preset, task) -> Values``: its own preset values; those of fields that a run lacks are left out.
       check: ``(config, chosen) -> warnings`` of a whole `TrainConfig` and the entries of its four choices; raises

@@ -82,7 +82,7 @@ class Batch(NamedTuple):
 class RowLayout:
     """One transition as one float32 row: ``[obs | action | reward | next_obs | terminal | mc_return | source]``.
 
-    The first `generative_width(with_terminal)` columns are what a diffusion model of transitions generates.
+    The first `generative_width` columns are what a diffusion model of transitions generates.
     """
 
     obs_dim: int
@@ -93,9 +93,10 @@ class RowLayout:
         """``D``, the columns of a packed row."""
         return 2 * self.obs_dim + self.act_dim + 4
 
-    def generative_width(self, with_terminal: bool) -> int:
-        """Columns of the prefix a generator models: ``2 O + A + 1``, one more with the terminal flag."""
-        return 2 * self.obs_dim + self.act_dim + (2 if with_terminal else 1)
+    @property
+    def generative_width(self) -> int:
+        """Columns of the prefix a generator models: ``2 O + A + 1``, all but flag, return and source."""
+        return 2 * self.obs_dim + self.act_dim + 1
 
     @property
     def obs(self) -> slice:
@@ -167,7 +168,7 @@ class Spec:
       obs_dim: ``O``.
       act_dim: ``A``; actions lie in [-1, 1].
       horizon: Steps after which an episode is cut (a time limit, not a terminal).
-      terminates: Whether true terminals can occur; if not, generators do not model the flag.
+      terminates: Whether true terminals can occur; if not, generated rows never end.
       reference: D4RL's (minimum, maximum) return of the task, or None where no reference exists.
       zeros: Columns of the observation that are always 0.
     """

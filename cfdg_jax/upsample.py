@@ -35,7 +35,7 @@ from cfdg_jax.data.dataset import Dataset
 from cfdg_jax.data.load import load_dataset
 from cfdg_jax.data.pack import pack
 from cfdg_jax.data.transforms import identity_transforms
-from cfdg_jax.envs.onestep import one_step
+from cfdg_jax.envs.onestep import one_step, termination
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.fields import config_hash
 from cfdg_jax.methods import Augmenter
@@ -120,7 +120,7 @@ def prepare(
         require(same, "online", found, "use the same task")
     terminals = any(bool(each.terminals.any()) for each in data)
     spec = Spec(offline_data.obs_dim, offline_data.act_dim, horizon=1_000, terminates=terminals)
-    augmenter = make_augmenter(config.augment, spec, with_terminal=spec.terminates)
+    augmenter = make_augmenter(config.augment, spec)
     least = 2 * len(augmenter.shares) if checked else len(augmenter.shares)
     require(rows >= least, "rows", f"is {rows}", f"must be at least {least} here{', or leave out --check' * checked}")
     used = data[-1:] if config.augment.fitted_to == "online" else data
@@ -310,10 +310,11 @@ def check(job: Job) -> dict[str, float]:
     rows = _pack(load_dataset(str(job.out)))
     with h5py.File(job.out) as file:
         source = file["infos/source"][::2]
-    simulate = one_step(job.task, job.dynamics)
+        rows[:, job.spec.layout.next_obs] = file["observations"][1::2]  # of a row that ended readers make nothing
+    simulate, ended = one_step(job.task, job.dynamics), termination(job.task)
     report: dict[str, float] = {}
     for kind in job.augmenter.shares:
-        measured = quality_report(rows[source == kind], job.spec.layout, job.offline, job.online, simulate)
+        measured = quality_report(rows[source == kind], job.spec.layout, job.offline, job.online, simulate, ended)
         report |= {f"{Source(kind).name.lower()}/{name}": value for name, value in measured.items()}
     place = job.out.with_name(job.out.name + ".quality.json")
     write_atomic(place, json.dumps({"data": job.data, "rows": job.rows, **report}, indent=1) + "\n")

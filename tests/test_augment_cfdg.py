@@ -40,8 +40,8 @@ def data():
     return rows_around(-1.0, 2_000, Source.OFFLINE), online
 
 
-def jitted(config, with_terminal=True):
-    augmenter = cfdg(config, SPEC, with_terminal)
+def jitted(config, spec=SPEC):
+    augmenter = cfdg(config, spec)
     return (
         jax.jit(augmenter.init),
         jax.jit(augmenter.fit, static_argnums=4),
@@ -82,22 +82,22 @@ def test_batches_are_balanced_by_label(data):
 
 
 def test_normaliser_is_the_balanced_mixtures(data, small):
-    state = small.state
+    state = small.state.denoiser
     offline, online = (np.asarray(rows, np.float64)[:, 0] for rows in (data[0], data[1].rows[:120]))
     mean = 0.5 * (offline.mean() + online.mean())
     variance = 0.5 * (offline.var(ddof=1) + online.var(ddof=1)) + 0.25 * (offline.mean() - online.mean()) ** 2
     assert state.normaliser.mean[0] == pytest.approx(mean, abs=1e-5)
     assert state.normaliser.std[0] == pytest.approx(np.sqrt(variance) + 1e-5, rel=1e-5)
-    assert state.normaliser.mean[-1] == 0 and state.normaliser.std[-1] == 1  # the terminal flag
-    assert state.normaliser.mean.shape == (7,)
+    assert state.normaliser.mean.shape == (6,)
 
 
 def test_training_moves_everything_but_the_frequencies(data, small):
     after, _ = small.fit(small.state, *data, jax.random.key(1), SMALL.steps)
-    assert int(after.step) == SMALL.steps
-    changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), small.state.params, after.params)
+    assert int(after.denoiser.step) == SMALL.steps
+    moved = lambda a, b: jax.tree.map(lambda x, y: bool(jnp.any(x != y)), a.params, b.params)
+    changed = moved(small.state.denoiser, after.denoiser)
     assert changed.pop("frequencies") is False
-    assert all(jax.tree.leaves(changed))
+    assert all(jax.tree.leaves(changed)) and all(jax.tree.leaves(moved(small.state.flags, after.flags)))
 
 
 # -- generating --------------------------------------------------------------------------------------------------------
@@ -118,19 +118,19 @@ def test_labels_choose_the_cluster_and_guidance_moves_beyond_it(data, trained):
     assert means[1.0, OFFLINE] < means[0.0, OFFLINE] - 0.01
 
 
-@pytest.mark.parametrize("with_terminal", [True, False])
-def test_generated_rows_are_whole_rows(data, small, with_terminal):
-    if with_terminal:
+@pytest.mark.parametrize("terminates", [True, False])
+def test_generated_rows_are_whole_rows(data, small, terminates):
+    if terminates:
         state, generate = small.state, small.generate
     else:
-        init, _, generate = jitted(SMALL, with_terminal)
+        init, _, generate = jitted(SMALL, dataclasses.replace(SPEC, terminates=False))
         state = init(jax.random.key(0), *data)
     rows, metrics = generate(state, jax.random.key(1), ONLINE, 20)
     batch = LAYOUT.unpack(rows)
     assert rows.shape == (20, LAYOUT.width) and rows.dtype == jnp.float32
     assert np.all(np.isfinite(np.delete(np.asarray(rows), LAYOUT.mc_return, axis=1)))
     assert np.all(np.abs(batch.action) <= 1 - 1e-5)
-    assert set(np.unique(batch.terminal)) <= ({0.0, 1.0} if with_terminal else {0.0})
+    assert set(np.unique(batch.terminal)) <= ({0.0, 1.0} if terminates else {0.0})
     assert np.all(batch.mc_return == -jnp.inf) and np.all(batch.source == ONLINE)
     assert metrics["rejected"].dtype == jnp.float32
 
@@ -138,44 +138,39 @@ def test_generated_rows_are_whole_rows(data, small, with_terminal):
 def test_screen_replaces_by_accepted_rows_of_the_chunk():
     z = jnp.arange(24.0).reshape(8, 3) / 10
     bad = z.at[1, 0].set(jnp.nan).at[3, 2].set(jnp.inf).at[4, 1].set(-jnp.inf).at[6, 1].set(-10.01).at[7, 0].set(10.0)
-    screened, rejected = jax.jit(screen)(bad)
+    within = lambda z: jnp.all(jnp.abs(z) <= 10, axis=1)
+    screened, rejected = jax.jit(screen)(bad, within(bad))
     assert rejected == 4
     kept = np.array([0, 2, 5, 7])
     np.testing.assert_array_equal(screened[kept], bad[kept])
     for row in np.asarray(screened)[[1, 3, 4, 6]]:
         assert any(np.array_equal(row, np.asarray(bad[i])) for i in kept)
     assert len(np.unique(np.asarray(screened)[[1, 3, 4, 6]], axis=0)) == 4, "one accepted row stands in for all"
-    untouched, none = screen(z)
+    untouched, none = screen(z, within(z))
     np.testing.assert_array_equal(untouched, z)
     assert none == 0
 
 
 def test_screen_with_more_rejected_than_accepted_rows():
     z = jnp.full((5, 2), jnp.nan).at[3].set(1.0)
-    screened, rejected = screen(z)
+    screened, rejected = screen(z, jnp.arange(5) == 3)
     np.testing.assert_array_equal(screened, 1.0)
     assert rejected == 4
 
 
 def test_nothing_accepted_gives_nan_rows_that_stop_a_run(small):
-    broken = small.state._replace(ema=jax.tree.map(lambda leaf: leaf * jnp.nan, small.state.ema))
+    ema = jax.tree.map(lambda leaf: leaf * jnp.nan, small.state.denoiser.ema)
+    broken = small.state._replace(denoiser=small.state.denoiser._replace(ema=ema))
     rows, metrics = small.generate(broken, jax.random.key(1), ONLINE, 20)
     assert metrics["rejected"] == 20
     batch = LAYOUT.unpack(rows)
-    for field in (batch.obs, batch.action, batch.reward, batch.next_obs, batch.terminal):
+    for field in (batch.obs, batch.action, batch.reward, batch.next_obs):
         assert np.all(np.isnan(field))
 
 
-def test_terminal_threshold_is_strict():
-    x = jnp.zeros((4, 7)).at[:, -1].set(jnp.array([0.49, 0.5, 0.51, 7.0]))
-    rows = to_rows(x, LAYOUT, ONLINE, True, 0.5)
-    np.testing.assert_array_equal(rows[:, LAYOUT.terminal], [0, 0, 1, 1])
-    np.testing.assert_array_equal(to_rows(x[:, :-1], LAYOUT, ONLINE, False, 0.5)[:, LAYOUT.terminal], 0)
-
-
 def test_columns_keep_their_places():
-    x = jnp.array([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.9], [1, 2, -3, 4, 5, 6, 0.1]])
-    batch = LAYOUT.unpack(to_rows(x, LAYOUT, OFFLINE, True, 0.5))
+    x = jnp.array([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [1, 2, -3, 4, 5, 6]])
+    batch = LAYOUT.unpack(to_rows(x, LAYOUT, OFFLINE, jnp.array([True, False])))
     np.testing.assert_allclose(batch.obs, [[0.1, 0.2], [1, 2]])
     np.testing.assert_allclose(batch.action, [[0.3], [-1 + 1e-5]], rtol=1e-7)
     np.testing.assert_allclose(batch.reward, [0.4, 4])
@@ -189,8 +184,8 @@ def test_rewards_of_an_ideal_generator_agree_with_the_data():
     mean, std = jnp.array([0.0, 1.0, 0.2, 350.0, 0.0, 1.0]), jnp.array([1.0, 2.0, 0.1, 25.0, 1.0, 2.0])
     ideal = lambda x, sigma: x / (1 + sigma**2)  # standardised data
     z = jax.jit(lambda key: sample(ideal, Solver(steps=64, churn=0.0), key, (40_000, 6)))(jax.random.key(0))
-    screened, rejected = screen(z)
-    rows = to_rows(unnormalise(Normaliser(mean, std), screened), LAYOUT, ONLINE, False, 0.5)
+    screened, rejected = screen(z, jnp.all(jnp.abs(z) <= 10, axis=1))
+    rows = to_rows(unnormalise(Normaliser(mean, std), screened), LAYOUT, ONLINE, 0.0)
     assert rejected == 0
     reward = np.asarray(rows[:, LAYOUT.reward], np.float64)
     assert abs(reward.mean() - 350.0) < 3 * 25.0 / np.sqrt(40_000)
@@ -201,16 +196,16 @@ def test_rewards_of_an_ideal_generator_agree_with_the_data():
 
 
 def test_shares_split_a_refresh_eight_to_two():
-    augmenter = cfdg(CFDGConfig(), SPEC, True)
+    augmenter = cfdg(CFDGConfig(), SPEC)
     counts = {source: round(1_000_000 * share) for source, share in augmenter.shares.items()}
     assert counts == {ONLINE: 800_000, OFFLINE: 200_000}
     assert augmenter.fit_steps == 100_000
-    assert cfdg(CFDGConfig(online_share=1.0), SPEC, True).shares == {ONLINE: 1.0}
+    assert cfdg(CFDGConfig(online_share=1.0), SPEC).shares == {ONLINE: 1.0}
 
 
 def test_seeds_are_independent_copies(data):
     offline, online = data
-    augmenter = cfdg(SMALL, SPEC, True)
+    augmenter = cfdg(SMALL, SPEC)
 
     def one(key, online_rows):
         init_key, fit_key, generate_key = jax.random.split(key, 3)
@@ -229,7 +224,7 @@ def test_seeds_are_independent_copies(data):
 
 
 def test_jit_changes_nothing(data, small):
-    augmenter = cfdg(SMALL, SPEC, True)
+    augmenter = cfdg(SMALL, SPEC)
     fast, _ = small.fit(small.state, *data, jax.random.key(1), SMALL.steps)
     rows, _ = small.generate(fast, jax.random.key(2), ONLINE, 20)
     slow, _ = augmenter.fit(small.state, *data, jax.random.key(1), SMALL.steps)
@@ -240,14 +235,14 @@ def test_jit_changes_nothing(data, small):
 
 
 def test_state_is_float32_and_donatable(data):
-    augmenter = cfdg(SMALL, SPEC, True)
+    augmenter = cfdg(SMALL, SPEC)
     fit = jax.jit(augmenter.fit, static_argnums=4, donate_argnums=0)
     for init in (jax.jit(augmenter.init), augmenter.init):
         state = init(jax.random.key(0), *data)
         state, _ = fit(state, *data, jax.random.key(1), 5)
         state, _ = fit(state, *data, jax.random.key(2), 5)
         assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32"), jnp.dtype("int32")}
-        assert int(state.step) == 10
+        assert int(state.denoiser.step) == 10
     assert fit._cache_size() == 1
 
 
@@ -255,11 +250,12 @@ def test_warm_start_follows_the_ring_at_a_constant_rate(data, small):
     offline, online = data
     moved = online._replace(rows=online.rows.at[:, 0].add(10.0))
     _, warm_fit, _ = jitted(dataclasses.replace(SMALL, warm_start=True))
-    constant = cfdg(dataclasses.replace(SMALL, warm_start=True), SPEC, True).init(jax.random.key(0), offline, online)
+    constant = cfdg(dataclasses.replace(SMALL, warm_start=True), SPEC).init(jax.random.key(0), offline, online)
     shifts, changes = [], []
     for fit, state in ((warm_fit, constant), (small.fit, small.state)):
         state, _ = fit(state, offline, online, jax.random.key(1), SMALL.steps)
         after, _ = fit(state, offline, moved, jax.random.key(2), SMALL.steps)
+        state, after = state.denoiser, after.denoiser
         shifts.append(float(after.normaliser.mean[0] - state.normaliser.mean[0]))
         changes.append(float(jnp.abs(after.params["out"]["kernel"] - state.params["out"]["kernel"]).max()))
     assert shifts == [pytest.approx(5.0, abs=1e-4), 0.0]
@@ -278,16 +274,16 @@ def test_recent_window_is_the_online_data(data):
     offline, online = data
     online = ring.insert(online, rows_around(4.0, 40, Source.ONLINE, seed=7))
     config = dataclasses.replace(SMALL, recent_window=40)
-    state = jax.jit(cfdg(config, SPEC, True).init)(jax.random.key(0), offline, online)
-    assert state.normaliser.mean[0] == pytest.approx((4.0 - 1.0) / 2, abs=0.1)
+    state = jax.jit(cfdg(config, SPEC).init)(jax.random.key(0), offline, online)
+    assert state.denoiser.normaliser.mean[0] == pytest.approx((4.0 - 1.0) / 2, abs=0.1)
     rows, labels = draw_balanced(offline, online, jax.random.key(0), 64, 40)
     assert rows[:, 0][labels == 1].min() > 2.5 and rows[:, 0][labels == 0].max() < 1.0
 
 
 def test_ablations_are_configuration(data, small):
     """One label alone; no guidance evaluates no null branch; guidance outside every level is no guidance."""
-    assert cfdg(CFDGConfig(online_share=0.0), SPEC, True).shares == {OFFLINE: 1.0}
-    assert cfdg(CFDGConfig(online_share=1.0), SPEC, True).shares == {ONLINE: 1.0}
+    assert cfdg(CFDGConfig(online_share=0.0), SPEC).shares == {OFFLINE: 1.0}
+    assert cfdg(CFDGConfig(online_share=1.0), SPEC).shares == {ONLINE: 1.0}
     rows = lambda **fields: jitted(dataclasses.replace(SMALL, **fields))[2](small.state, jax.random.key(1), ONLINE, 9)[
         0
     ]
@@ -319,7 +315,7 @@ def test_other_options(data):
 
 def test_no_offline_rows_are_refused(data):
     with pytest.raises(UserError, match="needs offline rows"):
-        cfdg(SMALL, SPEC, True).init(jax.random.key(0), data[0][:0], data[1])
+        cfdg(SMALL, SPEC).init(jax.random.key(0), data[0][:0], data[1])
 
 
 @pytest.mark.parametrize(
@@ -359,7 +355,7 @@ def test_modelling_changes_gives_back_next_observations_of_the_right_size():
     spread = {}
     for kind in ("absolute", "change"):
         config = CFDGConfig(width=32, steps=300, batch=64, sampler_steps=16, churn=0.0, next_obs=kind)
-        made = cfdg(config, spec, False)
+        made = cfdg(config, dataclasses.replace(spec, terminates=False))
         state = made.init(jax.random.key(0), rows, ring.full(rows))
         state, _ = jax.jit(made.fit, static_argnames="steps")(
             state, rows, ring.full(rows), jax.random.key(1), steps=300

@@ -51,7 +51,7 @@ def data():
 @pytest.fixture(scope="module")
 def fitted(data):
     """The small generator's jitted functions, and its states before, between and after the two kinds of steps."""
-    augmenter = edis(SMALL, SPEC, True)
+    augmenter = edis(SMALL, SPEC)
     fit = jax.jit(augmenter.fit, static_argnums=4)
     states, metrics = [jax.jit(augmenter.init)(jax.random.key(0), *data)], [{}]
     for i in range(3):
@@ -326,8 +326,11 @@ def test_samples_equal_the_released_code(released, guided):
 def test_a_refresh_trains_the_denoiser_first_and_the_energies_after(fitted):
     augmenter, _, states, metrics = fitted
     assert augmenter.fit_steps == 9 and [int(state.step) for state in states] == [0, 3, 6, 9]
-    assert [int(state.denoiser.step) for state in states] == [0, 3, 6, 6]
-    moved = [(differ(a.denoiser, b.denoiser), differ(a.energies, b.energies)) for a, b in itertools.pairwise(states)]
+    assert [int(state.rows.denoiser.step) for state in states] == [0, 3, 6, 6]
+    moved = [
+        (differ(a.rows.denoiser, b.rows.denoiser), differ(a.energies, b.energies))
+        for a, b in itertools.pairwise(states)
+    ]
     assert moved == [(True, False), (True, False), (False, True)]
     assert float(metrics[2]["energy_loss"]) == 0.0 < float(metrics[3]["energy_loss"])
     assert metrics[3]["loss"] == metrics[2]["loss"] > 0
@@ -339,14 +342,14 @@ def test_a_call_may_hold_both_kinds_of_steps_and_all_seeds(fitted, data):
     stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), states[1])
     many = jax.jit(jax.vmap(lambda state, key: augmenter.fit(state, *data, key, 5)[0]))(stacked, keys)
     alone, _ = fit(states[1], *data, keys[1], 5)
-    assert int(alone.step) == 8 and int(alone.denoiser.step) == 6
+    assert int(alone.step) == 8 and int(alone.rows.denoiser.step) == 6
     assert int(alone.opt_state[0].count) == 2
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, rtol=1e-3, atol=2e-5), many, alone)
 
 
 def test_a_condition_on_the_step_is_not_run_for_both_kinds(data):
     """Batched over seeds the two loops keep their own lengths: neither becomes a select over the whole state."""
-    augmenter = edis(SMALL, SPEC, True)
+    augmenter = edis(SMALL, SPEC)
     states = jax.eval_shape(jax.vmap(lambda key: augmenter.init(key, *data)), jax.random.split(jax.random.key(0), 2))
     fit = jax.vmap(lambda state, key: augmenter.fit(state, *data, key, 5)[0])
     traced = jax.make_jaxpr(fit)(states, jax.random.split(jax.random.key(0), 2))
@@ -362,7 +365,7 @@ def test_rows_are_whole_and_online(data, fitted, terminals):
     augmenter, _, states, _ = fitted
     state = states[-1]
     if not terminals:
-        augmenter = edis(dataclasses.replace(SMALL, variant="released"), SPEC, True)
+        augmenter = edis(dataclasses.replace(SMALL, variant="released"), SPEC)
         state = jax.jit(augmenter.init)(jax.random.key(0), *data)
     rows, metrics = jax.jit(augmenter.generate, static_argnums=(2, 3))(state, jax.random.key(1), ONLINE, 20)
     batch = LAYOUT.unpack(rows)
@@ -375,7 +378,7 @@ def test_rows_are_whole_and_online(data, fitted, terminals):
 @pytest.mark.parametrize("solver", ["heun", "dpm++2m"])
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_every_variant_runs(data, variant, solver):
-    augmenter = edis(dataclasses.replace(SMALL, variant=variant, solver=solver, steps=1, energy_steps=2), SPEC, False)
+    augmenter = edis(dataclasses.replace(SMALL, variant=variant, solver=solver, steps=1, energy_steps=2), SPEC)
     state = jax.jit(augmenter.init)(jax.random.key(0), *data)
     state, metrics = jax.jit(augmenter.fit, static_argnums=4)(state, *data, jax.random.key(1), 3)
     rows, _ = jax.jit(augmenter.generate, static_argnums=(2, 3))(state, jax.random.key(2), ONLINE, 4)
@@ -413,4 +416,4 @@ def test_bad_values_are_refused(fields, message):
 
 def test_no_offline_rows_are_refused(data):
     with pytest.raises(UserError, match=r"augment\.data: is pooled but there are no offline rows"):
-        edis(SMALL, SPEC, True).init(jax.random.key(0), data[0][:0], data[1])
+        edis(SMALL, SPEC).init(jax.random.key(0), data[0][:0], data[1])

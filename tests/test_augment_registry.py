@@ -17,7 +17,7 @@ SPEC = Spec(obs_dim=3, act_dim=2, horizon=100)
 def test_every_entry_makes_an_augmenter_from_its_default_config(name):
     config_class = AUGMENTERS[name].config
     assert dataclasses.is_dataclass(config_class) and config_class.__dataclass_params__.frozen
-    augmenter = make_augmenter(config_class(), SPEC, with_terminal=True)
+    augmenter = make_augmenter(config_class(), SPEC)
     assert isinstance(augmenter, Augmenter)
     assert sum(augmenter.shares.values()) == pytest.approx(1.0 if augmenter.shares else 0.0)
     assert set(augmenter.shares) <= {Source.SYNTHETIC_OFFLINE, Source.SYNTHETIC_ONLINE}
@@ -36,11 +36,11 @@ def test_a_method_has_few_knobs(name):
 
 def test_unregistered_config():
     with pytest.raises(UserError, match="str: is not the config of a registered method"):
-        make_augmenter("cfdg", SPEC, with_terminal=True)
+        make_augmenter("cfdg", SPEC)
 
 
 def test_none_has_no_state_and_refuses_to_generate():
-    augmenter = none(NoneConfig(), SPEC, True)
+    augmenter = none(NoneConfig(), SPEC)
     assert augmenter.init(None, None, None) == () and augmenter.fit((), None, None, None, 10) == ((), {})
     with pytest.raises(ValueError, match="generates no rows"):
         augmenter.generate((), None, int(Source.SYNTHETIC_ONLINE), 10)

@@ -35,8 +35,8 @@ def data():
     return rows_around(-1.0, 2_000, Source.OFFLINE), ring.insert(online, rows_around(1.0, 50, Source.ONLINE, seed=2))
 
 
-def jitted(config, with_terminal=True):
-    augmenter = synther(config, SPEC, with_terminal)
+def jitted(config, spec=SPEC):
+    augmenter = synther(config, spec)
     return (
         jax.jit(augmenter.init),
         jax.jit(augmenter.fit, static_argnums=4),
@@ -56,10 +56,9 @@ def jitted(config, with_terminal=True):
     ids=["online", "recent", "offline", "pooled", "pooled-recent"],
 )
 def test_normaliser_is_of_the_rows_it_learns(data, config, mean, variance):
-    state = jax.jit(synther(config, SPEC, True).init)(jax.random.key(0), *data)
-    assert state.normaliser.mean[0] == pytest.approx(mean, abs=0.06)
-    assert state.normaliser.std[0] ** 2 == pytest.approx(variance, rel=0.2, abs=0.02)
-    assert state.normaliser.mean[-1] == 0 and state.normaliser.std[-1] == 1  # the terminal flag
+    state = jax.jit(synther(config, SPEC).init)(jax.random.key(0), *data)
+    assert state.denoiser.normaliser.mean[0] == pytest.approx(mean, abs=0.06)
+    assert state.denoiser.normaliser.std[0] ** 2 == pytest.approx(variance, rel=0.2, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -81,21 +80,21 @@ def test_generated_rows_lie_where_the_data_chosen_lie(data, choice, centres):
 
 
 def test_rows_are_whole_and_carry_their_source(data):
-    for with_terminal in (True, False):
-        init, _, generate = jitted(SMALL, with_terminal)
+    for terminates in (True, False):
+        init, _, generate = jitted(SMALL, dataclasses.replace(SPEC, terminates=terminates))
         rows, metrics = generate(init(jax.random.key(0), *data), jax.random.key(1), ONLINE, 20)
         batch = LAYOUT.unpack(rows)
         assert rows.shape == (20, LAYOUT.width) and metrics["rejected"].dtype == jnp.float32
         assert np.all(np.isfinite(np.delete(np.asarray(rows), LAYOUT.mc_return, axis=1)))
         assert np.all(np.abs(batch.action) <= 1 - 1e-5) and np.all(batch.source == ONLINE)
-        assert set(np.unique(batch.terminal)) <= ({0.0, 1.0} if with_terminal else {0.0})
+        assert set(np.unique(batch.terminal)) <= ({0.0, 1.0} if terminates else {0.0})
 
 
 def test_all_rows_are_of_one_source():
-    shares = {data: synther(dataclasses.replace(SMALL, data=data), SPEC, True).shares for data in ("online", "pooled")}
+    shares = {data: synther(dataclasses.replace(SMALL, data=data), SPEC).shares for data in ("online", "pooled")}
     assert shares == {"online": {ONLINE: 1.0}, "pooled": {ONLINE: 1.0}}
-    assert synther(dataclasses.replace(SMALL, data="offline"), SPEC, True).shares == {OFFLINE: 1.0}
-    assert synther(SynthERConfig(), SPEC, True).fit_steps == 100_000
+    assert synther(dataclasses.replace(SMALL, data="offline"), SPEC).shares == {OFFLINE: 1.0}
+    assert synther(SynthERConfig(), SPEC).fit_steps == 100_000
 
 
 def test_offline_needs_no_online_rows_and_online_no_offline_ones(data):
@@ -110,7 +109,7 @@ def test_offline_needs_no_online_rows_and_online_no_offline_ones(data):
         assert np.isfinite(metrics["loss"]) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
     for choice in ("offline", "pooled"):
         with pytest.raises(UserError, match=r"augment\.data: is .* but there are no offline rows"):
-            synther(dataclasses.replace(SMALL, data=choice), SPEC, True).init(jax.random.key(0), offline[:0], online)
+            synther(dataclasses.replace(SMALL, data=choice), SPEC).init(jax.random.key(0), offline[:0], online)
 
 
 @pytest.mark.parametrize("solver", ["heun", "dpm++2m", "dpm++2m-sde", "dpm++3m"])
@@ -121,7 +120,7 @@ def test_every_solver_is_reachable_and_published_defaults_hold(solver):
 
 
 def test_fit_may_be_cut_and_seeds_are_independent(data):
-    augmenter = synther(SMALL, SPEC, True)
+    augmenter = synther(SMALL, SPEC)
     fit = jax.jit(augmenter.fit, static_argnums=4, donate_argnums=0)
 
     def run(key):
@@ -131,7 +130,7 @@ def test_fit_may_be_cut_and_seeds_are_independent(data):
         return state
 
     many = [run(key) for key in jax.random.split(jax.random.key(0), 2)]
-    assert fit._cache_size() == 1 and int(many[0].step) == 10
+    assert fit._cache_size() == 1 and int(many[0].denoiser.step) == 10
     together = jax.vmap(lambda key: augmenter.fit(augmenter.init(key, *data), *data, jax.random.fold_in(key, 0), 5)[0])
     states = jax.jit(together)(jax.random.split(jax.random.key(0), 2))
     alone = jax.jit(lambda key: augmenter.fit(augmenter.init(key, *data), *data, jax.random.fold_in(key, 0), 5)[0])

@@ -54,14 +54,6 @@ def test_normalised_columns_are_standard():
     np.testing.assert_allclose(back, rows, rtol=1e-5, atol=1e-5)
 
 
-def test_flag_column_is_left_alone():
-    flags = (jnp.arange(100)[:, None] % 3 == 0).astype(jnp.float32)
-    rows = jnp.concatenate([rows_with(7.0, 2.0, 100), flags], axis=1)
-    fitted = fit_normaliser([(rows, None)], 2, identity=(1,))
-    np.testing.assert_array_equal(normalise(fitted, rows)[:, 1], rows[:, 1])
-    assert fitted.mean[0] == pytest.approx(7.0, abs=1e-5)
-
-
 @pytest.mark.parametrize("value", [0.0, 0.1, 1234.567])
 def test_constant_column_becomes_zero(value):
     rows = jnp.full((3_333, 1), value)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cfdg_jax.envs.onestep import one_step
+from cfdg_jax.envs.onestep import one_step, termination
 from cfdg_jax.envs.registry import make_env
 
 
@@ -26,6 +26,27 @@ def test_logged_steps_are_taken_again(task, dynamics):
     assert seen.sum() > 60 and np.median(error) < 1e-6
     assert np.quantile(error, 0.9) < 1e-3, "the contact solver starts cold, so contacts differ a little"
     assert np.median(np.abs(rewards - reward)[seen]) < (1e-6 if task != "ant" else 0.05)
+
+
+@pytest.mark.parametrize("task", ["hopper", "walker2d", "ant"])
+def test_the_rule_of_termination_is_the_simulators(task):
+    """Asked of what followed, it says what the simulator said: of random actions from the start, until they fall."""
+    env, rng = make_env(task, range(8), "d4rl"), np.random.default_rng(0)
+    env.reset()
+    seen, ended = [], []
+    for _ in range(150):
+        result = env.step(rng.uniform(-1, 1, (8, env.spec.act_dim)))
+        seen.append(result.next_obs)
+        ended.append(result.terminal)
+        env.reset(result.terminal | result.truncated)
+    env.close()
+    ended = np.concatenate(ended)
+    assert ended.any() and not ended.all()
+    np.testing.assert_array_equal(termination(task)(np.concatenate(seen)), ended)
+
+
+def test_tasks_that_never_end_or_do_not_tell_their_state_have_no_rule():
+    assert termination("halfcheetah") is None and termination("toy-dense") is None
 
 
 def test_tasks_whose_observations_do_not_tell_the_state_have_none():

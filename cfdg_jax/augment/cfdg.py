@@ -3,7 +3,7 @@
     normaliser <- equal-weight mixture of offline and online rows
     repeat:     half a batch of offline rows, label 0; half of online rows, label 1
                 each label <- null with probability p_uncond;  denoising loss
-    generate:   D = (1 + w) D(x, label) - w D(x, null);  clip actions, threshold terminals, screen
+    generate:   D = (1 + w) D(x, label) - w D(x, null);  screen, clip actions, flag terminals
 
 No code of the authors was found. The config decides, field by field, what their text leaves open
 (docs/algorithms.md#cfdg).
@@ -18,14 +18,15 @@ import jax.numpy as jnp
 
 from cfdg_jax.augment.base import DenoiserConfig, check_use, even_batch, reduced_values
 from cfdg_jax.augment.denoiser import row_network, row_training
-from cfdg_jax.augment.rows import RowModel, draw_offline, draw_online, generate_rows, modelled, online_mask, row_model
+from cfdg_jax.augment.rows import RowModel, RowState, draw_offline, draw_online, generate_rows, online_mask, row_model
+from cfdg_jax.augment.terminals import Part
 from cfdg_jax.diffusion import edm
-from cfdg_jax.diffusion.fit import GeneratorState, Normaliser, drop_labels, normalise
+from cfdg_jax.diffusion.fit import drop_labels
 from cfdg_jax.diffusion.guidance import classifier_free
 from cfdg_jax.diffusion.network import LabelEmbed
 from cfdg_jax.errors import require
 from cfdg_jax.methods import Augmenter, Entry, Preset, Task, Values
-from cfdg_jax.types import Array, Buffer, Key, Metrics, Params, Source, Spec
+from cfdg_jax.types import Array, Buffer, Key, Metrics, Source, Spec
 
 OFFLINE, ONLINE, NULL = 0, 1, 2
 """Labels; null is the token of the unconditional branch."""
@@ -79,44 +80,34 @@ class CFDGConfig(DenoiserConfig):
         return self.guide_above, float("inf") if self.guide_below is None else self.guide_below
 
 
-def cfdg(config: CFDGConfig, spec: Spec, with_terminal: bool) -> Augmenter:
-    """CFDG's generator as an `Augmenter`; its state is a `GeneratorState`.
+def cfdg(config: CFDGConfig, spec: Spec) -> Augmenter:
+    """CFDG's generator as an `Augmenter`; its state is a `RowState`.
 
     `init` and `fit` need at least two offline rows and two rows in the online ring. With `warm_start`, `fit` also
     refits the normaliser, so that a kept state follows the ring.
-
-    Args:
-      config: See `CFDGConfig`.
-      spec: The task.
-      with_terminal: Model the terminal flag; otherwise generated rows never terminate.
     """
-    layout, columns = spec.layout, spec.layout.generative_width(with_terminal)
-    network = row_network(config, columns, labels=3, label_embed=config.label_embed)
+    layout = spec.layout
+    network = row_network(config, layout.generative_width, labels=3, label_embed=config.label_embed)
 
-    def parts(offline_rows: Array, online: Buffer) -> list[tuple[Array, Array | None]]:
+    def parts(offline_rows: Array, online: Buffer) -> list[Part]:
         require(
             offline_rows.shape[0] >= 2, "augment", "cfdg needs offline rows", "name a dataset or set augment to none"
         )
-        offline, gathered = (modelled(config, layout, rows) for rows in (offline_rows, online.rows))
-        return [(offline, None), (gathered, online_mask(online, config.recent_window))]
+        return [(offline_rows, None), (online.rows, online_mask(online, config.recent_window))]
 
-    def loss(params: Params, normaliser: Normaliser, offline_rows: Array, online: Buffer, key: Key) -> Array:
-        row_key, label_key, sigma_key, noise_key = jax.random.split(key, 4)
-        rows, labels = draw_balanced(offline_rows, online, row_key, config.batch // 2, config.recent_window)
-        clean = normalise(normaliser, modelled(config, layout, rows)[:, :columns])
-        labels = drop_labels(label_key, labels, config.p_uncond, NULL)
-        sigma, noise = edm.draw_sigma(sigma_key, labels.shape), jax.random.normal(noise_key, clean.shape)
-        return edm.loss(network, params, clean, sigma, noise, labels).mean()
+    def draw(offline_rows: Array, online: Buffer, key: Key) -> tuple[Array, Array]:
+        return draw_balanced(offline_rows, online, key, config.batch // 2, config.recent_window)
 
-    def model(state: GeneratorState, source: int) -> RowModel:
-        labelled = edm.denoiser(network, state.ema)
+    def model(state: RowState, source: int) -> RowModel:
+        labelled = edm.denoiser(network, state.denoiser.ema)
         guided = classifier_free(labelled, LABELS[int(source)], NULL, config.w, config.guided)
-        return row_model(guided, state.normaliser, config, layout, with_terminal)
+        return row_model(guided, state, config, spec)
 
-    def generate(state: GeneratorState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
-        return generate_rows(model(state, source), config, layout, with_terminal, key, source, rows)
+    def generate(state: RowState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
+        return generate_rows(model(state, source), config, layout, key, source, rows)
 
-    training = row_training(config, network, columns, with_terminal, parts, loss)
+    drop = lambda key, labels: drop_labels(key, labels, config.p_uncond, NULL)
+    training = row_training(config, spec, network, parts, draw, drop)
     shares = {int(Source.SYNTHETIC_ONLINE): config.online_share, int(Source.SYNTHETIC_OFFLINE): 1 - config.online_share}
     shares = {source: share for source, share in shares.items() if share > 0}
     return Augmenter(training.init, training.fit, generate, shares, config.steps, config.warm_start, model)

@@ -1,34 +1,30 @@
-"""The denoiser of transitions in training: its network, its steps, and the training without labels.
+"""A generator of transitions in training: denoiser and terminal flags, their steps, and the training without labels.
 
 normaliser <- equal-weight mixture of the parts, such as offline and online rows
-repeat:     loss on rows it draws itself -> one step of `fit.fit_step`
+repeat:     rows -> one step of `fit.fit_step` on their columns, one of the flags' classifier on their s'
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cfdg_jax.augment.base import DenoiserConfig, Rows
-from cfdg_jax.augment.rows import draw_offline, draw_online, modelled, online_mask
+from cfdg_jax.augment.rows import RowState, draw_offline, draw_online, modelled, online_mask
+from cfdg_jax.augment.terminals import Part, flags_of
 from cfdg_jax.diffusion import edm
-from cfdg_jax.diffusion.fit import (
-    Averaging,
-    GeneratorState,
-    Normaliser,
-    fit_normaliser,
-    fit_step,
-    init_state,
-    normalise,
-    optimiser,
-    scan_steps,
-)
+from cfdg_jax.diffusion.fit import Averaging, Normaliser, fit_normaliser, fit_step, init_state, normalise, optimiser
 from cfdg_jax.diffusion.network import LabelEmbed, Network, resmlp
 from cfdg_jax.errors import require
-from cfdg_jax.types import Array, Buffer, Key, Metrics, Params, RowLayout
+from cfdg_jax.types import Array, Buffer, Key, Metrics, Params, Spec
+
+SETTLED = 8_192
+"""Rows, at least, by which the rate of flags is set."""
+Draw = Callable[[Array, Buffer, Key], tuple[Array, Array | None]]
+"""``(offline_rows, online, key) -> (rows [B, D], labels [B] or None)``: one batch, each part in equal shares."""
 
 
 def row_network(config: DenoiserConfig, columns: int, labels: int = 0, label_embed: LabelEmbed = "mlp") -> Network:
@@ -44,85 +40,107 @@ def row_network(config: DenoiserConfig, columns: int, labels: int = 0, label_emb
 
 
 class RowTraining(NamedTuple):
-    """A denoiser of rows in training, for one seed; its state is a `GeneratorState`.
+    """A generator of rows in training, for one seed.
 
     Attributes:
-      init: ``(key, offline_rows, online) -> state``.
+      init: ``(key, offline_rows, online) -> RowState``.
       refit: ``(state, offline_rows, online) -> state``: with `warm_start` the normaliser of the present rows, so that
         a kept network follows the ring; without, the state as it is.
       step: ``(state, offline_rows, online, key) -> (state, metrics)``, one optimiser step.
+      settle: ``(state, offline_rows, online, key) -> state`` that generates: after the steps of a call.
     """
 
-    init: Callable[[Key, Array, Buffer], GeneratorState]
-    refit: Callable[[GeneratorState, Array, Buffer], GeneratorState]
-    step: Callable[[GeneratorState, Array, Buffer, Key], tuple[GeneratorState, Metrics]]
+    init: Callable[[Key, Array, Buffer], RowState]
+    refit: Callable[[RowState, Array, Buffer], RowState]
+    step: Callable[[RowState, Array, Buffer, Key], tuple[RowState, Metrics]]
+    settle: Callable[[RowState, Array, Buffer, Key], RowState]
 
     def fit(
-        self, state: GeneratorState, offline_rows: Array, online: Buffer, key: Key, steps: int
-    ) -> tuple[GeneratorState, Metrics]:
+        self, state: RowState, offline_rows: Array, online: Buffer, key: Key, steps: int
+    ) -> tuple[RowState, Metrics]:
         """`steps` steps; metrics are means over them."""
         state = self.refit(state, offline_rows, online)
-        return scan_steps(lambda state, key: self.step(state, offline_rows, online, key), state, key, steps)
+        step = lambda state, key: self.step(state, offline_rows, online, key)
+        keys = jax.random.split(key, steps + 1)
+        state, metrics = jax.lax.scan(step, state, keys[1:])
+        return self.settle(state, offline_rows, online, keys[0]), jax.tree.map(jnp.mean, metrics)
 
 
 def row_training(
     config: DenoiserConfig,
+    spec: Spec,
     network: Network,
-    columns: int,
-    with_terminal: bool,
-    parts: Callable[[Array, Buffer], list[tuple[Array, Array | None]]],
-    loss: Callable[[Params, Normaliser, Array, Buffer, Key], Array],
+    parts: Callable[[Array, Buffer], Sequence[Part]],
+    draw: Draw,
+    drop: Callable[[Key, Array], Array] | None = None,
 ) -> RowTraining:
-    """The training of a denoiser of rows.
+    """The training of a generator of rows.
 
     Args:
-      parts: ``(offline_rows, online) -> parts`` of the normaliser's equal-weight mixture.
-      loss: ``(params, normaliser, offline_rows, online, key) -> []``, on rows it draws itself.
+      parts: ``(offline_rows, online) -> parts`` that `draw` draws from in equal shares.
+      draw: One batch.
+      drop: ``(key, labels [B]) -> labels``, those that the denoiser is told.
     """
-    tx = optimiser(config.lr, None if config.warm_start else config.steps)
+    layout, flags, tx = spec.layout, flags_of(spec), optimiser(config.lr, None if config.warm_start else config.steps)
     averaging = Averaging.over(config.ema_share, config.steps)
-    identity = (columns - 1,) if with_terminal else ()
-    moments = lambda offline_rows, online: fit_normaliser(parts(offline_rows, online), columns, identity)
 
-    def init(key: Key, offline_rows: Array, online: Buffer) -> GeneratorState:
-        return init_state(network.init(key), tx, moments(offline_rows, online))
+    def moments(parts: Sequence[Part]) -> Normaliser:
+        return fit_normaliser([(modelled(config, layout, rows), mask) for rows, mask in parts], layout.generative_width)
 
-    def refit(state: GeneratorState, offline_rows: Array, online: Buffer) -> GeneratorState:
-        return state._replace(normaliser=moments(offline_rows, online)) if config.warm_start else state
+    def init(key: Key, offline_rows: Array, online: Buffer) -> RowState:
+        denoiser_key, flag_key = jax.random.split(key)
+        data = parts(offline_rows, online)
+        denoiser = init_state(network.init(denoiser_key), tx, moments(data))
+        return RowState(denoiser, flags.init(flag_key, data) if flags else ())
 
-    def step(state: GeneratorState, offline_rows: Array, online: Buffer, key: Key) -> tuple[GeneratorState, Metrics]:
-        return fit_step(state, lambda p: loss(p, state.normaliser, offline_rows, online, key), tx, averaging)
+    def refit(state: RowState, offline_rows: Array, online: Buffer) -> RowState:
+        if not config.warm_start:
+            return state
+        data = parts(offline_rows, online)
+        denoiser = state.denoiser._replace(normaliser=moments(data))
+        return RowState(denoiser, flags.follow(state.flags, data) if flags else ())
 
-    return RowTraining(init, refit, step)
+    def loss(params: Params, normaliser: Normaliser, rows: Array, labels: Array | None, key: Key) -> Array:
+        label_key, sigma_key, noise_key = jax.random.split(key, 3)
+        clean = normalise(normaliser, modelled(config, layout, rows)[:, : layout.generative_width])
+        told = drop(label_key, labels) if drop is not None and labels is not None else labels
+        sigma, noise = edm.draw_sigma(sigma_key, clean.shape[:1]), jax.random.normal(noise_key, clean.shape)
+        return edm.loss(network, params, clean, sigma, noise, told).mean()
+
+    def step(state: RowState, offline_rows: Array, online: Buffer, key: Key) -> tuple[RowState, Metrics]:
+        row_key, loss_key, flag_key = jax.random.split(key, 3)
+        (rows, labels), normaliser = draw(offline_rows, online, row_key), state.denoiser.normaliser
+        of = lambda params: loss(params, normaliser, rows, labels, loss_key)
+        denoiser, metrics = fit_step(state.denoiser, of, tx, averaging)
+        return RowState(denoiser, flags.step(state.flags, normaliser, rows, flag_key) if flags else ()), metrics
+
+    def settle(state: RowState, offline_rows: Array, online: Buffer, key: Key) -> RowState:
+        if flags is None:
+            return state
+        keys = jax.random.split(key, 1 + -(-SETTLED // config.batch))
+        rows = jax.vmap(lambda key: draw(offline_rows, online, key)[0])(keys[1:])
+        rows, normaliser = rows.reshape(-1, layout.width), state.denoiser.normaliser
+        return state._replace(flags=flags.settle(state.flags, normaliser, rows, keys[0]))
+
+    return RowTraining(init, refit, step, settle)
 
 
-def unlabelled_training(
-    config: DenoiserConfig, learns: Rows, network: Network, layout: RowLayout, with_terminal: bool
-) -> RowTraining:
+def unlabelled_training(config: DenoiserConfig, learns: Rows, network: Network, spec: Spec) -> RowTraining:
     """Training on batches of the rows that `learns` names."""
-    columns = layout.generative_width(with_terminal)
     from_offline, from_online = learns != "online", learns != "offline"
 
-    def parts(offline_rows: Array, online: Buffer) -> list[tuple[Array, Array | None]]:
+    def parts(offline_rows: Array, online: Buffer) -> list[Part]:
         found = f"is {learns} but there are no offline rows"
         enough = not from_offline or offline_rows.shape[0] >= 2
         require(enough, "augment.data", found, "name a dataset or use online")
-        offline_part = (modelled(config, layout, offline_rows), None)
-        online_part = (modelled(config, layout, online.rows), online_mask(online, config.recent_window))
-        return [offline_part] * from_offline + [online_part] * from_online
+        online_part = (online.rows, online_mask(online, config.recent_window))
+        return [(offline_rows, None)] * from_offline + [online_part] * from_online
 
-    def draw(offline_rows: Array, online: Buffer, key: Key) -> Array:
+    def draw(offline_rows: Array, online: Buffer, key: Key) -> tuple[Array, None]:
         offline_key, online_key = jax.random.split(key)
         count = config.batch // (from_offline + from_online)
         rows = [draw_offline(offline_rows, offline_key, count)] if from_offline else []
         rows += [draw_online(online, online_key, count, config.recent_window)] if from_online else []
-        return jnp.concatenate(rows)
+        return jnp.concatenate(rows), None
 
-    def loss(params: Params, normaliser: Normaliser, offline_rows: Array, online: Buffer, key: Key) -> Array:
-        row_key, sigma_key, noise_key = jax.random.split(key, 3)
-        rows = modelled(config, layout, draw(offline_rows, online, row_key))
-        clean = normalise(normaliser, rows[:, :columns])
-        sigma, noise = edm.draw_sigma(sigma_key, clean.shape[:1]), jax.random.normal(noise_key, clean.shape)
-        return edm.loss(network, params, clean, sigma, noise).mean()
-
-    return row_training(config, network, columns, with_terminal, parts, loss)
+    return row_training(config, spec, network, parts, draw)

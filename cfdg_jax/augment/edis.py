@@ -23,10 +23,10 @@ import optax
 from cfdg_jax.augment.base import DenoiserConfig, check_use, even_batch, reduced_values
 from cfdg_jax.augment.denoiser import RowTraining, row_network, unlabelled_training
 from cfdg_jax.augment.energies import Columns, Energies, Switches, contrast, energy_network, energy_push, pushed
-from cfdg_jax.augment.rows import RowModel, draw_online, generate_rows, modelled, row_model
+from cfdg_jax.augment.rows import RowModel, RowState, draw_online, generate_rows, modelled, row_model
 from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.edm import Denoise
-from cfdg_jax.diffusion.fit import GeneratorState, lockstep
+from cfdg_jax.diffusion.fit import lockstep
 from cfdg_jax.diffusion.network import Network
 from cfdg_jax.diffusion.samplers import Push
 from cfdg_jax.errors import require
@@ -74,14 +74,14 @@ class EDISState(NamedTuple):
     """The denoiser's state, then the energies'.
 
     Attributes:
-      denoiser: That of the rows without labels.
+      rows: Of the generator without labels.
       energies: Parameters of the three energies, stacked.
       opt_state: Their Adam moments.
       step: `[]` int32, steps of both kinds since the start.
       metrics: The newest of every metric; 0 before its kind of step.
     """
 
-    denoiser: GeneratorState
+    rows: RowState
     energies: Params
     opt_state: Any
     step: Array
@@ -92,31 +92,32 @@ class Parts(NamedTuple):
     """What the functions below share: the config and what it makes, no arrays."""
 
     config: EDISConfig
-    layout: RowLayout
-    with_terminal: bool
+    spec: Spec
     network: Network
     energies: Energies
     training: RowTraining
     adam: optax.GradientTransformation
 
     @property
+    def layout(self) -> RowLayout:
+        return self.spec.layout
+
+    @property
     def fit_steps(self) -> int:
         return self.config.steps + self.config.energy_steps
 
 
-def parts(config: EDISConfig, spec: Spec, with_terminal: bool) -> Parts:
+def parts(config: EDISConfig, spec: Spec) -> Parts:
     """Networks and optimisers."""
-    layout, switches = spec.layout, VARIANTS[config.variant].switches
-    with_terminal = with_terminal and switches.terminals
-    columns = layout.generative_width(with_terminal)
+    switches, columns = VARIANTS[config.variant].switches, spec.layout.generative_width
+    spec = dataclasses.replace(spec, terminates=spec.terminates and switches.terminals)
     network, energy = row_network(config, columns), energy_network(config.energy_hidden, columns)
     return Parts(
         config=config,
-        layout=layout,
-        with_terminal=with_terminal,
+        spec=spec,
         network=network,
-        energies=Energies(energy, Columns.of(layout, columns), config.negatives, config.sampler, switches),
-        training=unlabelled_training(config, "pooled", network, layout, with_terminal),
+        energies=Energies(energy, Columns.of(spec.layout, columns), config.negatives, config.sampler, switches),
+        training=unlabelled_training(config, "pooled", network, spec),
         adam=optax.adam(ENERGY_LR),
     )
 
@@ -126,16 +127,16 @@ def init(p: Parts, key: Key, offline_rows: Array, online: Buffer) -> EDISState:
     denoiser_key, energy_key = jax.random.split(key)
     energies = p.energies.network.init(energy_key)
     metrics = {name: jnp.zeros(()) for name in ("loss", "gradient_norm", "energy_loss")}
-    denoiser = p.training.init(denoiser_key, offline_rows, online)
-    return EDISState(denoiser, energies, p.adam.init(energies), jnp.zeros((), jnp.int32), metrics)
+    rows = p.training.init(denoiser_key, offline_rows, online)
+    return EDISState(rows, energies, p.adam.init(energies), jnp.zeros((), jnp.int32), metrics)
 
 
 def energy_step(p: Parts, state: EDISState, online: Buffer, key: Key) -> EDISState:
     """One contrastive step of the energies on rows of the ring."""
     row_key, loss_key = jax.random.split(key)
-    columns = p.layout.generative_width(p.with_terminal)
-    rows = modelled(p.config, p.layout, draw_online(online, row_key, p.config.energy_batch))[:, :columns]
-    loss_of = contrast(p.energies, plain(p, state), state.denoiser.normaliser, rows, loss_key)
+    rows = modelled(p.config, p.layout, draw_online(online, row_key, p.config.energy_batch))
+    rows = rows[:, : p.layout.generative_width]
+    loss_of = contrast(p.energies, plain(p, state), state.rows.denoiser.normaliser, rows, loss_key)
     loss, gradient = jax.value_and_grad(loss_of)(state.energies)
     updates, opt_state = p.adam.update(gradient, state.opt_state)
     energies = optax.apply_updates(state.energies, updates)
@@ -146,28 +147,30 @@ def fit(
     p: Parts, state: EDISState, offline_rows: Array, online: Buffer, key: Key, steps: int
 ) -> tuple[EDISState, Metrics]:
     """See `Augmenter.fit`: first the denoiser's steps of a refresh, then the energies'."""
+    settle_key, key = jax.random.split(key)
     keys, made = jax.random.split(key, steps), lockstep(state.step) % p.fit_steps
     denoising = jnp.clip(p.config.steps - made, 0, steps)
 
     def denoiser_step(i: Array, state: EDISState) -> EDISState:
-        denoiser, metrics = p.training.step(state.denoiser, offline_rows, online, keys[i])
-        return state._replace(denoiser=denoiser, metrics=state.metrics | metrics)
+        rows, metrics = p.training.step(state.rows, offline_rows, online, keys[i])
+        return state._replace(rows=rows, metrics=state.metrics | metrics)
 
-    state = state._replace(denoiser=p.training.refit(state.denoiser, offline_rows, online))
+    state = state._replace(rows=p.training.refit(state.rows, offline_rows, online))
     state = jax.lax.fori_loop(0, denoising, denoiser_step, state)
     state = jax.lax.fori_loop(denoising, steps, lambda i, state: energy_step(p, state, online, keys[i]), state)
-    return state._replace(step=state.step + steps), state.metrics
+    rows = p.training.settle(state.rows, offline_rows, online, settle_key)
+    return state._replace(rows=rows, step=state.step + steps), state.metrics
 
 
 def plain(p: Parts, state: EDISState) -> Denoise:
     """The denoiser that nothing pushes."""
-    unlabelled = edm.denoiser(p.network, state.denoiser.ema)
+    unlabelled = edm.denoiser(p.network, state.rows.denoiser.ema)
     return lambda x, sigma: unlabelled(x, sigma, None)
 
 
 def push_of(p: Parts, state: EDISState) -> Push | None:
     """The energies' push of normalised rows; the release's gradients are those of raw units."""
-    normaliser = state.denoiser.normaliser
+    normaliser = state.rows.denoiser.normaliser
     energies = lambda x, sigma: p.energies(state.energies, x, sigma, normaliser)
     units = 1.0 if p.energies.switches.contrast == "corrected" else normaliser.std
     return energy_push(energies, p.config.kappa, p.energies.masks, units)
@@ -177,7 +180,7 @@ def model(p: Parts, state: EDISState, source: int) -> RowModel:
     """See `Augmenter.model`."""
     del source
     guided = pushed(plain(p, state), push_of(p, state), p.energies.switches.kappa_of)
-    return row_model(guided, state.denoiser.normaliser, p.config, p.layout, p.with_terminal)
+    return row_model(guided, state.rows, p.config, p.spec)
 
 
 def generate(p: Parts, state: EDISState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
@@ -185,20 +188,15 @@ def generate(p: Parts, state: EDISState, key: Key, source: int, rows: int) -> tu
     made, push = model(p, state, source), None
     if p.energies.switches.before_churn and p.config.solver == "heun":
         made, push = made._replace(denoise=plain(p, state)), push_of(p, state)
-    return generate_rows(made, p.config, p.layout, p.with_terminal, key, source, rows, push)
+    return generate_rows(made, p.config, p.layout, key, source, rows, push)
 
 
-def edis(config: EDISConfig, spec: Spec, with_terminal: bool) -> Augmenter:
+def edis(config: EDISConfig, spec: Spec) -> Augmenter:
     """EDIS's generator as an `Augmenter`; its state is an `EDISState`.
 
     `init` and `fit` need at least two offline rows and two rows in the online ring.
-
-    Args:
-      config: See `EDISConfig`.
-      spec: The task.
-      with_terminal: Model the terminal flag; otherwise generated rows never terminate.
     """
-    p = parts(config, spec, with_terminal)
+    p = parts(config, spec)
     return Augmenter(
         init=functools.partial(init, p),
         fit=functools.partial(fit, p),

@@ -33,7 +33,7 @@ class Switches:
 
     contrast: Literal["corrected", "released"] = "corrected"  # see above
     kappa_of: Literal["slope", "score"] = "slope"  # what kappa dE is added to; of the score it is exact at 1
-    terminals: bool = True  # model the terminal flag where there is one; off: generated rows never end
+    terminals: bool = True  # flag terminals where the task has any; off: generated rows never end
     before_churn: bool = False  # heun asks before it adds noise, and at one level for both slopes of a step
     levels: int = 128  # noise levels that the energies know, whatever the sampler's own
     every: int = 16  # they learn every so many of them, from the highest

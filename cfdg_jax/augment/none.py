@@ -16,9 +16,9 @@ class NoneConfig:
     fitted_to: ClassVar[None] = None
 
 
-def none(config: NoneConfig, spec: Spec, with_terminal: bool) -> Augmenter:
+def none(config: NoneConfig, spec: Spec) -> Augmenter:
     """An `Augmenter` without state and without shares; asking it for rows is an error of the caller."""
-    del config, spec, with_terminal
+    del config, spec
 
     def generate(state: Any, key: Any, source: int, rows: int) -> NoReturn:
         raise ValueError("augment none generates no rows: its shares are empty")

@@ -3,6 +3,7 @@
     fidelity    energy distance, marginals, correlations, bounds     is it the same distribution?
     copying     nearest neighbours in the data                       is it only the data again?
     physics     one step of the simulator from (s, a)                does s' follow, is r right?
+    endings     the simulator's own rule, asked of s and of s'       are flags where the task ends?
     labels      nearer to the online or to the offline rows?         does the label mean what it says?
 
 Everything is in units of the data's standard deviations, on subsamples of a few thousand rows, in NumPy on the host.
@@ -23,6 +24,8 @@ from cfdg_jax.types import RowLayout
 
 Simulate = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """``(obs [n, O], action [n, A]) -> (next_obs [n, O], reward [n])`` in the units of the rows."""
+Ended = Callable[[np.ndarray], np.ndarray]
+"""``(obs [n, O]) -> [n]`` bool, the task's own rule, in the units of the rows."""
 Report = dict[str, float]
 
 
@@ -48,6 +51,7 @@ def quality_report(
     offline: np.ndarray | None = None,
     online: np.ndarray | None = None,
     simulate: Simulate | None = None,
+    ended: Ended | None = None,
     samples: int = 2_000,
     searched: int = 50_000,
     seed: int = 0,
@@ -60,6 +64,7 @@ def quality_report(
       offline: `[N, D]` offline rows; names ``offline/...``.
       online: `[m, D]` online rows; names ``online/...``, with both also ``online_nearer`` and ``label_gap``.
       simulate: The true dynamics, for ``dynamics_error`` and ``reward_error``.
+      ended: The true rule of termination, for `endings`, which look at all generated rows.
       samples: Rows compared of each set, drawn without replacement; the cost grows with its square.
       searched: Rows of each dataset, at most, among which nearest neighbours are looked for.
       seed: Of the draw.
@@ -74,7 +79,7 @@ def quality_report(
         require(len(rows) >= 2, name, f"holds {len(rows)} rows", "quality needs at least 2")
     new = _draw(generated, samples, rng)
     report: Report = {"terminal_rate": float(new[:, layout.terminal].mean())}
-    columns, drawn = layout.generative_width(with_terminal=False), {}
+    columns, drawn = layout.generative_width, {}
     for name, rows in present.items():
         drawn[name] = _draw(rows, samples + searched, rng)[:, :columns]
         measured = compare(new[:, :columns], drawn[name], samples, len(rows))
@@ -85,6 +90,8 @@ def quality_report(
         report |= separability(new[:, :columns], drawn["offline"][: 2 * samples], drawn["online"][: 2 * samples])
     if simulate is not None:
         report |= physics(new, layout, simulate)
+    if ended is not None:
+        report |= endings(np.asarray(generated, np.float64), layout, ended)
     return report
 
 
@@ -197,6 +204,22 @@ def physics(rows: np.ndarray, layout: RowLayout, simulate: Simulate) -> Report:
         "dynamics_error_p90": float(np.quantile(error, 0.9)),
         "reward_error": float(np.median(reward_error)),
         "reward_error_p90": float(np.quantile(reward_error, 0.9)),
+    }
+
+
+def endings(rows: np.ndarray, layout: RowLayout, ended: Ended) -> Report:
+    """Flags of rows `[n, D]` against the task's own rule, where the observation determines the state.
+
+    Returns:
+      Shares of all rows: ``ended``, those whose s' the rule ends; ``flag_missed``, those of them that go on;
+      ``flag_invented``, rows that end and should go on; ``started_over``, rows whose s the rule has ended already.
+    """
+    over, flagged = ended(rows[:, layout.next_obs]), rows[:, layout.terminal] > 0
+    return {
+        "ended": float(np.mean(over)),
+        "flag_missed": float(np.mean(over & ~flagged)),
+        "flag_invented": float(np.mean(flagged & ~over)),
+        "started_over": float(np.mean(ended(rows[:, layout.obs]))),
     }
 
 

@@ -16,6 +16,6 @@ AUGMENTERS: dict[str, Entry] = {
 }
 
 
-def make_augmenter(config: Any, spec: Spec, with_terminal: bool) -> Augmenter:
-    """The augmenter of a config object; `with_terminal` models the terminal flag."""
-    return registered(AUGMENTERS, config).factory(config, spec, with_terminal)
+def make_augmenter(config: Any, spec: Spec) -> Augmenter:
+    """The augmenter of a config object."""
+    return registered(AUGMENTERS, config).factory(config, spec)

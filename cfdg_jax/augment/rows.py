@@ -1,26 +1,27 @@
 """The rows of generators of transitions: which real rows they draw, and what becomes of samples.
 
-samples in normalised space -> screen -> raw units -> clip actions, threshold terminals -> packed rows
+samples in normalised space -> raw units -> screen -> clip actions, flag terminals -> packed rows
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cfdg_jax.augment.base import DenoiserConfig
+from cfdg_jax.augment.terminals import flags_of
 from cfdg_jax.core import ring
 from cfdg_jax.diffusion.edm import Denoise
-from cfdg_jax.diffusion.fit import Normaliser, unnormalise
+from cfdg_jax.diffusion.fit import GeneratorState, Normaliser, unnormalise
 from cfdg_jax.diffusion.samplers import Push, sample
-from cfdg_jax.types import Array, Buffer, Key, Metrics, RowLayout
+from cfdg_jax.types import Array, Buffer, Key, Metrics, RowLayout, Spec
 
 OUTLIER = 10.0  # |z| beyond which a generated row is screened out (docs/algorithms.md#synther)
 ACTION_LIMIT = 1.0 - 1e-5  # keeps atanh finite for squashed policies
-TERMINAL = 0.5  # a generated flag above it is a terminal (docs/algorithms.md#synther)
 
 
 # -- real rows ---------------------------------------------------------------------------------------------------------
@@ -57,6 +58,18 @@ def online_mask(online: Buffer, window: int = 0) -> Array:
 # -- generated rows ----------------------------------------------------------------------------------------------------
 
 
+class RowState(NamedTuple):
+    """What a generator of rows learns.
+
+    Attributes:
+      denoiser: Of the modelled columns.
+      flags: `terminals.FlagState`, or () where the task never ends.
+    """
+
+    denoiser: GeneratorState
+    flags: Any
+
+
 class RowModel(NamedTuple):
     """A density of generated columns, as its denoiser.
 
@@ -64,66 +77,77 @@ class RowModel(NamedTuple):
       denoise: Of normalised columns, guidance included.
       normaliser: Of the columns.
       columns: ``(rows [..., D]) -> [..., d]``, the columns of packed rows in raw units. Its Jacobian has determinant 1.
+      ended: ``(obs [..., O]) -> [...]`` bool, whether the task ends at a state; None where it never does.
+      over: The same of states that no row starts from.
     """
 
     denoise: Denoise
     normaliser: Normaliser
     columns: Callable[[Array], Array]
+    ended: Callable[[Array], Array] | None = None
+    over: Callable[[Array], Array] | None = None
 
 
-def row_model(
-    denoise: Denoise, normaliser: Normaliser, config: DenoiserConfig, layout: RowLayout, with_terminal: bool
-) -> RowModel:
-    """The model of a denoiser of normalised columns."""
-    width = layout.generative_width(with_terminal)
-    return RowModel(denoise, normaliser, lambda rows: modelled(config, layout, rows)[..., :width])
+def row_model(denoise: Denoise, state: RowState, config: DenoiserConfig, spec: Spec) -> RowModel:
+    """The model of a denoiser of normalised columns and the classifier beside it."""
+    layout, flags, normaliser = spec.layout, flags_of(spec), state.denoiser.normaliser
+    columns = lambda rows: modelled(config, layout, rows)[..., : layout.generative_width]
+    if flags is None:
+        return RowModel(denoise, normaliser, columns)
+    of = lambda ask: functools.partial(ask, state.flags, normaliser)
+    return RowModel(denoise, normaliser, columns, of(flags.ended), of(flags.over))
 
 
 def generate_rows(
     model: RowModel,
     config: DenoiserConfig,
     layout: RowLayout,
-    with_terminal: bool,
     key: Key,
     source: int,
     rows: int,
     push: Push | None = None,
 ) -> tuple[Array, Metrics]:
-    """`rows` packed rows `[rows, D]` of `source` from a model, and ``rejected``; `push` as for `samplers.sample`."""
-    z = sample(model.denoise, config.sampler, key, (rows, layout.generative_width(with_terminal)), push)
-    z, rejected = screen(z)
-    packed = to_rows(unnormalise(model.normaliser, z), layout, source, with_terminal)
+    """`rows` packed rows `[rows, D]` of `source` from a model, and ``rejected``; `push` as for `samplers.sample`.
+
+    Rejected are rows that are not finite, that leave ``|z| <= 10`` in normalised space, or that start where the task
+    has ended.
+    """
+    z = sample(model.denoise, config.sampler, key, (rows, layout.generative_width), push)
+    x = unnormalise(model.normaliser, z)
     if config.next_obs == "change":
-        packed = packed.at[..., layout.next_obs].add(packed[..., layout.obs])
-    return packed, {"rejected": rejected}
+        x = x.at[:, layout.next_obs].add(x[:, layout.obs])
+    accepted = jnp.all(jnp.abs(z) <= OUTLIER, axis=-1)
+    if model.over is not None:
+        accepted &= ~model.over(x[:, layout.obs])
+    x, rejected = screen(x, accepted)
+    terminal = model.ended(x[:, layout.next_obs]) if model.ended is not None else 0.0
+    return to_rows(x, layout, source, terminal), {"rejected": rejected}
 
 
-def screen(z: Array) -> tuple[Array, Array]:
-    """Replaces generated rows that are not finite or leave ``|z| <= 10`` by accepted rows of the same chunk.
+def screen(x: Array, accepted: Array) -> tuple[Array, Array]:
+    """Replaces generated rows that are not accepted by accepted ones of the same chunk.
 
     Args:
-      z: `[n, d]` generated rows in normalised space.
+      x: `[n, d]` generated rows.
+      accepted: `[n]` bool.
 
     Returns:
       `[n, d]` rows, all accepted ones in their places, and the number of rows replaced, float32. Where no row is
       accepted there is nothing to draw on: every row is NaN then and the number is n, by which a refresh knows to
       keep the rows it had.
     """
-    accepted = jnp.all(jnp.abs(z) <= OUTLIER, axis=-1)
     count = accepted.sum()
     accepted_first = jnp.argsort(~accepted, stable=True)
     substitute = accepted_first[(jnp.cumsum(~accepted) - 1) % jnp.maximum(count, 1)]
-    screened = z[jnp.where(accepted, jnp.arange(z.shape[0]), substitute)]
-    return jnp.where(count > 0, screened, jnp.nan), (z.shape[0] - count).astype(jnp.float32)
+    screened = x[jnp.where(accepted, jnp.arange(x.shape[0]), substitute)]
+    return jnp.where(count > 0, screened, jnp.nan), (x.shape[0] - count).astype(jnp.float32)
 
 
-def to_rows(x: Array, layout: RowLayout, source: int, with_terminal: bool, threshold: float = TERMINAL) -> Array:
-    """Packs generated columns `[n, d]` in raw units into rows `[n, D]` of `source` with unknown return.
+def to_rows(x: Array, layout: RowLayout, source: int, terminal: Array | float) -> Array:
+    """Packs generated columns `[n, d]` in raw units and flags `[n]` into rows `[n, D]` of `source`, returns unknown.
 
-    Actions are clipped to ±(1 - 1e-5); a flag above `threshold` becomes 1, any other 0; NaN stays NaN.
+    Actions are clipped to ±(1 - 1e-5).
     """
-    flag = x[:, layout.generative_width(with_terminal) - 1]
-    terminal = jnp.where(jnp.isnan(flag), jnp.nan, flag > threshold) if with_terminal else 0.0
     action = jnp.clip(x[:, layout.action], -ACTION_LIMIT, ACTION_LIMIT)
     return layout.pack(
         x[:, layout.obs], action, x[:, layout.reward], x[:, layout.next_obs], terminal, -jnp.inf, float(source)

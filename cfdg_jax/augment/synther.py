@@ -1,7 +1,7 @@
 """SynthER (Lu et al. 2023, arXiv 2303.06614, docs/algorithms.md#synther): one unconditional model of transitions.
 
 normaliser <- the rows of `data`
-repeat:     a batch of them;  denoising loss;  generate: D(x), clip actions, threshold terminals, screen
+repeat:     a batch of them;  denoising loss;  generate: D(x), screen, clip actions, flag terminals
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import dataclasses
 
 from cfdg_jax.augment.base import DenoiserConfig, Rows, check_use, even_batch, reduced_values
 from cfdg_jax.augment.denoiser import row_network, unlabelled_training
-from cfdg_jax.augment.rows import RowModel, generate_rows, row_model
+from cfdg_jax.augment.rows import RowModel, RowState, generate_rows, row_model
 from cfdg_jax.diffusion import edm
-from cfdg_jax.diffusion.fit import GeneratorState
 from cfdg_jax.methods import Augmenter, Entry, Preset, Task, Values, Variant, check_variant
 from cfdg_jax.types import Array, Key, Metrics, Source, Spec
 
@@ -54,30 +53,23 @@ VARIANTS = {
 }
 
 
-def synther(config: SynthERConfig, spec: Spec, with_terminal: bool) -> Augmenter:
-    """SynthER's generator as an `Augmenter`; its state is a `GeneratorState`.
+def synther(config: SynthERConfig, spec: Spec) -> Augmenter:
+    """SynthER's generator as an `Augmenter`; its state is a `RowState`.
 
     Generated rows count as online rows, and as offline rows where it learnt offline rows alone. ``online`` needs two
     rows in the online ring, ``offline`` two offline rows, ``pooled`` both. Pooled batches are half offline and half
     online, whatever the sizes.
-
-    Args:
-      config: See `SynthERConfig`.
-      spec: The task.
-      with_terminal: Model the terminal flag; otherwise generated rows never terminate.
     """
-    layout = spec.layout
-    network = row_network(config, layout.generative_width(with_terminal))
-    training = unlabelled_training(config, config.data, network, layout, with_terminal)
+    network = row_network(config, spec.layout.generative_width)
+    training = unlabelled_training(config, config.data, network, spec)
 
-    def model(state: GeneratorState, source: int) -> RowModel:
+    def model(state: RowState, source: int) -> RowModel:
         del source
-        unlabelled = edm.denoiser(network, state.ema)
-        denoise = lambda x, sigma: unlabelled(x, sigma, None)
-        return row_model(denoise, state.normaliser, config, layout, with_terminal)
+        unlabelled = edm.denoiser(network, state.denoiser.ema)
+        return row_model(lambda x, sigma: unlabelled(x, sigma, None), state, config, spec)
 
-    def generate(state: GeneratorState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
-        return generate_rows(model(state, source), config, layout, with_terminal, key, source, rows)
+    def generate(state: RowState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
+        return generate_rows(model(state, source), config, spec.layout, key, source, rows)
 
     source = Source.SYNTHETIC_OFFLINE if config.data == "offline" else Source.SYNTHETIC_ONLINE
     shares = {int(source): 1.0}

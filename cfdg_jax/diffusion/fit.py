@@ -103,15 +103,12 @@ class Averaging:
 # -- normaliser --------------------------------------------------------------------------------------------------------
 
 
-def fit_normaliser(
-    parts: Sequence[tuple[Array, Array | None]], columns: int, identity: Sequence[int] = ()
-) -> Normaliser:
+def fit_normaliser(parts: Sequence[tuple[Array, Array | None]], columns: int) -> Normaliser:
     """Fits to the mixture in which every part weighs the same, whatever its number of rows.
 
     Args:
       parts: Pairs of rows `[n, D]` and a mask `[n]` of rows that count, or None for all. A part must hold two rows.
       columns: ``d``, leading columns that are modelled.
-      identity: Columns left as they are, such as a binary flag.
 
     Returns:
       Means and standard deviations + 1e-5 (SynthER norm.py), by the law of total variance, with unbiased variances
@@ -120,9 +117,7 @@ def fit_normaliser(
     means, variances = zip(*[_moments(rows[:, :columns], mask) for rows, mask in parts], strict=True)
     mean = sum(means) / len(parts)
     variance = sum(v + (m - mean) ** 2 for m, v in zip(means, variances, strict=True)) / len(parts)
-    std = jnp.sqrt(variance) + 1e-5
-    kept = jnp.zeros(columns, bool).at[jnp.asarray(identity, jnp.int32)].set(True)
-    return Normaliser(jnp.where(kept, 0.0, mean), jnp.where(kept, 1.0, std))
+    return Normaliser(mean, jnp.sqrt(variance) + 1e-5)
 
 
 def _moments(rows: Array, mask: Array | None) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""One step of the simulator from an observation and an action, to check generated rows."""
+"""What the simulator says of a row: one step from an observation and an action, and whether the task has ended."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cfdg_jax.envs.locomotion import ROBOTS, MujocoVecEnv
+from cfdg_jax.envs.locomotion import ROBOTS, MujocoVecEnv, build_model
 
 COPIES = 64
 """Simulators that work on a call at a time."""
@@ -35,3 +35,22 @@ def one_step(task: str, dynamics: str) -> Callable[[np.ndarray, np.ndarray], tup
         return next_obs, reward
 
     return simulate
+
+
+def termination(task: str) -> Callable[[np.ndarray], np.ndarray] | None:
+    """``(obs [n, O]) -> [n]`` bool: whether the task ends where an observation, in raw units, says.
+
+    Returns:
+      None for tasks that never end by themselves, and where an observation does not determine the state.
+    """
+    if task not in ROBOTS or ROBOTS[task].healthy is None:
+        return None
+    robot = ROBOTS[task]
+    healthy, positions = robot.healthy, build_model(task, "gymnasium")[0].nq - robot.hidden
+    assert healthy is not None
+
+    def ended(obs: np.ndarray) -> np.ndarray:
+        qpos = np.concatenate([np.zeros((len(obs), robot.hidden)), obs[:, :positions]], axis=1)
+        return ~healthy(qpos, obs[:, positions : robot.obs_dim])
+
+    return ended

@@ -39,7 +39,7 @@ def make_methods(config: TrainConfig, spec: Spec, settings: Settings) -> dict[st
     return {
         "offline_agent": make_agent(own["agent"], spec, "offline", offline),
         "online_agent": make_agent(own["agent"], spec, "online", online),
-        "augmenter": make_augmenter(own["augment"], spec, with_terminal=spec.terminates),
+        "augmenter": make_augmenter(own["augment"], spec),
         "mix": make_mix(own["mix"], spec),
         "stratifier": make_stratifier(own["stratify"], spec),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from cfdg_jax.augment.quality import Simulate, quality_report
+from cfdg_jax.augment.quality import Ended, Simulate, quality_report
 from cfdg_jax.core import ring
 from cfdg_jax.data.transforms import (
     ObservationTransform,
@@ -14,7 +14,7 @@ from cfdg_jax.data.transforms import (
     apply_reward,
     invert_observation,
 )
-from cfdg_jax.envs.onestep import one_step
+from cfdg_jax.envs.onestep import one_step, termination
 from cfdg_jax.training.generate import synthetic_rows
 from cfdg_jax.training.program import Program
 from cfdg_jax.types import Source, TrainState
@@ -31,6 +31,8 @@ def check_rows(program: Program, state: TrainState) -> dict[str, np.ndarray]:
     step, units = _true_step(program), jax.tree.map(np.asarray, program.transforms)
     rewards = {s: units.online_reward if s == Source.SYNTHETIC_ONLINE else units.reward for s in state.synthetic}
     simulate = {s: step and _in_units(step, units.observation, reward) for s, reward in rewards.items()}
+    rule = termination(program.config.env.task)
+    ended: Ended | None = rule and (lambda obs: rule(invert_observation(units.observation, obs)))
     reports = []
     for seed in range(len(program.config.lanes)):
         online = gathered[seed]
@@ -38,9 +40,8 @@ def check_rows(program: Program, state: TrainState) -> dict[str, np.ndarray]:
         for source in made:
             rows = made[source][seed]
             if len(rows) >= 2 and np.isfinite(rows[:, : program.spec.layout.terminal]).all():
-                measured = quality_report(
-                    rows, program.spec.layout, offline if len(offline) else None, online, simulate[source], **CHECKED
-                )
+                known = offline if len(offline) else None
+                measured = quality_report(rows, program.spec.layout, known, online, simulate[source], ended, **CHECKED)
                 report |= {f"{Source(source).name.lower()}/{name}": value for name, value in measured.items()}
         reports.append(report)
     names = dict.fromkeys(name for report in reports for name in report)

@@ -183,7 +183,7 @@ def summarise(session: Session, status: str) -> None:
 def save_samples(session: Session) -> None:
     """Writes ``samples.npz``: `SAMPLE_ROWS` evenly spaced rows per origin of the first seed, for pictures."""
     layout, state = session.program.spec.layout, session.state
-    width = layout.generative_width(True)
+    width = layout.mc_return
 
     def thin(rows, size: int) -> np.ndarray:
         index = np.unique(np.linspace(0, max(size - 1, 0), min(SAMPLE_ROWS, size)).astype(int))
