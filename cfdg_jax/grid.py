@@ -55,6 +55,20 @@ def _groups(config: TrainConfig, group: int) -> Iterator[TrainConfig]:
         yield dataclasses.replace(config, first_seed=config.first_seed + start, seeds=seeds)
 
 
+def share(config: TrainConfig, part: str) -> TrainConfig:
+    """What one of several processes trains of a run: `part` ``INDEX/COUNT`` of its seeds, from ``0/COUNT``.
+
+    Raises:
+      UserError: if that is no part, or `COUNT` does not divide the seeds.
+    """
+    index, _, count = part.partition("/")
+    known = index.isdecimal() and count.isdecimal() and int(index) < int(count)
+    require(known, "--share", f"is '{part}'", "must be INDEX/COUNT, the first being 0/COUNT")
+    remedy = f"make it a multiple of {count}"
+    require(config.seeds % int(count) == 0, "seeds", f"is {config.seeds} for {count} shares", remedy)
+    return list(_groups(config, config.seeds // int(count)))[int(index)]
+
+
 def _folder_name(config: TrainConfig) -> str:
     return folder_name(f"{config.dataset or config.env.task}-{config.name}", config_hash(config)[:6])
 

@@ -39,10 +39,13 @@ from cfdg_jax.training.progress import Interrupted
 @click.option("--explain", metavar="FIELD", help="say what a config field means, with its defaults, and stop")
 @click.option("--dry-run", is_flag=True, help="read the data, print steps, memory and expected time, and stop")
 @quiet_option
+@click.option(
+    "--share", metavar="I/N", help="train part I of N of the seeds, on one of N machines, in a folder of its own"
+)
 @click.option("--deterministic", is_flag=True, help="deterministic kernels on GPU, slower")
 def train(
     preset: str, out: str | None, resume: str | None, from_offline: str | None, show: bool, explain: str | None,
-    dry_run: bool, quiet: bool, deterministic: bool, **fields: Any,
+    dry_run: bool, quiet: bool, share: str | None, deterministic: bool, **fields: Any,
 ) -> None:  # fmt: skip
     """Train many seeds at once: pre-train on a dataset, improve by interaction."""
     given = set_fields(fields)
@@ -50,11 +53,12 @@ def train(
         _explain(explain, given)
         return
     with starting(deterministic):
+        from cfdg_jax.grid import share as share_of
         from cfdg_jax.training.run import default_folder, train
     devices = None
     if resume:
         devices = given.pop("devices", None)
-        extra = [*given, *(["out"] if out else [])]
+        extra = [*given, *(["out"] if out else []), *(["share"] if share else [])]
         require(not extra, f"--{extra[0] if extra else ''}", "cannot change on --resume", "start a new run instead")
         folder, config = pathlib.Path(resume), None
     else:
@@ -63,6 +67,8 @@ def train(
             _show(config, preset, given)
             return
         folder = pathlib.Path(out) if out else default_folder(config)
+        if share:
+            config, folder = share_of(config, share), folder / f"share-{share.partition('/')[0]}"
     if dry_run:
         _dry_run(folder, config)
         return
