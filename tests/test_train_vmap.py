@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from train_helpers import interrupted_at, lines, mean_difference, toy_config
 
+from cfdg_jax import upsample
 from cfdg_jax.axis import points, read_axis, words
 from cfdg_jax.config import at_point
 from cfdg_jax.core import ring
@@ -212,3 +213,9 @@ def test_every_value_may_begin_with_one_pre_training(tmp_path):
         train(other, tmp_path / "other", offline_from=borrowed.folder, progress=False)
     with pytest.raises(UserError, match=r"^seeds: is 1, and .* pre-trained 2; use as many"):
         train(dataclasses.replace(config, seeds=1), tmp_path / "few", offline_from=first.folder, progress=False)
+
+
+def test_a_generator_of_one_dataset_has_no_axis(tmp_path):
+    config = toy_config("synther", augment__data="offline", vmap={"augment.lr": (1e-4, 1e-3)})
+    with pytest.raises(UserError, match=r"^vmap: is an axis of training"):
+        upsample.prepare(config, None, 10, tmp_path / "rows.hdf5", Progress(False))
