@@ -146,9 +146,11 @@ FRAME = """<body><iframe src="page.html" width="{width}" height="900" style="bor
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed to look at the page with")
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_scrolls_sideways_in_a_browser(folder, tmp_path, width):
+def test_nothing_scrolls_sideways_in_a_browser(tmp_path, width):
     """In a frame: a window of Chromium is never narrower than 500 pixels."""
-    (tmp_path / "page.html").write_text((folder / "report.html").read_text().replace("</body>", PROBE + "</body>"))
+    labels = ("IQL", "IQL + CFDG", "StratDiff on Cal-QL", "TD3+BC")
+    report = build_report([write_run(tmp_path / f"run{i}", label=label) for i, label in enumerate(labels)], tmp_path)
+    (tmp_path / "page.html").write_text(report.read_text().replace("</body>", PROBE + "</body>"))
     frame = tmp_path / "frame.html"
     frame.write_text(FRAME.format(width=width))
     words = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,900"]
