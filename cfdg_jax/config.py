@@ -98,6 +98,7 @@ class RefreshConfig:
     chunk: int = 10_000  # rows generated in one dispatch; bounds the memory of sampling
     fit_steps_per_call: int = 250  # generator updates scanned in one dispatch
     check: bool = True  # measure the new rows and log it (`augment.quality`): seconds a refresh, on the host
+    control: Literal["none", "shuffled", "oracle"] = "none"  # of a comparison (docs/algorithms.md#controls)
     last: bool = False  # also refresh at the very end, where no update uses it
 
 

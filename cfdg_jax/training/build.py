@@ -20,6 +20,7 @@ from cfdg_jax.data.transforms import Transforms, fit_transforms
 from cfdg_jax.envs.agreement import agreement
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.errors import require
+from cfdg_jax.training.controls import check_control
 from cfdg_jax.training.devices import mesh_of, placed
 from cfdg_jax.training.lanes import make_methods, settings_of
 from cfdg_jax.training.program import Program
@@ -68,6 +69,8 @@ def build_program(
         mesh=mesh,
         **methods,
     )
+    if not acts_only:
+        check_control(program)
     if settings and not acts_only:
         require_one_program(program, return_rule)
     return program

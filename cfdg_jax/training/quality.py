@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import jax
 import numpy as np
 
@@ -28,11 +30,7 @@ def check_rows(program: Program, state: TrainState) -> dict[str, np.ndarray]:
     offline, gathered = np.asarray(program.offline_rows), np.asarray(state.online.rows)[:, : int(state.online.size)]
     new = synthetic_rows(program)
     made = {source: np.asarray(ring.newest(buffer, new[source])) for source, buffer in state.synthetic.items()}
-    step, units = _true_step(program), jax.tree.map(np.asarray, program.transforms)
-    rewards = {s: units.online_reward if s == Source.SYNTHETIC_ONLINE else units.reward for s in state.synthetic}
-    simulate = {s: step and _in_units(step, units.observation, reward) for s, reward in rewards.items()}
-    rule = termination(program.config.env.task)
-    ended: Ended | None = rule and (lambda obs: rule(invert_observation(units.observation, obs)))
+    simulate, ended = true_steps(program, made), rule_of(program)
     reports = []
     for seed in range(len(program.config.lanes)):
         online = gathered[seed]
@@ -48,9 +46,18 @@ def check_rows(program: Program, state: TrainState) -> dict[str, np.ndarray]:
     return {name: np.array([report.get(name, np.nan) for report in reports]) for name in names}
 
 
-def _true_step(program: Program) -> Simulate | None:
-    """One step of the true dynamics, where an observation determines the state."""
-    return one_step(program.config.env.task, "d4rl" if program.config.env.dynamics == "d4rl" else "gymnasium")
+def true_steps(program: Program, sources: Iterable[int]) -> dict[int, Simulate | None]:
+    """One step of the true dynamics in the units of each source's rows; None where observations do not tell states."""
+    step = one_step(program.config.env.task, "d4rl" if program.config.env.dynamics == "d4rl" else "gymnasium")
+    units = jax.tree.map(np.asarray, program.transforms)
+    rewards = {s: units.online_reward if s == Source.SYNTHETIC_ONLINE else units.reward for s in sources}
+    return {s: step and _in_units(step, units.observation, reward) for s, reward in rewards.items()}
+
+
+def rule_of(program: Program) -> Ended | None:
+    """The task's own rule of termination in the units of the rows; None where there is none to ask."""
+    rule, units = termination(program.config.env.task), jax.tree.map(np.asarray, program.transforms)
+    return rule and (lambda obs: rule(invert_observation(units.observation, obs)))
 
 
 def _in_units(step: Simulate, observation: ObservationTransform, reward_transform: RewardTransform) -> Simulate:

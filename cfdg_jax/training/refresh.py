@@ -23,6 +23,7 @@ import numpy as np
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.training.checkpoint import Kept
+from cfdg_jax.training.controls import controlled
 from cfdg_jax.training.devices import allocated, placed
 from cfdg_jax.training.generate import (
     Work,
@@ -81,7 +82,8 @@ def refresh(
         kept.save(under_way, now=True)
         raise
     kept.clear()
-    finished, whole = keep_finite(program, state, keys, under_way)
+    made = under_way._replace(rows=controlled(program, keys, under_way.rows))
+    finished, whole = keep_finite(program, state, keys, made)
     synthetic = {int(name): _added(program, state, int(name), rows) for name, rows in finished.rows.items()}
     metrics = {name: np.asarray(value) for name, value in finished.fit.items()}
     generated = np.full(len(program.config.lanes), sum(synthetic_rows(program).values()))
