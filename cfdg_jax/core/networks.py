@@ -1,7 +1,7 @@
 """Multilayer perceptrons for critics, values and policies: flax modules behind pairs of pure functions.
 
 Agents never see a module. A `Network` is ``init(key) -> params`` and ``apply(params, *inputs) -> output``, and `params`
-is a plain dictionary, ``{"l0": {"kernel": [in, out], "bias": [out]}, "l1": ..., "log_std": [A]}``, layers in forward
+reads like a dictionary, ``{"l0": {"kernel": [in, out], "bias": [out]}, "l1": ..., "log_std": [A]}``, layers in forward
 order and ``ln<i>`` beside ``l<i>`` where layers are normalised; `apply` ignores entries it does not know. Critics are
 one batched set of parameters with a leading axis Q: measured on CPU, a batched product is as fast as Q separate ones,
 and Q is then a plain number. The families of policies: docs/algorithms.md#networks.
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from cfdg_jax.core.distributions import Normal, TanhNormal
+from cfdg_jax.core.packed import pack, unpack
 from cfdg_jax.types import Key, Params, Spec
 
 Init = Literal["orthogonal", "orthogonal_all", "pytorch", "xavier", "rlkit"]
@@ -113,8 +114,8 @@ def mlp(
     epsilon is flax's own 1e-6). `output_bound` is what the last layer's weights of `init` rlkit lie within."""
     module = _MLP(tuple(hidden), out_dim, layer_norm, init, output_bound)
     return Network(
-        init=lambda key: module.init(key, jnp.zeros((1, in_dim), jnp.float32))["params"],
-        apply=lambda params, x: module.apply({"params": params}, x),
+        init=lambda key: pack(module.init(key, jnp.zeros((1, in_dim), jnp.float32))["params"]),
+        apply=lambda params, x: module.apply({"params": unpack(params)}, x),
     )
 
 
@@ -189,7 +190,7 @@ def gaussian_policy(
         mean = jnp.tanh(network.apply(params, obs))
         return Normal(mean, jnp.broadcast_to(jnp.clip(params["log_std"], *log_std_range), mean.shape))
 
-    return Network(lambda key: {**network.init(key), "log_std": jnp.zeros((spec.act_dim,), jnp.float32)}, apply)
+    return Network(lambda key: pack({**network.init(key), "log_std": jnp.zeros((spec.act_dim,), jnp.float32)}), apply)
 
 
 def tanh_gaussian_policy(
@@ -211,7 +212,7 @@ def tanh_gaussian_policy(
         if log_std_affine is None:
             return network.init(key)
         multiplier, offset = map(jnp.float32, log_std_affine)
-        return {**network.init(key), "log_std_multiplier": multiplier, "log_std_offset": offset}
+        return pack({**network.init(key), "log_std_multiplier": multiplier, "log_std_offset": offset})
 
     def apply(params: Params, obs) -> TanhNormal:
         mean, raw = jnp.split(network.apply(params, obs), 2, axis=-1)
@@ -261,15 +262,15 @@ def batch_norm_critics(
 
     def init_one(key: Key) -> tuple[Params, Params]:
         variables = module.init(key, jnp.zeros((2, spec.obs_dim + spec.act_dim), jnp.float32), True)
-        return variables["params"], variables["batch_stats"]
+        return pack(variables["params"]), variables["batch_stats"]
 
     def train_one(params: Params, averages: Params, x):
-        variables = {"params": params, "batch_stats": averages}
+        variables = {"params": unpack(params), "batch_stats": averages}
         output, updated = module.apply(variables, x, True, mutable=["batch_stats"])
         return output[..., 0], updated["batch_stats"]
 
     def apply_one(params: Params, averages: Params, x):
-        output: Any = module.apply({"params": params, "batch_stats": averages}, x, False)
+        output: Any = module.apply({"params": unpack(params), "batch_stats": averages}, x, False)
         return output[..., 0]
 
     join = lambda obs, action: jnp.concatenate([obs, action], axis=-1)
