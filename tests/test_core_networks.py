@@ -119,6 +119,9 @@ def test_critics_see_observation_then_action_and_a_subset_of_parameters_is_a_sub
     for i in range(4):
         member = {layer: {k: v[i] for k, v in leaves.items()} for layer, leaves in params.items()}
         np.testing.assert_allclose(q[i], restatement.critic(member, obs, action), rtol=1e-4, atol=1e-5)
+    many = critics(SPEC, (6,), 4).apply(params, obs, jnp.stack([action, 2 * action]))
+    twice = critics(SPEC, (6,), 4).apply(params, obs, 2 * action)
+    np.testing.assert_allclose(many, jnp.stack([q, twice], axis=1), rtol=1e-5, atol=1e-6)
     chosen = jax.tree.map(lambda leaf: leaf[np.array([3, 1])], params)
     np.testing.assert_allclose(
         critics(SPEC, (6,), 4).apply(chosen, obs, action), q[np.array([3, 1])], rtol=1e-5, atol=1e-6

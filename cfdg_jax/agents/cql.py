@@ -33,7 +33,7 @@ from cfdg_jax.agents.base import (
     switches_of,
     update_counts,
 )
-from cfdg_jax.agents.penalty import Penalty, at_each, penalty_values, propose, step_critics, update_multiplier
+from cfdg_jax.agents.penalty import Penalty, at_both, penalty_values, propose, step_critics, update_multiplier
 from cfdg_jax.agents.soft import Order, Soft, act, check_soft, draw_subset, drawn_critics, fresh, in_order
 from cfdg_jax.core.distributions import normal_and_uniform
 from cfdg_jax.core.losses import td_target
@@ -246,10 +246,10 @@ def draw_noise(p: Parts, key: Key, rows: int) -> Noise:
 def bootstrap(p: Parts, state: CQLState, batch: Batch, noise: Noise) -> Array:
     """The critics' target `[B]`."""
     c = p.config
-    policy = p.soft.policy.apply(state.policy, batch.next_obs)
+    policy = jax.tree.map(lambda x: x[1], at_both(p.soft, state.policy, batch))
     next_action, log_prob = policy.sample(noise.next_action, p.soft.density_epsilon)
     target = drawn_critics(state.target, c.subset, c.critics, noise.subset)
-    q = p.critic.apply(target, at_each(batch.next_obs, next_action.shape[0]), next_action)
+    q = p.critic.apply(target, batch.next_obs, next_action)
     values = q.min(axis=0)
     next_value = q.max(axis=1).min(axis=0) if c.backup == "max_each" else values.max(axis=0)
     if c.entropy_backup:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from cfdg_jax.agents.base import descend, descend_in_parts, pretrained_sizes
 from cfdg_jax.agents.soft import Soft
+from cfdg_jax.core.distributions import TanhNormal
 from cfdg_jax.core.losses import td_loss, weighted_mean
 from cfdg_jax.core.networks import Network
 from cfdg_jax.core.optim import Optimiser
@@ -86,6 +87,11 @@ def at_each(x: Array, count: int) -> Array:
     return jnp.broadcast_to(x, (count, *x.shape))
 
 
+def at_both(soft: Soft, policy: Params, batch: Batch) -> TanhNormal:
+    """The policy at s and s', `[2, B, A]`. XLA computes it once, however often it is asked for."""
+    return soft.policy.apply(policy, jnp.stack([batch.obs, batch.next_obs]))
+
+
 def propose(p: Penalty, soft: Soft, policy: Params, batch: Batch, uniform: Array, noise: Array) -> Proposals:
     """The regulariser's actions. Nothing here depends on a critic, so its gradient reaches critics alone.
 
@@ -98,8 +104,8 @@ def propose(p: Penalty, soft: Soft, policy: Params, batch: Batch, uniform: Array
       noise: `[n, 2, B, A]` standard normal, for the actions from pi(s) and pi(s').
     """
     n, rows = uniform.shape[:2]
-    both = soft.policy.apply(policy, jnp.stack([batch.obs, batch.next_obs]))
-    sampled, log_prob = (x.reshape(2 * n, *x.shape[2:]) for x in both.sample(noise, soft.density_epsilon))
+    both = at_both(soft, policy, batch).sample(noise, soft.density_epsilon)
+    sampled, log_prob = (x.reshape(2 * n, *x.shape[2:]) for x in both)
     dtype = log_prob.dtype
     constant = lambda count, value: jnp.full((count, rows), value, dtype)
     if p.importance_weights:
@@ -141,7 +147,7 @@ def critic_loss(
     All actions of all states are one call of the critics. ``excess`` `[Q]` is the mean of R over conservative rows,
     less the gap.
     """
-    q = critic.apply(params, at_each(batch.obs, proposals.action.shape[0]), proposals.action)
+    q = critic.apply(params, batch.obs, proposals.action)
     share, weight = batch.conserve.mean(), jnp.float32(p.weight)
     penalty = jnp.mean(batch.conserve * regulariser(p, q, proposals), axis=1)
     if p.gap is not None:

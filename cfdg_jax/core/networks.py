@@ -84,6 +84,22 @@ def _initialisers(kind: Init, fan_in: int, fan_out: int, output: bool, output_bo
     return uniform, uniform
 
 
+class _Joined(nn.Module):
+    """`nn.Dense` of ``[state | action]`` for many actions of each state: the state's part is computed once for all."""
+
+    width: int
+    kernel_init: Any
+    bias_init: Any
+
+    @nn.compact
+    def __call__(self, state, action):
+        inputs = state.shape[-1] + action.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (inputs, self.width))
+        bias = self.param("bias", self.bias_init, (self.width,))
+        of_state = state @ kernel[: state.shape[-1]] + bias
+        return of_state + action @ kernel[state.shape[-1] :]
+
+
 class _MLP(nn.Module):
     hidden: tuple[int, ...]
     out: int
@@ -92,13 +108,17 @@ class _MLP(nn.Module):
     output_bound: float = 3e-3
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, *action):
+        inputs = (x, *action)
         for i, width in enumerate((*self.hidden, self.out)):
             output = i == len(self.hidden)
-            kernel_init, bias_init = _initialisers(self.kind, x.shape[-1], width, output, self.output_bound)
-            x = nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init, name=f"l{i}")(x)
+            fan_in = sum(x.shape[-1] for x in inputs)
+            kernel_init, bias_init = _initialisers(self.kind, fan_in, width, output, self.output_bound)
+            layer = _Joined if len(inputs) > 1 else nn.Dense
+            x = layer(width, kernel_init=kernel_init, bias_init=bias_init, name=f"l{i}")(*inputs)
             if not output:
                 x = nn.relu(nn.LayerNorm(epsilon=1e-6, name=f"ln{i}")(x) if self.layer_norm else x)
+            inputs = (x,)
         return x
 
 
@@ -110,12 +130,15 @@ def mlp(
     init: Init = "orthogonal",
     output_bound: float = 3e-3,
 ):
-    """A ReLU network `[..., in_dim] -> [..., out_dim]`; with `layer_norm`, Dense -> LayerNorm -> ReLU (RLPD, whose
-    epsilon is flax's own 1e-6). `output_bound` is what the last layer's weights of `init` rlkit lie within."""
+    """A ReLU network `[..., in_dim] -> [..., out_dim]`, or of two inputs that are joined.
+
+    With `layer_norm`, Dense -> LayerNorm -> ReLU (RLPD, whose epsilon is flax's own 1e-6). `output_bound` is what the
+    last layer's weights of `init` rlkit lie within.
+    """
     module = _MLP(tuple(hidden), out_dim, layer_norm, init, output_bound)
     return Network(
         init=lambda key: pack(module.init(key, jnp.zeros((1, in_dim), jnp.float32))["params"]),
-        apply=lambda params, x: module.apply({"params": unpack(params)}, x),
+        apply=lambda params, *x: module.apply({"params": unpack(params)}, *x),
     )
 
 
@@ -133,12 +156,14 @@ def critics(
 ) -> Network:
     """`count` action values: ``apply(params, obs [..., O], action [..., A]) -> [Q, ...]``.
 
+    `action` may have more leading axes, ``[M, ..., A]`` for M actions of each state; values are then `[Q, M, ...]`.
     The number of critics applied is that of `params`, so a subset is ``jax.tree.map(lambda p: p[index], params)``.
     """
     network = ensemble(mlp(spec.obs_dim + spec.act_dim, 1, hidden, layer_norm, init), count)
 
     def apply(params: Params, obs, action):
-        return network.apply(params, jnp.concatenate([obs, action], axis=-1))[..., 0]
+        joined = (obs, action) if action.ndim > obs.ndim else (jnp.concatenate([obs, action], axis=-1),)
+        return network.apply(params, *joined)[..., 0]
 
     return Network(network.init, apply)
 
