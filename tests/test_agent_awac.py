@@ -123,10 +123,10 @@ def test_losses_gradients_and_three_updates_equal_an_independent_restatement(nam
             )
             nets, losses, grads = restated_step(sharp, nets, plain, noise, adams)
             for metric, loss in (("critic_loss", "q"), ("policy_loss", "pi"), ("weight", "weight")):
-                np.testing.assert_allclose(metrics[metric], losses[loss], rtol=1e-10, err_msg=metric)
+                np.testing.assert_allclose(np.mean(metrics[metric]), losses[loss], rtol=1e-10, err_msg=metric)
             if step == 0:
                 compare_gradients(p, before, state, batch, noise, grads)
-            assert name != "corl" or 0.0 < metrics["weight_limited"] < 1.0
+            assert name != "corl" or 0.0 < metrics["weight_limited"].mean() < 1.0
         ours = {"pi": state.policy} | {f"q{i + 1}": golden.member(state.critic, i) for i in (0, 1)}
         ours |= {f"tq{i + 1}": golden.member(state.target, i) for i in (0, 1)}
         for net, reference in nets.items():

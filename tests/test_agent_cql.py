@@ -695,7 +695,7 @@ def test_hand_over_keeps_everything(config):
     structure = lambda agent: jax.eval_shape(agent.init, jax.random.key(0))
     assert jax.tree.structure(structure(offline)) == jax.tree.structure(structure(online))
     shapes = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
-    assert shapes(structure(online)) == shapes(state)
+    assert shapes(structure(online)) == shapes(structure(offline))
     obs, action = jnp.ones((3, 4)), jnp.ones((3, 2))
     both = made(config)[0].critic.apply(state.target, obs, action)
     np.testing.assert_array_equal(online.value(state, obs, action), both.min(axis=0))

@@ -127,7 +127,7 @@ def test_three_calls_equal_the_released_code(case):
         told |= {name: metrics[f"{name}{moved}"] for name in ("entropy", "temperature")}
         for name, value in told.items():
             reference = z[f"{variant}/f64/step{step}/loss/{name}"]
-            np.testing.assert_allclose(value, reference, rtol=1e-9 if exact else 2e-5, err_msg=name)
+            np.testing.assert_allclose(np.mean(value), reference, rtol=1e-9 if exact else 2e-5, err_msg=name)
         if step != 2:
             compared = compare_parameters(z, variant, step, state, exact)
             assert compared >= (9 if step == 1 else 19 * (variant in ("small", "full")))

@@ -14,6 +14,7 @@ from cfdg_jax.augment import energies as module
 from cfdg_jax.augment.edis import ENERGY_LR, VARIANTS, EDISConfig, edis
 from cfdg_jax.augment.energies import Columns, Energies, Switches, energy_network, energy_push, inputs, pushed
 from cfdg_jax.core import ring
+from cfdg_jax.core.packed import unpack
 from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import Normaliser, fit_normaliser, unnormalise
 from cfdg_jax.diffusion.guidance import inpainted
@@ -391,7 +392,8 @@ def test_published_constants():
     assert (config.energy_hidden, ENERGY_LR, config.energy_steps) == ((256, 256, 256), 1e-3, 20)
     assert module.LONGEST == 10.0 and (Switches().levels, Switches().every) == (128, 16)
     assert (config.negatives, config.energy_batch, config.width, config.steps) == (10, 256, 1024, 30_000)
-    params = jax.eval_shape(energy_network(config.energy_hidden, COLUMNS).init, jax.random.key(0))
+    start = energy_network(config.energy_hidden, COLUMNS).init
+    params = jax.eval_shape(lambda key: unpack(start(key)), jax.random.key(0))
     assert [leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim == 3] == [
         (3, 7, 256), (3, 256, 256), (3, 256, 256), (3, 256, 1)
     ]  # fmt: skip

@@ -38,6 +38,7 @@ from cfdg_jax.core.distributions import Normal
 from cfdg_jax.core.losses import awr_weight, td_loss, td_target, weighted_mean
 from cfdg_jax.core.networks import Init, Network, critics, mlp
 from cfdg_jax.core.optim import Optimiser, adam, polyak
+from cfdg_jax.core.packed import pack
 from cfdg_jax.methods import Agent, Entry, Preset, Task, Values, Variant, check_variant
 from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Spec
 
@@ -142,7 +143,7 @@ def policy_network(spec: Spec, hidden: tuple[int, ...], switches: Switches) -> N
         )
         return Normal(jnp.tanh(mean) if switches.squash_mean else mean, jnp.broadcast_to(log_std, mean.shape))
 
-    return Network(lambda key: {**network.init(key), "log_std": jnp.zeros((spec.act_dim,), jnp.float32)}, apply)
+    return Network(lambda key: pack({**network.init(key), "log_std": jnp.zeros((spec.act_dim,), jnp.float32)}), apply)
 
 
 def init_state(p: Parts, key: Key) -> AWACState:
@@ -192,7 +193,7 @@ def update_critic(
     loss = lambda params: critic_loss(p, params, batch, target)
     critic, critic_opt, loss_q, q = descend(loss, p.optimiser, state.critic, state.critic_opt, step)
     new = state._replace(critic=critic, critic_opt=critic_opt, target=polyak(state.target, critic, p.config.tau))
-    return new, {"critic_loss": loss_q, "q": q.mean(), "target_q": target.mean()}
+    return new, {"critic_loss": loss_q, "q": q.mean(axis=0), "target_q": target}
 
 
 def update_policy(
@@ -206,9 +207,9 @@ def update_policy(
     policy, policy_opt, _, loss_pi = descend(loss, p.optimiser, state.policy, state.policy_opt, step)
     metrics = {
         "policy_loss": loss_pi,
-        "advantage": advantage.mean(),
-        "weight": weight.mean(),
-        "weight_limited": limited.mean(),
+        "advantage": advantage,
+        "weight": weight,
+        "weight_limited": limited,
     }
     return state._replace(policy=policy, policy_opt=policy_opt), metrics
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from cfdg_jax.core.networks import Network
 from cfdg_jax.core.optim import Optimiser
+from cfdg_jax.core.packed import gradient_of, unpack
 from cfdg_jax.methods import Preset, Task, Values, Variant
 from cfdg_jax.types import Array, Batch, Metrics, Params
 from cfdg_jax.values import COMMON, check_ranges, require_range
@@ -22,10 +23,19 @@ S = TypeVar("S")
 def scan_updates(update_once: Callable[..., tuple[S, Metrics]], state: S, inputs: Sequence[Any]) -> tuple[S, Metrics]:
     """K updates ``update_once(state, *inputs[k]) -> (state, metrics)``, scanned; the metrics are means over the K.
 
-    The leaves of `inputs` lead with K.
+    The leaves of `inputs` lead with K. A metric of one update may have any shape, such as the rows', and is averaged
+    over that too. Metrics of a shape leave the scan as one array, and all means are taken once, behind it.
     """
-    state, metrics = jax.lax.scan(lambda carry, x: update_once(carry, *x), state, tuple(inputs))
-    return state, jax.tree.map(lambda m: m.mean(axis=0), metrics)
+
+    def step(state: S, x: tuple) -> tuple[S, dict[tuple[str, ...], Array]]:
+        state, metrics = update_once(state, *x)
+        shapes = {jnp.shape(value) for value in metrics.values()}
+        alike = [tuple(name for name in metrics if jnp.shape(metrics[name]) == shape) for shape in shapes]
+        return state, {names: jnp.stack([metrics[name] for name in names]) for names in alike}
+
+    state, stacked = jax.lax.scan(step, state, tuple(inputs))
+    means = {names: values.mean(axis=(0, *range(2, values.ndim))) for names, values in stacked.items()}
+    return state, {name: mean[i] for names, mean in means.items() for i, name in enumerate(names)}
 
 
 def update_counts(step: Array, batches: Batch) -> Array:
@@ -37,9 +47,34 @@ def descend(
     loss: Callable[[Params], tuple[Array, Any]], optimiser: Optimiser, params: Params, moments: Any, step: Array | int
 ) -> tuple[Params, Any, Array, Any]:
     """One step down ``loss(params) -> (value, aux)``: new parameters, new moments, value and aux."""
-    (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
-    params, moments = optimiser.apply(params, grads, moments, step)
+    (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(unpack(params))
+    params, moments = optimiser.apply(params, gradient_of(params, grads), moments, step)
     return params, moments, value, aux
+
+
+def descend_in_parts(
+    loss: Callable[[Params, Any], tuple[Array, Any]],
+    optimiser: Optimiser,
+    params: Params,
+    moments: Any,
+    step: Array | int,
+    parts: Any,
+) -> tuple[Params, Any, Array, Any]:
+    """`descend` on the mean of ``loss(params, part)`` over `parts`, whose leaves lead with their number C.
+
+    The activations of one part are held at a time: memory is a part's, and on a CPU a part may fit its cache. Nothing
+    is computed twice. The aux values lead with C.
+    """
+    tree = unpack(params)
+
+    def add(total: Params, part: Any) -> tuple[Params, tuple[Array, Any]]:
+        value_and_aux, grads = jax.value_and_grad(loss, has_aux=True)(tree, part)
+        return jax.tree.map(jnp.add, total, gradient_of(params, grads)), value_and_aux
+
+    total, (values, aux) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
+    mean = jax.tree.map(lambda gradient: gradient / values.shape[0], total)
+    params, moments = optimiser.apply(params, mean, moments, step)
+    return params, moments, values.mean(), aux
 
 
 def restarted(state: Any, **optimisers: Optimiser) -> Any:

@@ -27,15 +27,15 @@ import jax.numpy as jnp
 
 from cfdg_jax.agents.base import (
     check_fields,
-    descend,
     restarted,
     scan_updates,
     smallest_target,
     switches_of,
     update_counts,
 )
-from cfdg_jax.agents.penalty import Penalty, at_each, critic_loss, penalty_values, propose, update_multiplier
+from cfdg_jax.agents.penalty import Penalty, at_both, penalty_values, propose, step_critics, update_multiplier
 from cfdg_jax.agents.soft import Order, Soft, act, check_soft, draw_subset, drawn_critics, fresh, in_order
+from cfdg_jax.core.distributions import normal_and_uniform
 from cfdg_jax.core.losses import td_target
 from cfdg_jax.core.networks import Init, Network, critics, tanh_gaussian_policy
 from cfdg_jax.core.optim import Anneal, Optimiser, adam, policy_rate, polyak
@@ -231,24 +231,25 @@ def init_state(p: Parts, key: Key) -> CQLState:
 
 def draw_noise(p: Parts, key: Key, rows: int) -> Noise:
     """The randomness of one update on `rows` rows."""
-    next_key, action_key, uniform_key, policy_key, subset_key = jax.random.split(key, 5)
-    c, n, each = p.config, p.config.actions, (rows, p.soft.spec.act_dim)
+    c, n = p.config, p.config.actions
+    m = 1 if c.backup == "sample" else n  # of the target
+    normal, uniform = normal_and_uniform(key, (m + 1 + 2 * n, n), (rows, p.soft.spec.act_dim))
     return Noise(
-        next_action=jax.random.normal(next_key, (1 if c.backup == "sample" else n, *each)),
-        action=jax.random.normal(action_key, each),
-        uniform=jax.random.uniform(uniform_key, (n, *each), minval=-1.0, maxval=1.0),
-        policy=jax.random.normal(policy_key, (n, 2, *each)),
-        subset=draw_subset(c.subset, c.critics, subset_key),
+        next_action=normal[:m],
+        action=normal[m],
+        uniform=uniform,
+        policy=normal[m + 1 :].reshape(n, 2, *normal.shape[1:]),
+        subset=draw_subset(c.subset, c.critics, jax.random.fold_in(key, 1)),
     )
 
 
 def bootstrap(p: Parts, state: CQLState, batch: Batch, noise: Noise) -> Array:
     """The critics' target `[B]`."""
     c = p.config
-    policy = p.soft.policy.apply(state.policy, batch.next_obs)
+    policy = jax.tree.map(lambda x: x[1], at_both(p.soft, state.policy, batch))
     next_action, log_prob = policy.sample(noise.next_action, p.soft.density_epsilon)
     target = drawn_critics(state.target, c.subset, c.critics, noise.subset)
-    q = p.critic.apply(target, at_each(batch.next_obs, next_action.shape[0]), next_action)
+    q = p.critic.apply(target, batch.next_obs, next_action)
     values = q.min(axis=0)
     next_value = q.max(axis=1).min(axis=0) if c.backup == "max_each" else values.max(axis=0)
     if c.entropy_backup:
@@ -261,21 +262,19 @@ def update_critic(p: Parts, state: CQLState, batch: Batch, noise: Noise, step: A
     """The critic step, its target average and the multiplier's step."""
     target = bootstrap(p, state, batch, noise)
     proposals = propose(p.penalty, p.soft, state.policy, batch, noise.uniform, noise.policy)
-    loss = lambda params: critic_loss(p.penalty, p.critic, params, state.log_multiplier, batch, proposals, target)
-    critic, critic_opt, value, aux = descend(loss, p.optimiser, state.critic, state.critic_opt, step)
+    state, value, aux = step_critics(p.penalty, p.critic, p.optimiser, state, batch, proposals, target, step)
     metrics = {
         "critic_loss": value,
         "td_loss": aux["td_loss"],
         "cql_loss": aux["cql_loss"],
         "cql_excess": aux["excess"].mean(),
-        "q": aux["q"].mean(),
-        "target_q": target.mean(),
+        "q": aux["q"],
+        "target_q": target,
     }
     if p.penalty.gap is not None:
         metrics["multiplier"] = jnp.exp(state.log_multiplier)
         state = update_multiplier(p.penalty, p.optimiser, state, aux["excess"], step)
-    averaged = polyak(state.target, critic, p.config.tau)
-    return state._replace(critic=critic, critic_opt=critic_opt, target=averaged), metrics
+    return state._replace(target=polyak(state.target, state.critic, p.config.tau)), metrics
 
 
 def update_once(p: Parts, state: CQLState, batch: Batch, noise: Noise, step: Array | int) -> tuple[CQLState, Metrics]:

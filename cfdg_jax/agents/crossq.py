@@ -139,7 +139,7 @@ def update_critic(
     critic, critic_opt, value, aux = descend(loss, p.optimiser, state.critic, state.critic_opt, step)
     q, target, averages = aux
     state = state._replace(critic=critic, averages=averages, critic_opt=critic_opt)
-    return state, {"critic_loss": value, "q": q.mean(), "target_q": target.mean()}
+    return state, {"critic_loss": value, "q": q.mean(axis=0), "target_q": target}
 
 
 def update_actor(
@@ -149,20 +149,24 @@ def update_actor(
     return soft.update_actor(p.soft, state, functools.partial(averaged, p, state), batch, noise, step)
 
 
-def update_once(p: Parts, state: CrossQState, batch: Batch, key: Key, step: Array | int) -> tuple[CrossQState, Metrics]:
-    """One critic step and, at every `policy_delay`-th update, one step of policy and temperature."""
-    critic_key, actor_key = jax.random.split(key)
-    noise, of_actor = (jax.random.normal(key, batch.action.shape) for key in (critic_key, actor_key))
-    state, critic_metrics = update_critic(p, state, batch, noise, step)
-    move = functools.partial(update_actor, p, batch=batch, noise=of_actor, step=step)
+def update_once(
+    p: Parts, state: CrossQState, batch: Batch, noise: Array, step: Array | int
+) -> tuple[CrossQState, Metrics]:
+    """One critic step and, at every `policy_delay`-th update, one step of policy and temperature.
+
+    `noise` `[2, B, A]` is standard normal, for the target's and the actor's actions.
+    """
+    state, critic_metrics = update_critic(p, state, batch, noise[0], step)
+    move = functools.partial(update_actor, p, batch=batch, noise=noise[1], step=step)
     state, actor_metrics = at_every(p.config.policy_delay, step, move, state)
     return state, critic_metrics | actor_metrics
 
 
 def update(p: Parts, state: CrossQState, batches: Batch, key: Key, step: Array) -> tuple[CrossQState, Metrics]:
     """K updates, scanned over a `[K, B]` `Batch`."""
-    keys = jax.random.split(key, batches.reward.shape[0])
-    return scan_updates(functools.partial(update_once, p), state, (batches, keys, update_counts(step, batches)))
+    count, *shape = batches.action.shape
+    noises = jax.random.normal(key, (count, 2, *shape))
+    return scan_updates(functools.partial(update_once, p), state, (batches, noises, update_counts(step, batches)))
 
 
 def crossq(

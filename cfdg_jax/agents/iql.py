@@ -226,7 +226,7 @@ def update_value(p: Parts, state: IQLState, batch: Batch, step: Array | int) -> 
     else:
         v, next_v = p.value.apply(value, jnp.stack([batch.obs, batch.next_obs]))
     new = state._replace(value=value, value_opt=value_opt)
-    return new, Seen(target_q, v, next_v), {"value_loss": loss_v, "v": v.mean()}
+    return new, Seen(target_q, v, next_v), {"value_loss": loss_v, "v": v}
 
 
 def update_policy(
@@ -238,9 +238,9 @@ def update_policy(
     policy, policy_opt, loss_pi, _ = descend(loss, p.policy_optimiser, state.policy, state.policy_opt, step)
     metrics = {
         "policy_loss": loss_pi,
-        "advantage": advantage.mean(),
-        "weight": weight.mean(),
-        "weight_limited": limited.mean(),
+        "advantage": advantage,
+        "weight": weight,
+        "weight_limited": limited,
     }
     return state._replace(policy=policy, policy_opt=policy_opt), metrics
 
@@ -253,7 +253,7 @@ def update_critic(
     loss = lambda params: critic_loss(p, params, batch, target)
     critic, critic_opt, loss_q, q = descend(loss, p.optimiser, state.critic, state.critic_opt, step)
     new = state._replace(critic=critic, critic_opt=critic_opt, target=polyak(state.target, critic, p.config.tau))
-    return new, {"critic_loss": loss_q, "q": q.mean(), "target_q": target.mean()}
+    return new, {"critic_loss": loss_q, "q": q.mean(axis=0), "target_q": target}
 
 
 def update_once(

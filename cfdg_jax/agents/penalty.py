@@ -17,8 +17,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from cfdg_jax.agents.base import descend, pretrained_sizes
+from cfdg_jax.agents.base import descend, descend_in_parts, pretrained_sizes
 from cfdg_jax.agents.soft import Soft
+from cfdg_jax.core.distributions import TanhNormal
 from cfdg_jax.core.losses import td_loss, weighted_mean
 from cfdg_jax.core.networks import Network
 from cfdg_jax.core.optim import Optimiser
@@ -66,9 +67,29 @@ class Proposals(NamedTuple):
     bound: Array
 
 
+AT_ONCE = 1024
+"""State-action pairs that go through the critics in one product: their activations, hundreds of floats for each pair,
+critic and layer, are what an update's memory is."""
+
+
+def row_parts(batch: Batch, proposals: Proposals, target: Array) -> tuple[Batch, Proposals, Array]:
+    """The rows of one minibatch in equal parts of at most `AT_ONCE` pairs, or of one row; all leaves lead with C."""
+    actions, rows = proposals.log_density.shape
+    most = max(1, AT_ONCE // actions)
+    count = next(count for count in range(1, rows + 1) if rows % count == 0 and rows // count <= most)
+    of_rows = lambda x: x.reshape(count, rows // count, *x.shape[1:])
+    of_actions = lambda x: jnp.moveaxis(x.reshape(actions, count, rows // count, *x.shape[2:]), 1, 0)
+    return jax.tree.map(of_rows, batch), jax.tree.map(of_actions, proposals), of_rows(target)
+
+
 def at_each(x: Array, count: int) -> Array:
     """`x` `[B, ...]` repeated to `[count, B, ...]`."""
     return jnp.broadcast_to(x, (count, *x.shape))
+
+
+def at_both(soft: Soft, policy: Params, batch: Batch) -> TanhNormal:
+    """The policy at s and s', `[2, B, A]`. XLA computes it once, however often it is asked for."""
+    return soft.policy.apply(policy, jnp.stack([batch.obs, batch.next_obs]))
 
 
 def propose(p: Penalty, soft: Soft, policy: Params, batch: Batch, uniform: Array, noise: Array) -> Proposals:
@@ -83,8 +104,8 @@ def propose(p: Penalty, soft: Soft, policy: Params, batch: Batch, uniform: Array
       noise: `[n, 2, B, A]` standard normal, for the actions from pi(s) and pi(s').
     """
     n, rows = uniform.shape[:2]
-    both = soft.policy.apply(policy, jnp.stack([batch.obs, batch.next_obs]))
-    sampled, log_prob = (x.reshape(2 * n, *x.shape[2:]) for x in both.sample(noise, soft.density_epsilon))
+    both = at_both(soft, policy, batch).sample(noise, soft.density_epsilon)
+    sampled, log_prob = (x.reshape(2 * n, *x.shape[2:]) for x in both)
     dtype = log_prob.dtype
     constant = lambda count, value: jnp.full((count, rows), value, dtype)
     if p.importance_weights:
@@ -126,7 +147,7 @@ def critic_loss(
     All actions of all states are one call of the critics. ``excess`` `[Q]` is the mean of R over conservative rows,
     less the gap.
     """
-    q = critic.apply(params, at_each(batch.obs, proposals.action.shape[0]), proposals.action)
+    q = critic.apply(params, batch.obs, proposals.action)
     share, weight = batch.conserve.mean(), jnp.float32(p.weight)
     penalty = jnp.mean(batch.conserve * regulariser(p, q, proposals), axis=1)
     if p.gap is not None:
@@ -134,8 +155,30 @@ def critic_loss(
         weight = weight * jnp.exp(log_multiplier)
     td = weighted_mean(td_loss(q[:, 0], target), batch.weight)
     push = weight * jnp.sum(penalty)
-    aux = {"q": q[:, 0], "excess": penalty / jnp.maximum(share, 1e-12), "td_loss": td, "cql_loss": push}
+    aux = {"q": q[:, 0], "excess": penalty / jnp.maximum(share, 1e-12), "td_loss": td, "cql_loss": push, "share": share}
     return td + push, aux
+
+
+def whole(aux: dict[str, Array]) -> dict[str, Array]:
+    """What is worth knowing of a minibatch, from its parts' (leading with C): ``q`` `[B]` is a mean over critics."""
+    share = jnp.maximum(aux["share"], 1e-12)
+    return {
+        "q": aux["q"].mean(axis=1).reshape(-1),
+        "excess": jnp.sum(aux["excess"] * share[:, None], axis=0) / share.sum(),
+        "td_loss": aux["td_loss"].mean(),
+        "cql_loss": aux["cql_loss"].mean(),
+    }
+
+
+def step_critics(
+    p: Penalty, critic: Network, optimiser: Optimiser, state: S, batch: Batch, proposals: Proposals, target: Array,
+    step: Array | int,
+) -> tuple[S, Array, dict[str, Array]]:  # fmt: skip
+    """The critics' step, over the rows in parts: the state, the loss and what is worth knowing of it."""
+    loss = lambda params, part: critic_loss(p, critic, params, state.log_multiplier, *part)
+    parts = row_parts(batch, proposals, target)
+    params, moments, value, aux = descend_in_parts(loss, optimiser, state.critic, state.critic_opt, step, parts)
+    return state._replace(critic=params, critic_opt=moments), value, whole(aux)
 
 
 def update_multiplier(p: Penalty, optimiser: Optimiser, state: S, excess: Array, step: Array | int) -> S:

@@ -212,7 +212,7 @@ def update_policy(p: Parts, state: PEXState, batch: Batch, noise: Noise, step: A
     advantage = q - p.iql.value.apply(state.iql.value, batch.obs)
     chosen = batch._replace(action=jax.lax.stop_gradient(choice.action))
     iql, metrics = base.update_policy(p.iql, state.iql, chosen, advantage, step)
-    return state._replace(iql=iql), metrics | {"online_policy_share": choice.probability[1].mean()}
+    return state._replace(iql=iql), metrics | {"online_policy_share": choice.probability[1]}
 
 
 def update_once(p: Parts, state: PEXState, batch: Batch, noise: Noise, step: Array | int) -> tuple[PEXState, Metrics]:

@@ -206,7 +206,7 @@ def update_critic(p: Parts, state: SACState, batch: Batch, noise: Noise, step: A
     loss = lambda params: critic_loss(p, params, batch, target)
     critic, critic_opt, value, q = descend(loss, p.optimiser, state.critic, state.critic_opt, step)
     state = state._replace(critic=critic, critic_opt=critic_opt, target=polyak(state.target, critic, p.config.tau))
-    return state, {"critic_loss": value, "q": q.mean(), "target_q": target.mean()}
+    return state, {"critic_loss": value, "q": q.mean(axis=0), "target_q": target}
 
 
 def update_once(p: Parts, state: SACState, batch: Batch, noise: Noise, step: Array | int) -> tuple[SACState, Metrics]:

@@ -134,7 +134,7 @@ def update_actor(p: Soft, state: S, q: Value, batch: Batch, noise: Array, step: 
     seen = log_alpha if SEEN[p.order][1] else state.log_alpha
     of_policy = lambda params: policy_loss(p, params, q, seen, batch, noise)
     policy, policy_opt, value, log_prob = descend(of_policy, p.optimiser, state.policy, state.policy_opt, step)
-    metrics = {"policy_loss": value, "entropy": -log_prob.mean(), "temperature": jnp.exp(state.log_alpha)}
+    metrics = {"policy_loss": value, "entropy": -log_prob, "temperature": jnp.exp(state.log_alpha)}
     moved = {"policy": policy, "policy_opt": policy_opt, "log_alpha": log_alpha, "log_alpha_opt": log_alpha_opt}
     return state._replace(**moved), metrics
 

@@ -209,7 +209,7 @@ def policy_loss(p: Parts, params: Params, critic: Params, batch: Batch, step: Ar
     square = jnp.square(action - batch.action)
     cloning = square.mean(axis=-1) if p.switches.bc_loss == "mean" else square.sum(axis=-1)
     loss = -scale * q.mean() + bc_weight * weighted_mean(cloning, batch.conserve)
-    return loss, {"policy_loss": loss, "bc_loss": cloning.mean(), "bc_weight": jnp.asarray(bc_weight), "q_scale": scale}
+    return loss, {"policy_loss": loss, "bc_loss": cloning, "bc_weight": jnp.asarray(bc_weight), "q_scale": scale}
 
 
 def update_critic(
@@ -219,7 +219,7 @@ def update_critic(
     target = bootstrap(p, state, batch, noise)
     loss = lambda params: critic_loss(p, params, batch, target)
     critic, critic_opt, loss_q, q = descend(loss, p.optimiser, state.critic, state.critic_opt, step)
-    metrics = {"critic_loss": loss_q, "q": q.mean(), "target_q": target.mean()}
+    metrics = {"critic_loss": loss_q, "q": q.mean(axis=0), "target_q": target}
     return state._replace(critic=critic, critic_opt=critic_opt), metrics
 
 

@@ -12,12 +12,23 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cfdg_jax.types import Array
+from cfdg_jax.types import Array, Key
 
 
 def _normal_log_prob(mean: Array, log_std: Array, x: Array) -> Array:
     z = (x - mean) * jnp.exp(-log_std)
     return jnp.sum(-0.5 * jnp.square(z) - log_std - 0.5 * math.log(2.0 * math.pi), axis=-1)
+
+
+def normal_and_uniform(key: Key, counts: tuple[int, int], shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Standard normal `[counts[0], *shape]` and uniform in [-1, 1) `[counts[1], *shape]`, of one draw.
+
+    A draw is a loop of kernels, however small it is. ``jax.random.normal`` too is the inverse error function of a
+    uniform number in an interval that is open below.
+    """
+    lowest = jnp.nextafter(jnp.asarray(-1.0, jnp.result_type(float)), 0.0)
+    drawn = jax.random.uniform(key, (sum(counts), *shape), minval=lowest, maxval=1.0)
+    return math.sqrt(2.0) * jax.lax.erf_inv(drawn[: counts[0]]), drawn[counts[0] :]
 
 
 class Normal(NamedTuple):

@@ -1,7 +1,7 @@
 """Multilayer perceptrons for critics, values and policies: flax modules behind pairs of pure functions.
 
 Agents never see a module. A `Network` is ``init(key) -> params`` and ``apply(params, *inputs) -> output``, and `params`
-is a plain dictionary, ``{"l0": {"kernel": [in, out], "bias": [out]}, "l1": ..., "log_std": [A]}``, layers in forward
+reads like a dictionary, ``{"l0": {"kernel": [in, out], "bias": [out]}, "l1": ..., "log_std": [A]}``, layers in forward
 order and ``ln<i>`` beside ``l<i>`` where layers are normalised; `apply` ignores entries it does not know. Critics are
 one batched set of parameters with a leading axis Q: measured on CPU, a batched product is as fast as Q separate ones,
 and Q is then a plain number. The families of policies: docs/algorithms.md#networks.
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from cfdg_jax.core.distributions import Normal, TanhNormal
+from cfdg_jax.core.packed import pack, unpack
 from cfdg_jax.types import Key, Params, Spec
 
 Init = Literal["orthogonal", "orthogonal_all", "pytorch", "xavier", "rlkit"]
@@ -83,6 +84,22 @@ def _initialisers(kind: Init, fan_in: int, fan_out: int, output: bool, output_bo
     return uniform, uniform
 
 
+class _Joined(nn.Module):
+    """`nn.Dense` of ``[state | action]`` for many actions of each state: the state's part is computed once for all."""
+
+    width: int
+    kernel_init: Any
+    bias_init: Any
+
+    @nn.compact
+    def __call__(self, state, action):
+        inputs = state.shape[-1] + action.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (inputs, self.width))
+        bias = self.param("bias", self.bias_init, (self.width,))
+        of_state = state @ kernel[: state.shape[-1]] + bias
+        return of_state + action @ kernel[state.shape[-1] :]
+
+
 class _MLP(nn.Module):
     hidden: tuple[int, ...]
     out: int
@@ -91,13 +108,17 @@ class _MLP(nn.Module):
     output_bound: float = 3e-3
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, *action):
+        inputs = (x, *action)
         for i, width in enumerate((*self.hidden, self.out)):
             output = i == len(self.hidden)
-            kernel_init, bias_init = _initialisers(self.kind, x.shape[-1], width, output, self.output_bound)
-            x = nn.Dense(width, kernel_init=kernel_init, bias_init=bias_init, name=f"l{i}")(x)
+            fan_in = sum(x.shape[-1] for x in inputs)
+            kernel_init, bias_init = _initialisers(self.kind, fan_in, width, output, self.output_bound)
+            layer = _Joined if len(inputs) > 1 else nn.Dense
+            x = layer(width, kernel_init=kernel_init, bias_init=bias_init, name=f"l{i}")(*inputs)
             if not output:
                 x = nn.relu(nn.LayerNorm(epsilon=1e-6, name=f"ln{i}")(x) if self.layer_norm else x)
+            inputs = (x,)
         return x
 
 
@@ -109,12 +130,15 @@ def mlp(
     init: Init = "orthogonal",
     output_bound: float = 3e-3,
 ):
-    """A ReLU network `[..., in_dim] -> [..., out_dim]`; with `layer_norm`, Dense -> LayerNorm -> ReLU (RLPD, whose
-    epsilon is flax's own 1e-6). `output_bound` is what the last layer's weights of `init` rlkit lie within."""
+    """A ReLU network `[..., in_dim] -> [..., out_dim]`, or of two inputs that are joined.
+
+    With `layer_norm`, Dense -> LayerNorm -> ReLU (RLPD, whose epsilon is flax's own 1e-6). `output_bound` is what the
+    last layer's weights of `init` rlkit lie within.
+    """
     module = _MLP(tuple(hidden), out_dim, layer_norm, init, output_bound)
     return Network(
-        init=lambda key: module.init(key, jnp.zeros((1, in_dim), jnp.float32))["params"],
-        apply=lambda params, x: module.apply({"params": params}, x),
+        init=lambda key: pack(module.init(key, jnp.zeros((1, in_dim), jnp.float32))["params"]),
+        apply=lambda params, *x: module.apply({"params": unpack(params)}, *x),
     )
 
 
@@ -132,12 +156,14 @@ def critics(
 ) -> Network:
     """`count` action values: ``apply(params, obs [..., O], action [..., A]) -> [Q, ...]``.
 
+    `action` may have more leading axes, ``[M, ..., A]`` for M actions of each state; values are then `[Q, M, ...]`.
     The number of critics applied is that of `params`, so a subset is ``jax.tree.map(lambda p: p[index], params)``.
     """
     network = ensemble(mlp(spec.obs_dim + spec.act_dim, 1, hidden, layer_norm, init), count)
 
     def apply(params: Params, obs, action):
-        return network.apply(params, jnp.concatenate([obs, action], axis=-1))[..., 0]
+        joined = (obs, action) if action.ndim > obs.ndim else (jnp.concatenate([obs, action], axis=-1),)
+        return network.apply(params, *joined)[..., 0]
 
     return Network(network.init, apply)
 
@@ -189,7 +215,7 @@ def gaussian_policy(
         mean = jnp.tanh(network.apply(params, obs))
         return Normal(mean, jnp.broadcast_to(jnp.clip(params["log_std"], *log_std_range), mean.shape))
 
-    return Network(lambda key: {**network.init(key), "log_std": jnp.zeros((spec.act_dim,), jnp.float32)}, apply)
+    return Network(lambda key: pack({**network.init(key), "log_std": jnp.zeros((spec.act_dim,), jnp.float32)}), apply)
 
 
 def tanh_gaussian_policy(
@@ -211,7 +237,7 @@ def tanh_gaussian_policy(
         if log_std_affine is None:
             return network.init(key)
         multiplier, offset = map(jnp.float32, log_std_affine)
-        return {**network.init(key), "log_std_multiplier": multiplier, "log_std_offset": offset}
+        return pack({**network.init(key), "log_std_multiplier": multiplier, "log_std_offset": offset})
 
     def apply(params: Params, obs) -> TanhNormal:
         mean, raw = jnp.split(network.apply(params, obs), 2, axis=-1)
@@ -261,15 +287,15 @@ def batch_norm_critics(
 
     def init_one(key: Key) -> tuple[Params, Params]:
         variables = module.init(key, jnp.zeros((2, spec.obs_dim + spec.act_dim), jnp.float32), True)
-        return variables["params"], variables["batch_stats"]
+        return pack(variables["params"]), variables["batch_stats"]
 
     def train_one(params: Params, averages: Params, x):
-        variables = {"params": params, "batch_stats": averages}
+        variables = {"params": unpack(params), "batch_stats": averages}
         output, updated = module.apply(variables, x, True, mutable=["batch_stats"])
         return output[..., 0], updated["batch_stats"]
 
     def apply_one(params: Params, averages: Params, x):
-        output: Any = module.apply({"params": params, "batch_stats": averages}, x, False)
+        output: Any = module.apply({"params": unpack(params), "batch_stats": averages}, x, False)
         return output[..., 0]
 
     join = lambda obs, action: jnp.concatenate([obs, action], axis=-1)

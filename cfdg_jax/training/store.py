@@ -36,8 +36,8 @@ import orbax.checkpoint as ocp
 
 from cfdg_jax.errors import UserError, require
 
-FORMAT = 2
-"""Of saved folders; format 1 had no record."""
+FORMAT = 3
+"""Of saved folders; format 1 had no record, format 2 each array of an agent's networks by itself."""
 ARRAYS, RECORD = "arrays", "record.json"
 SAID_ELSEWHERE = ("OCDBT", "raised an exception")
 """In what orbax logs: a note at every save, and the traceback of an error that reaches the caller as well."""
