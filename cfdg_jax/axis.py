@@ -34,6 +34,22 @@ class Lane(NamedTuple):
         return f"{self.seed} at {words(self.values)}" if self.values else str(self.seed)
 
 
+class Lanes(Sequence[Lane]):
+    """All lanes of a run, each made when it is asked for: their number may be one that no machine holds."""
+
+    def __init__(self, seeds: range, grid: Sequence[Mapping[str, float]]):
+        self._seeds, self._grid = seeds, grid
+
+    def __len__(self) -> int:
+        return len(self._seeds) * len(self._grid)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(len(self))[index])
+        point, seed = divmod(range(len(self))[index], len(self._seeds))
+        return Lane(self._seeds[seed], self._grid[point])
+
+
 def points(axis: Axis) -> tuple[dict[str, float], ...]:
     """Every combination of the values, the last field fastest."""
     return tuple(dict(zip(axis, values, strict=True)) for values in itertools.product(*axis.values()))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from cfdg_jax import catalog
 from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.augment.registry import AUGMENTERS
-from cfdg_jax.axis import Axis, Lane, points
+from cfdg_jax.axis import Axis, Lanes, points
 from cfdg_jax.data.returns import Truncation
 from cfdg_jax.data.transforms import ObservationKind, RewardKind
 from cfdg_jax.errors import require
@@ -210,10 +210,9 @@ class TrainConfig:
         require(updates < 2**31, "online.utd", f"makes {updates} updates", "must stay below 2^31: lower it")
 
     @property
-    def lanes(self) -> tuple[Lane, ...]:
+    def lanes(self) -> Lanes:
         """``S`` lanes: every seed at every point of `vmap`, the seeds of a point together."""
-        seeds = range(self.first_seed, self.first_seed + self.seeds)
-        return tuple(Lane(seed, point) for point in points(self.vmap) for seed in seeds)
+        return Lanes(range(self.first_seed, self.first_seed + self.seeds), points(self.vmap))
 
     @property
     def name(self) -> str:

@@ -90,7 +90,7 @@ def test_lanes_of_one_seed_share_their_draws_and_differ_by_their_values(run):
 
 def test_the_record_says_which_lane_is_which(run):
     found = load_run(run.folder)
-    assert len(found.lanes) == 8 and found.lanes == run.config.lanes
+    assert len(found.lanes) == 8 and found.lanes == tuple(run.config.lanes)
     assert found.lanes[3].seed == 1 and found.lanes[3].values == {"augment.w": 0.0, "agent.expectile": 0.9}
     assert found.lanes[3].name == "1 at w 0, expectile 0.9"
     assert found.summary["seeds"] == [0, 1] * 4

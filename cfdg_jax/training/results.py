@@ -55,7 +55,7 @@ class Run:
     @property
     def lanes(self) -> tuple[Lane, ...]:
         """What the ``S`` entries of every vector are: a seed, at values of ``--vmap``."""
-        return self.config.lanes
+        return tuple(self.config.lanes)
 
     def policy(self) -> Callable[[np.ndarray], np.ndarray]:
         """The trained evaluation policies: raw ``obs [S, ..., O] -> action [S, ..., A]``. Needs no dataset."""
