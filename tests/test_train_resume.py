@@ -22,14 +22,14 @@ from cfdg_jax.errors import UserError
 from cfdg_jax.training import checkpoint, refresh, store
 from cfdg_jax.training.progress import Interrupted
 
+pytestmark = pytest.mark.usefixtures("programs_are_shared")
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 import conftest, train_helpers, cfdg_jax
 from cfdg_jax.training.progress import Interrupted
-
-pytestmark = pytest.mark.usefixtures("programs_are_shared")
 try:
     if {resume}:
         cfdg_jax.train(resume={out!r}, progress=False)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cfdg_jax.core.networks import Network, mlp
@@ -25,6 +26,7 @@ HIDDEN = (64, 64)  # of the classifier
 RATE, DECAY = 2e-3, 0.3  # AdamW's; ends are few, and without decay those that were learnt are known by heart
 KEPT = 2_048  # rows that ended which are kept of each part of the data, evenly spaced
 STARTS = 1e-3  # share of real rows that screening may take for rows that start after the end
+NEVER = float(np.finfo(np.float32).max)  # a logit that no state reaches
 NARROW = 1e-3  # least standard deviation that states are divided by, or noise of constant columns would count
 
 Part = tuple[Array, Array | None]
@@ -60,7 +62,7 @@ class Flags(NamedTuple):
     def init(self, key: Key, parts: Sequence[Part]) -> FlagState:
         """An untrained classifier that knows which rows of `parts` ended; until it is settled nothing ends."""
         params = self.network.init(key)
-        zero, never = jnp.zeros(()), jnp.float32(jnp.inf)
+        zero, never = jnp.zeros(()), jnp.float32(NEVER)
         return self.follow(FlagState(params, _adam().init(params), zero, zero, never, never), parts)
 
     def follow(self, state: FlagState, parts: Sequence[Part]) -> FlagState:
@@ -100,7 +102,7 @@ class Flags(NamedTuple):
         order = jnp.argsort(-logits)
         above = jnp.cumsum(jnp.concatenate(weights)[order])
         threshold = logits[order][jnp.argmax(above >= share * (1 - 1e-5))]
-        threshold = jnp.where(share > 0, threshold, jnp.inf)
+        threshold = jnp.where(share > 0, threshold, NEVER)
         starts = self._logits(state.params, normaliser, rows[:, layout.obs])
         return state._replace(threshold=threshold, start=jnp.maximum(threshold, jnp.quantile(starts, 1 - STARTS)))
 
