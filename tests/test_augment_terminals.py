@@ -98,7 +98,7 @@ def test_parts_count_the_same_whatever_their_sizes():
     few[:, LAYOUT.terminal] = 0.0
     state = flags_of(SPEC).init(jax.random.key(0), [(jnp.asarray(many), None), (jnp.asarray(few), None)])
     np.testing.assert_allclose(state.rates, [many[:, LAYOUT.terminal].mean(), 0.0], rtol=1e-5)
-    assert state.last.shape == (2, KEPT, LAYOUT.width) and not np.asarray(state.last[1]).any()
+    assert state.last.shape == (2, KEPT, LAYOUT.mc_return) and not np.asarray(state.last[1]).any()
 
 
 def test_kept_ends_are_spread_over_all_of_them_and_empty_places_of_a_ring_do_not_count():
@@ -110,7 +110,7 @@ def test_kept_ends_are_spread_over_all_of_them_and_empty_places_of_a_ring_do_not
     state = flags_of(SPEC).init(jax.random.key(0), [(held.rows, rows_module.online_mask(held))])
     assert float(state.rates[0]) == pytest.approx(3 / 400)
     found, counts = np.unique(np.asarray(state.last[0]), axis=0, return_counts=True)
-    np.testing.assert_array_equal(found, np.unique(rows[[3, 150, 390]], axis=0))
+    np.testing.assert_array_equal(found, np.unique(rows[[3, 150, 390], : LAYOUT.mc_return], axis=0))
     assert counts.min() > KEPT / 3 - 2
 
 

@@ -39,7 +39,8 @@ class FlagState(NamedTuple):
     Attributes:
       params: The network's.
       opt_state: AdamW's moments.
-      last: `[P, KEPT, D]` rows that ended, of each part of the data; zeros where a part has none.
+      last: `[P, KEPT, d]` rows that ended, of each part of the data, without return and source; zeros where a part has
+        none.
       rates: `[P]` share of rows that end.
       threshold: `[]`, logits from which on a state has ended.
       start: `[]`, logits from which on no row starts.
@@ -129,7 +130,7 @@ def _adam() -> optax.GradientTransformation:
 
 
 def _drawn(state: FlagState, key: Key, count: int) -> Array:
-    """`count` rows that ended `[count, D]`, from each part as often as rows end there."""
+    """`count` rows that ended `[count, d]`, from each part as often as rows end there."""
     part_key, row_key = jax.random.split(key)
     shares = state.rates / jnp.maximum(state.rates.sum(), 1e-12)
     part = jax.random.choice(part_key, state.rates.shape[0], (count,), p=shares)
@@ -137,9 +138,10 @@ def _drawn(state: FlagState, key: Key, count: int) -> Array:
 
 
 def _last_rows(rows: Array, mask: Array | None, layout: RowLayout) -> tuple[Array, Array]:
-    """`KEPT` rows `[KEPT, D]` that ended, evenly spaced among all such in `rows`, and the share of rows that end."""
+    """`KEPT` rows `[KEPT, d]` that ended, evenly spaced among all such in `rows`, and the share of rows that end."""
     ends = rows[:, layout.terminal] > 0 if mask is None else mask & (rows[:, layout.terminal] > 0)
     seen = jnp.cumsum(ends)
     wanted = jnp.ceil(jnp.arange(1, KEPT + 1) / KEPT * seen[-1])
     share = seen[-1] / (rows.shape[0] if mask is None else mask.sum())
-    return jnp.where(seen[-1] > 0, rows[jnp.searchsorted(seen, wanted)], 0.0), share
+    last = rows[jnp.searchsorted(seen, wanted), : layout.mc_return]  # behind it stand returns, which may be unknown
+    return jnp.where(seen[-1] > 0, last, 0.0), share
