@@ -45,7 +45,12 @@ class Cell(NamedTuple):
 
 
 def cells(configs: Sequence[TrainConfig], out: pathlib.Path, group: int = 0) -> list[Cell]:
-    """The cells of `configs` under `out`, of at most `group` seeds each; 0: of all seeds of a config."""
+    """The cells of `configs` under `out`, of at most `group` seeds each; 0: of all seeds of a config.
+
+    Raises:
+      UserError: for a negative `group`.
+    """
+    require(group >= 0, "--group", f"is {group}", "must be at least 1, or 0 for all seeds together")
     return [Cell(part, out / _folder_name(part)) for config in configs for part in _groups(config, group)]
 
 

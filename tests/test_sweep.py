@@ -6,7 +6,7 @@ import pytest
 from train_helpers import TINY, lines, toy_config
 
 from cfdg_jax.errors import UserError
-from cfdg_jax.grid import pre_training_hash
+from cfdg_jax.grid import cells, pre_training_hash
 from cfdg_jax.sweep import read_sweep, sweep
 
 FILE = """
@@ -68,6 +68,14 @@ def test_a_file_of_another_encoding_is_refused(tmp_path):
     path.write_bytes(b"runs: [{agent: iql, label: L\xe9vy}]")
     with pytest.raises(UserError, match="is not valid yaml in UTF-8"):
         read_sweep(path)
+
+
+def test_groups_hold_every_seed_once_and_a_negative_size_is_refused(tmp_path):
+    (config,) = read_sweep(written(tmp_path, "fields: {seeds: 5, first_seed: 2}"))
+    parts = [(cell.config.first_seed, cell.config.seeds) for cell in cells([config], tmp_path, 2)]
+    assert parts == [(2, 2), (4, 2), (6, 1)] and len(cells([config], tmp_path)) == 1
+    with pytest.raises(UserError, match="--group: is -1; must be at least 1"):
+        cells([config], tmp_path, -1)
 
 
 def test_a_missing_file_is_refused(tmp_path):
