@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+from cfdg_jax.augment.base import first_refresh
 from cfdg_jax.config import TrainConfig, remarks
 from cfdg_jax.forecast import forecast, read_rates
 from cfdg_jax.training.build import load_program
@@ -21,7 +22,10 @@ def dry_run(config: TrainConfig, folder: pathlib.Path) -> str:
     config, rates = program.config, read_rates(None)
     expected, memory = forecast(config, rates), memory_plan(program, Progress(False))
     offline, online, evaluate = config.offline, config.online, config.evaluate
-    stages = ", ".join(f"{stage.name} {stage.steps:,} steps" for stage in program.stratifier.stages)
+    stages = [f"{stage.name} {stage.steps:,} steps" for stage in program.stratifier.stages]
+    before = program.augmenter.pretraining
+    if before is not None and first_refresh(config) is not None:
+        stages.append(f"generator {before.fit_steps:,} steps, unless one is found")
     refreshes = f", {expected.refreshes} refreshes of {config.refresh.rows:,} rows" if expected.refreshes else ""
     hours = "unknown: no rates of this machine; measure them with cfdg-jax bench"
     if expected.hours is not None:
@@ -35,7 +39,7 @@ def dry_run(config: TrainConfig, folder: pathlib.Path) -> str:
         "folder": str(folder),
         "data": f"{program.offline_rows.shape[0]:,} rows",
         "pre-training": f"{offline.steps:,} updates, {offline.steps // evaluate.offline_every} times {episodes}",
-        "preparation": stages or "none",
+        "preparation": ", ".join(stages) or "none",
         "online": f"{online.steps:,} environment steps a seed, {online.updates:,} updates{refreshes}, "
         f"{online.steps // evaluate.online_every} times {episodes}",
         "memory": f"{sum(memory.values()):,.0f} MB, most of it {max(memory, key=lambda name: memory[name])}",

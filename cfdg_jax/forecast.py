@@ -86,6 +86,7 @@ def _hours(config: TrainConfig, refreshes: int, rates: Mapping[str, Any]) -> flo
         if not fit or not sample:
             return None
         slower = augment.sampler_steps / _BENCH_SAMPLER_STEPS
+        seconds += augment.pretrain_steps / fit / len(config.lanes)  # once for all
         seconds += refreshes * (augment.steps / fit + config.refresh.rows * slower / sample)
     return len(config.lanes) * seconds / 3600
 

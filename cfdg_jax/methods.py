@@ -57,8 +57,11 @@ class Augmenter(NamedTuple):
         int), `rows` a Python int. Metrics hold at least ``rejected``, the rows screened out and replaced.
       shares: Share of each synthetic `Source` among generated rows, summing to 1; empty for no augmentation.
       fit_steps: Optimiser steps of one refresh.
-      warm_start: Whether a refresh continues with the state of the one before instead of a fresh `init`; `fit` then
-        follows the changed rows by itself.
+      adopt: ``(state, offline_rows, online) -> state`` that a refresh begins with instead of a fresh `init`, where
+        there is a `pretraining`: the networks of `state`, which is that of the refresh before or at first that of the
+        pre-training, for the present rows.
+      pretraining: The generator as it is fitted before the online phase, its `fit_steps` steps, once for all seeds:
+        its online rows are the offline rows too. None where every refresh begins afresh.
       model: ``(state, source) -> augment.rows.RowModel``, what `generate` samples from; None for no augmentation.
     """
 
@@ -67,7 +70,8 @@ class Augmenter(NamedTuple):
     generate: Callable[[Any, Key, int, int], tuple[Array, Metrics]]
     shares: Mapping[int, float]
     fit_steps: int
-    warm_start: bool = False
+    adopt: Callable[[Any, Array, Buffer], Any] = lambda state, offline_rows, online: state
+    pretraining: Augmenter | None = None
     model: Callable[[Any, int], Any] | None = None
 
 
@@ -156,12 +160,14 @@ class Task:
       name: Environment id, such as ``hopper``; empty where the dataset does not say.
       family: Kind of environment.
       agent: Config class of the run's agent: a method may serve agents with some field, whoever they are.
-      pretrains: Whether the run has a dataset and an agent that is made to be pre-trained.
+      has_data: Whether the run has a dataset.
+      pretrains: Whether it has one, and an agent that is made to be pre-trained.
     """
 
     name: str
     family: Literal["locomotion", "antmaze", "adroit", "toy", "other"]
     agent: type
+    has_data: bool
     pretrains: bool
 
     def agent_has(self, field: str) -> bool:

@@ -73,7 +73,7 @@ def preset_values(config: TrainConfig, preset: str, task_name: str) -> Values:
     """Every value of `preset` for the choices of `config`, by dotted path; the run may lack some of the fields."""
     entries = {field: entry_of(getattr(config, field), field) for field in REGISTRIES}
     pretrains = entries["agent"].pretrains and config.dataset != ""
-    task = Task(task_name, task_family(task_name), type(config.agent), pretrains)
+    task = Task(task_name, task_family(task_name), type(config.agent), config.dataset != "", pretrains)
     values = run_values(preset, task)
     for entry in entries.values():
         values |= entry.values(preset, task)  # type: ignore[arg-type]

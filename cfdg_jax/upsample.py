@@ -41,9 +41,10 @@ from cfdg_jax.fields import config_hash
 from cfdg_jax.methods import Augmenter
 from cfdg_jax.presets import make_config
 from cfdg_jax.training.checkpoint import Kept
-from cfdg_jax.training.generate import Chunk, Work, chunks, fit_on, make_on, rows_by_source
+from cfdg_jax.training.generate import Chunk, Make, chunks, make_on, rows_by_source
 from cfdg_jax.training.logging import write_atomic
-from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
+from cfdg_jax.training.once import Once, fitted
+from cfdg_jax.training.progress import Interrupts, Progress
 from cfdg_jax.types import Array, Buffer, Metrics, Source, Spec
 
 FIT_REMEDY = "lower --augment.lr"
@@ -120,11 +121,13 @@ def prepare(
         require(same, "online", found, "use the same task")
     terminals = any(bool(each.terminals.any()) for each in data)
     spec = Spec(offline_data.obs_dim, offline_data.act_dim, horizon=1_000, terminates=terminals)
-    augmenter = make_augmenter(config.augment, spec)
+    augmenter = make_augmenter(config.augment.in_one_fit, spec)
     least = 2 * len(augmenter.shares) if checked else len(augmenter.shares)
     require(rows >= least, "rows", f"is {rows}", f"must be at least {least} here{', or leave out --check' * checked}")
     used = data[-1:] if config.augment.fitted_to == "online" else data
     packed = [_pack(each) for each in data]
+    for table in packed[1:]:
+        table[:, spec.layout.source] = Source.ONLINE
     return Job(
         config=config,
         data=" and ".join(each.name for each in used),
@@ -191,12 +194,15 @@ def sample(job: Job, progress: Progress) -> pathlib.Path:
 def _sample(job: Job, progress: Progress) -> pathlib.Path:
     with Interrupts().watching() as interrupts:
         _require_room(job)
-        work, offline = _work(job), jnp.asarray(job.offline)
-        generator = _fitted(job, work, offline, progress, interrupts)
+        offline = jnp.asarray(job.offline)
+        per_call = job.config.refresh.fit_steps_per_call
+        once = Once(job.augmenter, offline, _online(job, offline), job.key, per_call)
+        kept = Kept(job.generator / job.identity, job.identity, progress.warn)
+        generator, make = fitted(once, kept, progress, interrupts).generator, _make(job)
         with h5py.File(job.partial, "a") as file:
             made = _open_partial(file, job)
-            done = sum(1 for chunk in chunks(work) if chunk.first + chunk.rows <= made)
-            for chunk, rows, _ in make_on(work, generator, done, progress):
+            done = sum(1 for chunk in chunks(make) if chunk.first + chunk.rows <= made)
+            for chunk, rows, _ in make_on(make, generator, done, progress):
                 _append(file, job, chunk, np.asarray(rows))
                 interrupts.check()
     os.replace(job.partial, job.out)
@@ -209,41 +215,14 @@ def _online(job: Job, offline: Array) -> Buffer:
     return ring.full(offline if job.online is None else jnp.asarray(job.online))
 
 
-def _work(job: Job) -> Work:
-    """What is fitted and made, one seed."""
-    augmenter, config, offline = job.augmenter, job.config.refresh, jnp.asarray(job.offline)
-    online = _online(job, offline)
-    fit_steps = jax.jit(augmenter.fit, static_argnames="steps", donate_argnums=0)
-    generate = jax.jit(augmenter.generate, static_argnums=(2, 3))
+def _make(job: Job) -> Make:
+    """What is made, one seed."""
+    generate = jax.jit(job.augmenter.generate, static_argnums=(2, 3))
 
-    def fit(generator: Any, start: int, steps: int) -> tuple[Any, Metrics]:
-        return fit_steps(generator, offline, online, purpose_key(job.key, "fit", start), steps=steps)
-
-    def make(generator: Any, source: int, start: int, rows: int) -> tuple[Array, Metrics]:
+    def chunk_of(generator: Any, source: int, start: int, rows: int) -> tuple[Array, Metrics]:
         return generate(generator, purpose_key(job.key, f"generate{source}", start), source, rows)
 
-    rows = rows_by_source(job.rows, augmenter.shares, "rows")
-    return Work(fit, make, augmenter.fit_steps, config.fit_steps_per_call, rows, config.chunk)
-
-
-def _fitted(job: Job, work: Work, offline: Array, progress: Progress, interrupts: Interrupts) -> Any:
-    """The fitted generator: read back, continued, or made; kept every minute."""
-    kept = Kept(job.generator / job.identity, job.identity, progress.warn)
-    init = jax.jit(job.augmenter.init)
-    begin = lambda: (jnp.zeros((), jnp.int32), init(purpose_key(job.key, "init"), offline, _online(job, offline)))
-    done, generator = begun = kept.load(jax.eval_shape(begin)) or begin()
-    try:
-        for fitted, generator, metrics in fit_on(work, begun[1], int(done), progress):
-            done = jnp.int32(fitted)
-            values = {name: float(value) for name, value in metrics.items()}
-            _require_finite(list(values.values()), f"after {fitted:,} fit steps {values} is not", FIT_REMEDY)
-            kept.save((done, generator))
-            interrupts.check()
-    except Interrupted:
-        kept.save((done, generator), now=True)
-        raise
-    kept.save((done, generator), now=True)
-    return generator
+    return Make(chunk_of, rows_by_source(job.rows, job.augmenter.shares, "rows"), job.config.refresh.chunk)
 
 
 def _require_finite(values: Any, what: str, remedy: str) -> None:

@@ -4,6 +4,7 @@ at once.
 
 from __future__ import annotations
 
+import copy
 import math
 import types
 import typing
@@ -60,6 +61,14 @@ def check_ranges(config: Any, choice: str, **names: tuple[str, ...]) -> None:
     for kind, fields in names.items():
         for name in fields:
             require_range(getattr(config, name), kind, f"{choice}.{name}")
+
+
+def changed(config: Any, fields: Mapping[str, Any]) -> Any:
+    """A copy of a frozen config with other values, which are not checked: they may be arrays."""
+    new = copy.copy(config)
+    for name, value in fields.items():
+        object.__setattr__(new, name, value)
+    return new
 
 
 def is_off(value: Any) -> bool:

@@ -72,7 +72,7 @@ def trained(data):
 
 def test_batches_are_balanced_by_label(data):
     offline, online = data
-    rows, labels = draw_balanced(offline, online, jax.random.key(0), 128)
+    rows, labels = draw_balanced(offline, online, LAYOUT, jax.random.key(0), 128)
     sources = np.asarray(rows[:, LAYOUT.source])
     assert np.bincount(np.asarray(labels)).tolist() == [128, 128]
     np.testing.assert_array_equal(sources[np.asarray(labels) == 0], Source.OFFLINE)
@@ -246,20 +246,27 @@ def test_state_is_float32_and_donatable(data):
     assert fit._cache_size() == 1
 
 
-def test_warm_start_follows_the_ring_at_a_constant_rate(data, small):
+def test_a_refresh_that_goes_on_keeps_the_averaged_network_for_the_present_rows(data, small):
     offline, online = data
     moved = online._replace(rows=online.rows.at[:, 0].add(10.0))
-    _, warm_fit, _ = jitted(dataclasses.replace(SMALL, warm_start=True))
-    constant = cfdg(dataclasses.replace(SMALL, warm_start=True), SPEC).init(jax.random.key(0), offline, online)
-    shifts, changes = [], []
-    for fit, state in ((warm_fit, constant), (small.fit, small.state)):
-        state, _ = fit(state, offline, online, jax.random.key(1), SMALL.steps)
-        after, _ = fit(state, offline, moved, jax.random.key(2), SMALL.steps)
-        state, after = state.denoiser, after.denoiser
-        shifts.append(float(after.normaliser.mean[0] - state.normaliser.mean[0]))
-        changes.append(float(jnp.abs(after.params["out"]["kernel"] - state.params["out"]["kernel"]).max()))
-    assert shifts == [pytest.approx(5.0, abs=1e-4), 0.0]
-    assert changes[0] > 1e-4 and changes[1] == 0.0, "a cold schedule ends at a rate of zero"
+    before, _ = small.fit(small.state, offline, online, jax.random.key(1), SMALL.steps)
+    after = jax.jit(cfdg(SMALL, SPEC).adopt)(before, offline, moved)
+    for name in ("params", "ema"):
+        for kept, made in zip(
+            jax.tree.leaves(before.denoiser.ema), jax.tree.leaves(getattr(after.denoiser, name)), strict=True
+        ):
+            np.testing.assert_array_equal(kept, made)
+    assert float(after.denoiser.normaliser.mean[0] - before.denoiser.normaliser.mean[0]) == pytest.approx(5.0, abs=1e-4)
+    assert int(after.denoiser.step) == 0 and all(not np.any(leaf) for leaf in jax.tree.leaves(after.denoiser.opt_state))
+
+
+def test_a_pre_training_tells_the_online_label_of_no_row(data):
+    offline, _ = data
+    config = dataclasses.replace(SMALL, pretrain_steps=7)
+    before = cfdg(config, SPEC).pretraining
+    assert before.fit_steps == 7 and before.pretraining is None and cfdg(SMALL, SPEC).pretraining is None
+    _, labels = draw_balanced(offline, ring.full(offline), LAYOUT, jax.random.key(0), 64)
+    assert set(np.asarray(labels).tolist()) == {0}
 
 
 def test_mask_of_recent_rows_follows_a_ring_that_wrapped():
@@ -276,7 +283,7 @@ def test_recent_window_is_the_online_data(data):
     config = dataclasses.replace(SMALL, recent_window=40)
     state = jax.jit(cfdg(config, SPEC).init)(jax.random.key(0), offline, online)
     assert state.denoiser.normaliser.mean[0] == pytest.approx((4.0 - 1.0) / 2, abs=0.1)
-    rows, labels = draw_balanced(offline, online, jax.random.key(0), 64, 40)
+    rows, labels = draw_balanced(offline, online, LAYOUT, jax.random.key(0), 64, 40)
     assert rows[:, 0][labels == 1].min() > 2.5 and rows[:, 0][labels == 0].max() < 1.0
 
 

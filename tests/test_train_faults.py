@@ -67,7 +67,7 @@ def test_at_a_first_refresh_real_rows_take_the_place_of_rows_that_are_not_finite
     plain = generate.generate
     bad = lambda *args: (lambda new, metrics: (jnp.full_like(new, jnp.nan), metrics))(*plain(*args))
     monkeypatch.setattr(refresh, "generate", bad)
-    run = cfdg_jax.train(toy_config(seeds=1, augment__warm_start=True, **FEW), tmp_path / "run", progress=False)
+    run = cfdg_jax.train(toy_config(seeds=1, augment__pretrain_steps=20, **FEW), tmp_path / "run", progress=False)
     assert run.summary["failed_seeds"] == {} and "it keeps the rows it had" in capsys.readouterr().err
     program, saved = run.restore()
     layout = program.spec.layout

@@ -96,20 +96,20 @@ def test_interrupted_between_events_resumes_bit_identically(uninterrupted, tmp_p
 
 @pytest.fixture(scope="module")
 def refreshed(tmp_path_factory):
-    """By warm start, a run with several refreshes."""
+    """By steps of pre-training, a run with several refreshes."""
     folder = tmp_path_factory.mktemp("refreshed")
-    configs = {warm: toy_config(augment__warm_start=warm, refresh__every=30) for warm in (False, True)}
-    return {warm: cfdg_jax.train(config, folder / str(warm), progress=False) for warm, config in configs.items()}
+    configs = {steps: toy_config(augment__pretrain_steps=steps, refresh__every=30) for steps in (0, 20)}
+    return {steps: cfdg_jax.train(config, folder / str(steps), progress=False) for steps, config in configs.items()}
 
 
 @pytest.mark.parametrize(
-    ("dispatch", "warm_start", "lost"), [(1, False, False), (4, False, False), (6, True, False), (4, False, True)]
+    ("dispatch", "pretrain_steps", "lost"), [(1, 0, False), (4, 0, False), (6, 20, False), (4, 0, True)]
 )
 def test_a_refresh_interrupted_after_any_dispatch_continues_bit_identically(
-    dispatch, warm_start, lost, refreshed, tmp_path, monkeypatch
+    dispatch, pretrain_steps, lost, refreshed, tmp_path, monkeypatch
 ):
-    """In the fit, among the rows, in a warm-started second refresh; and anew where the kept half is lost."""
-    whole = refreshed[warm_start]
+    """In the fit, among the rows, in a second refresh that goes on; and anew where the kept half is lost."""
+    whole = refreshed[pretrain_steps]
     config = whole.config
     save, made = checkpoint.Kept.save, []
 

@@ -41,7 +41,8 @@ TINY = {
 
 def toy_config(augment="cfdg", agent="iql", stratify="none", mix=None, **values) -> TrainConfig:
     """Offline to online on the pure-JAX toy, two seeds, a second or two of work."""
-    tiny = TINY | ({"augment.steps": 20, "augment.batch": 16, "augment.sampler_steps": 3} if augment != "none" else {})
+    small = {"steps": 20, "pretrain_steps": 0, "batch": 16, "sampler_steps": 3} if augment != "none" else {}
+    tiny = TINY | {f"augment.{name}": value for name, value in small.items()}
     if mix == "oorb" or (mix is None and agent.startswith("apl")):
         tiny |= {"mix.gate": 50}
     given = {name.replace("__", "."): value for name, value in values.items()}

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from cfdg_jax.diffusion.network import Precision
 from cfdg_jax.diffusion.samplers import Solver
 from cfdg_jax.errors import require
-from cfdg_jax.methods import Entry, Preset
+from cfdg_jax.methods import Entry, Preset, Task
+from cfdg_jax.values import changed
 
 RowSolver = Literal["heun", "dpm++2m", "dpm++2m-sde", "dpm++3m"]
 Rows = Literal["online", "offline", "pooled"]
@@ -22,10 +23,10 @@ class DenoiserConfig:
 
     width: int = 1024  # units of the residual blocks
     steps: int = 100_000  # optimiser steps of a refresh
+    pretrain_steps: int = 0  # on the offline rows, once for all seeds; refreshes go on from there; 0: from scratch
     batch: int = 256  # rows per step
-    lr: float = 3e-4  # AdamW, cosine to 0 over `steps`
-    ema_share: float = 0.02  # window of the averaged weights that sample, as a share of `steps`; 0: no average
-    warm_start: bool = False  # keep the network between refreshes, at a constant rate; off: from scratch each time
+    lr: float = 3e-4  # AdamW, cosine to 0 over the steps of a fit
+    ema_share: float = 0.02  # window of the averaged weights that sample, as a share of a fit's steps; 0: no average
     recent_window: int = 0  # newest online rows that count as online data; 0: all
     solver: RowSolver = "heun"  # the dpm++ kinds need one evaluation a step instead of two
     sampler_steps: int = 128  # N: 2 N - 1 evaluations of heun (32 is the fast choice), N of dpm++
@@ -34,7 +35,8 @@ class DenoiserConfig:
     precision: Precision = "default"  # of matrix products; bfloat16 on accelerators trades accuracy for speed
 
     def __post_init__(self) -> None:
-        minima = {"width": 1, "steps": 1, "batch": 2, "sampler_steps": 2, "recent_window": 0, "churn": 0}
+        minima = {"width": 1, "steps": 1, "batch": 2, "sampler_steps": 2}
+        minima |= dict.fromkeys(("pretrain_steps", "recent_window", "churn"), 0)
         for name, least in minima.items():
             value = getattr(self, name)
             require(value >= least, f"augment.{name}", f"is {value}", f"must be at least {least}")
@@ -53,6 +55,11 @@ class DenoiserConfig:
         return max(16, self.width // 4)
 
     @property
+    def in_one_fit(self) -> DenoiserConfig:
+        """The config of a generator that is fitted once: as many steps as pre-training and a refresh together."""
+        return changed(self, {"steps": self.pretrain_steps + self.steps, "pretrain_steps": 0})
+
+    @property
     def sampler(self) -> Solver:
         return Solver(steps=self.sampler_steps, kind=self.solver, churn=self.churn)
 
@@ -63,13 +70,14 @@ def even_batch(config: DenoiserConfig, where: str = "") -> None:
     require(config.batch % 2 == 0, "augment.batch", f"is {config.batch}", remedy)
 
 
-def reduced_values(preset: Preset) -> dict[str, Any]:
+def reduced_values(preset: Preset, task: Task) -> dict[str, Any]:
     """A denoiser for a few CPU cores (docs/algorithms.md#refresh)."""
     if preset == "paper":
         return {}
     values: dict[str, Any] = {
         "augment.width": 256,
-        "augment.steps": 3_000,
+        "augment.pretrain_steps": 10_000 if task.has_data else 0,
+        "augment.steps": 1_000 if task.has_data else 3_000,
         "augment.lr": 2e-3,  # a fit of thousands of steps has no time for the 3e-4 of 100,000
         "augment.ema_share": 0.02,
         "augment.solver": "dpm++3m",  # at 24 evaluations as good as heun's 255 (benchmarks/results/samplers.md)
@@ -79,11 +87,14 @@ def reduced_values(preset: Preset) -> dict[str, Any]:
     }
     if preset == "smoke":
         values |= {"augment.width": 32, "augment.steps": 100, "augment.sampler_steps": 8}
+        values |= {"augment.pretrain_steps": 100 if task.has_data else 0}
     return values
 
 
 def check_use(config: Any, chosen: Mapping[str, Entry]) -> Iterator[str]:
-    """Warns of rows that are never generated, or never used."""
+    """Warns of rows that are never generated, or never used; refuses to pre-train on nothing."""
+    found = f"is {config.augment.pretrain_steps} and there is no dataset"
+    require(config.dataset != "" or not config.augment.pretrain_steps, "augment.pretrain_steps", found, "use 0")
     if config.online.steps and first_refresh(config) is None:
         yield "no refresh comes before the end, so no row is generated; lower refresh.every or min_online"
     if config.mix.composition == "fixed" and config.mix.synthetic_share == 0.0:

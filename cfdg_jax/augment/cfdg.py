@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from cfdg_jax.augment.base import DenoiserConfig, check_use, even_batch, reduced_values
-from cfdg_jax.augment.denoiser import row_network, row_training
+from cfdg_jax.augment.denoiser import pretraining, row_network, row_training
 from cfdg_jax.augment.rows import RowModel, RowState, draw_offline, draw_online, generate_rows, online_mask, row_model
 from cfdg_jax.augment.terminals import Part
 from cfdg_jax.diffusion import edm
@@ -26,7 +26,7 @@ from cfdg_jax.diffusion.guidance import classifier_free
 from cfdg_jax.diffusion.network import LabelEmbed
 from cfdg_jax.errors import require
 from cfdg_jax.methods import Augmenter, Entry, Preset, Task, Values
-from cfdg_jax.types import Array, Buffer, Key, Metrics, Source, Spec
+from cfdg_jax.types import Array, Buffer, Key, Metrics, RowLayout, Source, Spec
 
 OFFLINE, ONLINE, NULL = 0, 1, 2
 """Labels; null is the token of the unconditional branch."""
@@ -83,8 +83,7 @@ class CFDGConfig(DenoiserConfig):
 def cfdg(config: CFDGConfig, spec: Spec) -> Augmenter:
     """CFDG's generator as an `Augmenter`; its state is a `RowState`.
 
-    `init` and `fit` need at least two offline rows and two rows in the online ring. With `warm_start`, `fit` also
-    refits the normaliser, so that a kept state follows the ring.
+    `init` and `fit` need at least two offline rows and two rows in the online ring.
     """
     layout = spec.layout
     network = row_network(config, layout.generative_width, labels=3, label_embed=config.label_embed)
@@ -96,7 +95,7 @@ def cfdg(config: CFDGConfig, spec: Spec) -> Augmenter:
         return [(offline_rows, None), (online.rows, online_mask(online, config.recent_window))]
 
     def draw(offline_rows: Array, online: Buffer, key: Key) -> tuple[Array, Array]:
-        return draw_balanced(offline_rows, online, key, config.batch // 2, config.recent_window)
+        return draw_balanced(offline_rows, online, layout, key, config.batch // 2, config.recent_window)
 
     def model(state: RowState, source: int) -> RowModel:
         labelled = edm.denoiser(network, state.denoiser.ema)
@@ -110,22 +109,29 @@ def cfdg(config: CFDGConfig, spec: Spec) -> Augmenter:
     training = row_training(config, spec, network, parts, draw, drop)
     shares = {int(Source.SYNTHETIC_ONLINE): config.online_share, int(Source.SYNTHETIC_OFFLINE): 1 - config.online_share}
     shares = {source: share for source, share in shares.items() if share > 0}
-    return Augmenter(training.init, training.fit, generate, shares, config.steps, config.warm_start, model)
+    before = pretraining(cfdg, config, spec)
+    return Augmenter(training.init, training.fit, generate, shares, config.steps, training.adopt, before, model)
 
 
-def draw_balanced(offline_rows: Array, online: Buffer, key: Key, half: int, window: int = 0) -> tuple[Array, Array]:
-    """`half` offline rows and as many online rows `[2 half, D]`, with their labels `[2 half]`.
+def draw_balanced(
+    offline_rows: Array, online: Buffer, layout: RowLayout, key: Key, half: int, window: int = 0
+) -> tuple[Array, Array]:
+    """`half` offline rows and as many of the online ring `[2 half, D]`, with their labels `[2 half]`.
+
+    A row's label is its own source, so that a pre-training, whose ring holds offline rows, leaves the online label
+    untold. Told of offline rows too, the network learns to ignore labels, and needs long to unlearn it.
 
     Draws in proportion to the data would shift the null label's density at every refresh, and with it what one w means
     (docs/algorithms.md#cfdg).
     """
     offline_key, online_key = jax.random.split(key)
     parts = [draw_offline(offline_rows, offline_key, half), draw_online(online, online_key, half, window)]
-    return jnp.concatenate(parts), jnp.repeat(jnp.array([OFFLINE, ONLINE]), half)
+    rows = jnp.concatenate(parts)
+    return rows, jnp.where(rows[:, layout.source] == Source.OFFLINE, OFFLINE, ONLINE)
 
 
 def _values(preset: Preset, task: Task) -> Values:
-    return reduced_values(preset)
+    return reduced_values(preset, task)
 
 
 ENTRY = Entry(

@@ -7,7 +7,7 @@ repeat:     rows -> one step of `fit.fit_step` on their columns, one of the flag
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,9 @@ from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import Averaging, Normaliser, fit_normaliser, fit_step, init_state, normalise, optimiser
 from cfdg_jax.diffusion.network import LabelEmbed, Network, resmlp
 from cfdg_jax.errors import require
+from cfdg_jax.methods import Augmenter
 from cfdg_jax.types import Array, Buffer, Key, Metrics, Params, Spec
+from cfdg_jax.values import changed
 
 SETTLED = 8_192
 """Rows, at least, by which the rate of flags is set."""
@@ -44,14 +46,13 @@ class RowTraining(NamedTuple):
 
     Attributes:
       init: ``(key, offline_rows, online) -> RowState``.
-      refit: ``(state, offline_rows, online) -> state``: with `warm_start` the normaliser of the present rows, so that
-        a kept network follows the ring; without, the state as it is.
+      adopt: See `Augmenter.adopt`: a new optimiser and the normaliser of the present rows.
       step: ``(state, offline_rows, online, key) -> (state, metrics)``, one optimiser step.
       settle: ``(state, offline_rows, online, key) -> state`` that generates: after the steps of a call.
     """
 
     init: Callable[[Key, Array, Buffer], RowState]
-    refit: Callable[[RowState, Array, Buffer], RowState]
+    adopt: Callable[[RowState, Array, Buffer], RowState]
     step: Callable[[RowState, Array, Buffer, Key], tuple[RowState, Metrics]]
     settle: Callable[[RowState, Array, Buffer, Key], RowState]
 
@@ -59,7 +60,6 @@ class RowTraining(NamedTuple):
         self, state: RowState, offline_rows: Array, online: Buffer, key: Key, steps: int
     ) -> tuple[RowState, Metrics]:
         """`steps` steps; metrics are means over them."""
-        state = self.refit(state, offline_rows, online)
         step = lambda state, key: self.step(state, offline_rows, online, key)
         keys = jax.random.split(key, steps + 1)
         state, metrics = jax.lax.scan(step, state, keys[1:])
@@ -81,7 +81,7 @@ def row_training(
       draw: One batch.
       drop: ``(key, labels [B]) -> labels``, those that the denoiser is told.
     """
-    layout, flags, tx = spec.layout, flags_of(spec), optimiser(config.lr, None if config.warm_start else config.steps)
+    layout, flags, tx = spec.layout, flags_of(spec), optimiser(config.lr, config.steps)
     averaging = Averaging.over(config.ema_share, config.steps)
 
     def moments(parts: Sequence[Part]) -> Normaliser:
@@ -93,11 +93,9 @@ def row_training(
         denoiser = init_state(network.init(denoiser_key), tx, moments(data))
         return RowState(denoiser, flags.init(flag_key, data) if flags else ())
 
-    def refit(state: RowState, offline_rows: Array, online: Buffer) -> RowState:
-        if not config.warm_start:
-            return state
+    def adopt(state: RowState, offline_rows: Array, online: Buffer) -> RowState:
         data = parts(offline_rows, online)
-        denoiser = state.denoiser._replace(normaliser=moments(data))
+        denoiser = init_state(state.denoiser.ema, tx, moments(data))
         return RowState(denoiser, flags.follow(state.flags, data) if flags else ())
 
     def loss(params: Params, normaliser: Normaliser, rows: Array, labels: Array | None, key: Key) -> Array:
@@ -122,7 +120,15 @@ def row_training(
         rows, normaliser = rows.reshape(-1, layout.width), state.denoiser.normaliser
         return state._replace(flags=flags.settle(state.flags, normaliser, rows, keys[0]))
 
-    return RowTraining(init, refit, step, settle)
+    return RowTraining(init, adopt, step, settle)
+
+
+def pretraining(factory: Callable[[Any, Spec], Augmenter], config: DenoiserConfig, spec: Spec) -> Augmenter | None:
+    """See `Augmenter.pretraining`; the generator of `factory` with its denoiser's steps alone."""
+    if config.pretrain_steps == 0:
+        return None
+    own = changed(config, {"steps": config.pretrain_steps, "pretrain_steps": 0})
+    return factory(own, spec)._replace(fit_steps=config.pretrain_steps)
 
 
 def unlabelled_training(config: DenoiserConfig, learns: Rows, network: Network, spec: Spec) -> RowTraining:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from cfdg_jax.augment.base import DenoiserConfig, check_use, even_batch, reduced_values
-from cfdg_jax.augment.denoiser import RowTraining, row_network, unlabelled_training
+from cfdg_jax.augment.denoiser import RowTraining, pretraining, row_network, unlabelled_training
 from cfdg_jax.augment.energies import Columns, Energies, Switches, contrast, energy_network, energy_push, pushed
 from cfdg_jax.augment.rows import RowModel, RowState, draw_online, generate_rows, modelled, row_model
 from cfdg_jax.diffusion import edm
@@ -155,11 +155,15 @@ def fit(
         rows, metrics = p.training.step(state.rows, offline_rows, online, keys[i])
         return state._replace(rows=rows, metrics=state.metrics | metrics)
 
-    state = state._replace(rows=p.training.refit(state.rows, offline_rows, online))
     state = jax.lax.fori_loop(0, denoising, denoiser_step, state)
     state = jax.lax.fori_loop(denoising, steps, lambda i, state: energy_step(p, state, online, keys[i]), state)
     rows = p.training.settle(state.rows, offline_rows, online, settle_key)
     return state._replace(rows=rows, step=state.step + steps), state.metrics
+
+
+def adopt(p: Parts, state: EDISState, offline_rows: Array, online: Buffer) -> EDISState:
+    """See `Augmenter.adopt`: the energies are kept too."""
+    return state._replace(rows=p.training.adopt(state.rows, offline_rows, online), step=jnp.zeros((), jnp.int32))
 
 
 def plain(p: Parts, state: EDISState) -> Denoise:
@@ -203,7 +207,8 @@ def edis(config: EDISConfig, spec: Spec) -> Augmenter:
         generate=functools.partial(generate, p),
         shares={int(Source.SYNTHETIC_ONLINE): 1.0},
         fit_steps=p.fit_steps,
-        warm_start=config.warm_start,
+        adopt=functools.partial(adopt, p),
+        pretraining=pretraining(edis, config, spec),
         model=functools.partial(model, p),
     )
 
@@ -212,7 +217,7 @@ def _values(preset: Preset, task: Task) -> Values:
     """IQL-EDIS (docs/algorithms.md#edis)."""
     if preset == "paper":
         return {}
-    values = reduced_values(preset) | {"augment.energy_batch": 64, "augment.negatives": 4}
+    values = reduced_values(preset, task) | {"augment.energy_batch": 64, "augment.negatives": 4}
     if preset == "smoke":
         values |= {"augment.energy_batch": 8, "augment.negatives": 2, "augment.energy_steps": 3}
         values |= {"augment.energy_hidden": (32, 32)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from cfdg_jax.augment.base import DenoiserConfig, Rows, check_use, even_batch, reduced_values
-from cfdg_jax.augment.denoiser import row_network, unlabelled_training
+from cfdg_jax.augment.denoiser import pretraining, row_network, unlabelled_training
 from cfdg_jax.augment.rows import RowModel, RowState, generate_rows, row_model
 from cfdg_jax.diffusion import edm
 from cfdg_jax.methods import Augmenter, Entry, Preset, Task, Values, Variant, check_variant
@@ -73,11 +73,12 @@ def synther(config: SynthERConfig, spec: Spec) -> Augmenter:
 
     source = Source.SYNTHETIC_OFFLINE if config.data == "offline" else Source.SYNTHETIC_ONLINE
     shares = {int(source): 1.0}
-    return Augmenter(training.init, training.fit, generate, shares, config.steps, config.warm_start, model)
+    before = pretraining(synther, config, spec)
+    return Augmenter(training.init, training.fit, generate, shares, config.steps, training.adopt, before, model)
 
 
 def _values(preset: Preset, task: Task) -> Values:
-    return reduced_values(preset)
+    return reduced_values(preset, task)
 
 
 ENTRY = Entry(

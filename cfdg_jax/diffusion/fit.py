@@ -147,9 +147,9 @@ def drop_labels(key: Key, labels: Array, probability: Array | float, null: int) 
     return jnp.where(jax.random.bernoulli(key, probability, labels.shape), null, labels)
 
 
-def optimiser(lr: float, steps: int | None) -> optax.GradientTransformation:
-    """SynthER's: gradient norm clipped to 1, AdamW(.9, .99), no decay, cosine to 0 over `steps` (None: constant)."""
-    rate = lr if steps is None else optax.cosine_decay_schedule(lr, steps)
+def optimiser(lr: float, steps: int) -> optax.GradientTransformation:
+    """SynthER's: gradient norm clipped to 1, AdamW(.9, .99), no decay, cosine to 0 over `steps`."""
+    rate = optax.cosine_decay_schedule(lr, steps)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=0.0))
 
 

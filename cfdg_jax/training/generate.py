@@ -33,6 +33,13 @@ def start_generator(program: Program, state: TrainState, keys: Key, offline_rows
     return _over_online(program, init, state, keys)
 
 
+@compiled()
+def adopt_generator(program: Program, generator: Any, state: TrainState, offline_rows: Array) -> Any:
+    """The states that a refresh begins with, of those of all seeds before it."""
+    adopt = lambda augmenter, online, gen: augmenter.adopt(gen, offline_rows, online)
+    return _over_online(program, adopt, state, generator)
+
+
 @compiled(static=("steps",), donate=("generator",))
 def fit_generator(
     program: Program, generator: Any, state: TrainState, offline_rows: Array, keys: Key, steps: int
@@ -96,55 +103,64 @@ class Chunk(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """A generator to fit, and the rows to make with it.
+class Fit:
+    """A generator to be fitted.
 
     Attributes:
-      fit: ``(generator, start, steps) -> (generator, metrics)``; `start` counts the steps made before.
-      make: ``(generator, source, start, rows) -> (rows [..., rows, D], metrics)``; `start` as in `Chunk`.
-      fit_steps: Optimiser steps.
+      step: ``(generator, start, steps) -> (generator, metrics)``; `start` counts the steps made before.
+      steps: Optimiser steps.
       per_call: Steps of one dispatch.
-      rows: Rows by source.
-      chunk: Rows of one dispatch.
-      bars: The names of the two bars.
+      bar: The name of its bar.
     """
 
-    fit: Callable[[Any, int, int], tuple[Any, Metrics]]
-    make: Callable[[Any, int, int, int], tuple[Array, Metrics]]
-    fit_steps: int
+    step: Callable[[Any, int, int], tuple[Any, Metrics]]
+    steps: int
     per_call: int
+    bar: str = "fit"
+
+
+@dataclasses.dataclass(frozen=True)
+class Make:
+    """Rows to be made.
+
+    Attributes:
+      chunk_of: ``(generator, source, start, rows) -> (rows [..., rows, D], metrics)``; `start` as in `Chunk`.
+      rows: Rows by source.
+      chunk: Rows of one dispatch.
+    """
+
+    chunk_of: Callable[[Any, int, int, int], tuple[Array, Metrics]]
     rows: Mapping[int, int]
     chunk: int
-    bars: tuple[str, str] = ("fit", "generate")
 
 
-def fit_on(work: Work, generator: Any, done: int, progress: Progress) -> Iterator[tuple[int, Any, Metrics]]:
+def fit_on(fit: Fit, generator: Any, done: int, progress: Progress) -> Iterator[tuple[int, Any, Metrics]]:
     """The rest of a fit after `done` steps; yields ``(steps made, generator, metrics)`` after each dispatch."""
-    with progress.bar(work.bars[0], work.fit_steps, done) as bar:
-        for start in range(done, work.fit_steps, work.per_call):
-            steps = min(work.per_call, work.fit_steps - start)
-            generator, metrics = work.fit(generator, start, steps)
+    with progress.bar(fit.bar, fit.steps, done) as bar:
+        for start in range(done, fit.steps, fit.per_call):
+            steps = min(fit.per_call, fit.steps - start)
+            generator, metrics = fit.step(generator, start, steps)
             bar.update(steps)
             yield start + steps, generator, metrics
 
 
-def chunks(work: Work) -> Iterator[Chunk]:
+def chunks(make: Make) -> Iterator[Chunk]:
     """All rows, source after source."""
     number = first = 0
-    for source, total in work.rows.items():
-        for start in range(0, total, work.chunk):
-            rows = min(work.chunk, total - start)
+    for source, total in make.rows.items():
+        for start in range(0, total, make.chunk):
+            rows = min(make.chunk, total - start)
             yield Chunk(number, source, start, rows, first)
             number, first = number + 1, first + rows
 
 
-def make_on(work: Work, generator: Any, done: int, progress: Progress) -> Iterator[tuple[Chunk, Array, Metrics]]:
+def make_on(make: Make, generator: Any, done: int, progress: Progress) -> Iterator[tuple[Chunk, Array, Metrics]]:
     """The rest of the rows after `done` chunks; yields each chunk with its rows `[..., rows, D]` and metrics."""
-    left = [chunk for chunk in chunks(work) if chunk.number >= done]
-    before = sum(work.rows.values()) - sum(chunk.rows for chunk in left)
-    with progress.bar(work.bars[1], sum(work.rows.values()), before, unit="row") as bar:
+    left = [chunk for chunk in chunks(make) if chunk.number >= done]
+    before = sum(make.rows.values()) - sum(chunk.rows for chunk in left)
+    with progress.bar("generate", sum(make.rows.values()), before, unit="row") as bar:
         for chunk in left:
-            whole = min(work.chunk, work.rows[chunk.source])
-            rows, metrics = work.make(generator, chunk.source, chunk.start, whole)
+            whole = min(make.chunk, make.rows[chunk.source])
+            rows, metrics = make.chunk_of(generator, chunk.source, chunk.start, whole)
             yield chunk, rows[..., : chunk.rows, :], metrics
             bar.update(chunk.rows)

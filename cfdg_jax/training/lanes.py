@@ -6,7 +6,6 @@ enters the program as a traced `[]` array, and the factory is called again insid
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from cfdg_jax.config import TrainConfig, resolved
 from cfdg_jax.mix.registry import make_mix
 from cfdg_jax.stratify.registry import make_stratifier
 from cfdg_jax.types import Array, Spec
+from cfdg_jax.values import changed
 
 Settings = Mapping[str, Array]
 """``{dotted field: values}``, ``[S]`` of all lanes or ``[]`` of one; empty without an axis."""
@@ -47,9 +47,8 @@ def make_methods(config: TrainConfig, spec: Spec, settings: Settings) -> dict[st
 
 def with_settings(methods: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Copies of the methods' configs in which the fields of `settings` hold its values, unchecked."""
-    changed = dict(methods)
+    made = dict(methods)
     for path, value in settings.items():
         choice, _, leaf = path.partition(".")
-        changed[choice] = copy.copy(changed[choice])
-        object.__setattr__(changed[choice], leaf, value)
-    return changed
+        made[choice] = changed(made[choice], {leaf: value})
+    return made

@@ -28,6 +28,7 @@ def improve(session: Session) -> None:
     session.loop_arrays = driver.arrays
     try:
         with session.clock("online"), session.progress.bar("online", config.steps, session.step) as bar:
+            session.pretrain_generator()
             while True:
                 session.events()
                 if session.step >= config.steps:

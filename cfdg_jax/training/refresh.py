@@ -1,6 +1,6 @@
 """The refresh: fit the generator to what is known now, then put its rows into the synthetic rings.
 
-    generator <- init(keys)                    normaliser fitted on offline and online rows
+    generator <- init, or adopt the last       normaliser fitted on offline and online rows
     repeat     generator <- fit(generator)     fit_steps_per_call optimiser steps of all seeds per dispatch
     for each synthetic source, share:
         repeat rows[source] <- generate(chunk) written in place
@@ -13,7 +13,7 @@ when interrupted; all randomness is a function of the step and the place in the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,9 @@ from cfdg_jax.training.checkpoint import Kept
 from cfdg_jax.training.controls import controlled
 from cfdg_jax.training.devices import allocated, placed
 from cfdg_jax.training.generate import (
-    Work,
+    Fit,
+    Make,
+    adopt_generator,
     fit_generator,
     fit_on,
     generate,
@@ -61,9 +63,18 @@ class Refresh(NamedTuple):
 
 
 def refresh(
-    program: Program, state: TrainState, t: int, progress: Progress, interrupts: Interrupts, kept: Kept
+    program: Program,
+    state: TrainState,
+    pretrained: Any,
+    t: int,
+    progress: Progress,
+    interrupts: Interrupts,
+    kept: Kept,
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """Refreshes all seeds at environment step `t`, or continues what `kept` holds of it.
+
+    Args:
+      pretrained: The generator that all seeds' first refresh goes on from; () where each begins afresh.
 
     Returns:
       The state with a new generator and its rows in the synthetic rings, and metrics `[S]` of the fit and of the rows.
@@ -72,7 +83,8 @@ def refresh(
       Interrupted: if a signal arrived; `state` is still whole then, and what is done of the refresh is kept.
     """
     keys = purpose_keys(state.key, "refresh", t)
-    start = functools.partial(begin, program, state, keys)
+    first = functools.partial(beginning, program, state, pretrained, keys)
+    start = lambda: begin(program, state, keys, first())
     under_way = begun = placed(program.mesh, kept.load(jax.eval_shape(start)) or start())
     try:
         for under_way in advance(program, state, keys, begun, progress):
@@ -83,7 +95,7 @@ def refresh(
         raise
     kept.clear()
     made = under_way._replace(rows=controlled(program, keys, under_way.rows))
-    finished, whole = keep_finite(program, state, keys, made)
+    finished, whole = keep_finite(program, state, made, first)
     synthetic = {int(name): _added(program, state, int(name), rows) for name, rows in finished.rows.items()}
     metrics = {name: np.asarray(value) for name, value in finished.fit.items()}
     generated = np.full(len(program.config.lanes), sum(synthetic_rows(program).values()))
@@ -91,11 +103,13 @@ def refresh(
     return state._replace(generator=finished.generator, synthetic=synthetic), metrics
 
 
-def keep_finite(program: Program, state: TrainState, keys: Key, done: Refresh) -> tuple[Refresh, np.ndarray]:
+def keep_finite(
+    program: Program, state: TrainState, done: Refresh, first: Callable[[], Any]
+) -> tuple[Refresh, np.ndarray]:
     """A finished refresh in which seeds whose new rows are not finite keep what they had; and which were, `[S]` bool.
 
-    Such a seed goes on with its old rows and its old generator. At a first refresh it has none, and real rows of the
-    same origin take their place.
+    Such a seed goes on with its old rows and its old generator. At a first refresh it has none: real rows of the same
+    origin take their place, and the generator that ``first()`` began with.
     """
     known = slice(0, program.spec.layout.mc_return)
     finite = [jnp.isfinite(rows[..., known]).all(axis=(1, 2)) for rows in done.rows.values()]
@@ -104,9 +118,7 @@ def keep_finite(program: Program, state: TrainState, keys: Key, done: Refresh) -
         return done, whole
     pick = lambda new, old: jnp.where(whole.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
     rows = {name: pick(new, _stand_in(program, state, int(name), new.shape[1])) for name, new in done.rows.items()}
-    old = state.generator
-    if not state.synthetic:
-        old = start_generator(program, state, purpose_keys(keys, "init"), program.offline_rows)
+    old = state.generator if state.synthetic else first()
     return done._replace(rows=rows, generator=jax.tree.map(pick, done.generator, old)), whole
 
 
@@ -134,13 +146,20 @@ def _added(program: Program, state: TrainState, source: int, rows: Array) -> Buf
 _insert = jax.jit(ring.insert, donate_argnums=0)
 
 
-def begin(program: Program, state: TrainState, keys: Key) -> Refresh:
-    """Nothing done: a fresh generator, or with warm start the last one; no rows."""
+def beginning(program: Program, state: TrainState, pretrained: Any, keys: Key) -> Any:
+    """The generators of all seeds as a refresh finds them: fresh ones, those before it, or the pre-trained one."""
+    if program.augmenter.pretraining is None:
+        return start_generator(program, state, purpose_keys(keys, "init"), program.offline_rows)
+    lanes, last = len(program.config.lanes), state.generator
+    if not state.synthetic:
+        last = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (lanes, *leaf.shape)), pretrained)
+    last = jax.tree.map(jnp.copy, last)  # fitting donates it; an interrupted refresh needs the old
+    return adopt_generator(program, placed(program.mesh, last), state, program.offline_rows)
+
+
+def begin(program: Program, state: TrainState, keys: Key, generator: Any) -> Refresh:
+    """Nothing done: a generator as it begins, and no rows."""
     lanes, width = len(program.config.lanes), program.spec.layout.width
-    if program.augmenter.warm_start and state.synthetic:
-        generator = jax.tree.map(jnp.copy, state.generator)  # fitting donates it; an interrupted refresh needs the old
-    else:
-        generator = start_generator(program, state, purpose_keys(keys, "init"), program.offline_rows)
     fit = functools.partial(fit_generator.of(program), steps=1)
     metrics = jax.eval_shape(fit, generator, state, program.offline_rows, keys)[1]
     empty = lambda: {str(s): jnp.zeros((lanes, n, width), jnp.float32) for s, n in synthetic_rows(program).items()}
@@ -159,20 +178,18 @@ def advance(program: Program, state: TrainState, keys: Key, done: Refresh, progr
     """The rest of a refresh, one dispatch at a time."""
     config, offline_rows = program.config.refresh, program.offline_rows
 
-    def fit(generator: Any, start: int, steps: int) -> tuple[Any, Metrics]:
+    def step(generator: Any, start: int, steps: int) -> tuple[Any, Metrics]:
         return fit_generator(program, generator, state, offline_rows, purpose_keys(keys, "fit", start), steps=steps)
 
     def make(generator: Any, source: int, start: int, rows: int) -> tuple[Array, Metrics]:
         return generate(program, generator, purpose_keys(keys, f"generate{source}", start), source, rows)
 
-    work = Work(
-        fit, make, program.augmenter.fit_steps, config.fit_steps_per_call, synthetic_rows(program), config.chunk,
-        bars=("fit", "generate"),
-    )  # fmt: skip
-    for fitted, generator, metrics in fit_on(work, done.generator, int(done.fitted), progress):
+    fit = Fit(step, program.augmenter.fit_steps, config.fit_steps_per_call)
+    for fitted, generator, metrics in fit_on(fit, done.generator, int(done.fitted), progress):
         done = done._replace(fitted=jnp.int32(fitted), generator=generator, fit=metrics)
         yield done
-    for chunk, new, metrics in make_on(work, done.generator, int(done.made), progress):
+    rows_of = Make(make, synthetic_rows(program), config.chunk)
+    for chunk, new, metrics in make_on(rows_of, done.generator, int(done.made), progress):
         name = str(chunk.source)
         rows = write(done.rows[name], new, jnp.asarray(chunk.start))
         rejected = done.rejected + metrics["rejected"]

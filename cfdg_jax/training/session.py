@@ -25,6 +25,7 @@ from cfdg_jax.training.generate import synthetic_rows
 from cfdg_jax.training.learn import no_meters
 from cfdg_jax.training.logging import RunLogger
 from cfdg_jax.training.meters import Episodes, per_group, restored, saved
+from cfdg_jax.training.once import pretrained
 from cfdg_jax.training.origin import Origin
 from cfdg_jax.training.prepare import finite
 from cfdg_jax.training.program import Program
@@ -66,6 +67,8 @@ class Session:
         self.episodes = Episodes(len(program.config.lanes))
         if "episodes" in self.loop:
             self.episodes.sums = self.loop["episodes"]
+        self.pretrained: Any = ()
+        """The generator that first refreshes go on from."""
         self.loop_arrays: Callable[[], dict[str, np.ndarray]] = dict
         """What the online driver adds to a checkpoint."""
         self._rate = (time.perf_counter(), self.step)
@@ -188,13 +191,29 @@ class Session:
         said = "" if alive.all() else f" over {alive.sum()} of {len(scores)} seeds"
         return f"{scores[alive].mean():.1f}{said}"
 
+    def pretrain_generator(self) -> None:
+        """Before the first refresh of a generator that goes on from a pre-training: makes it, or finds it."""
+        never = first_refresh(self.program.config) is None or self.program.augmenter.pretraining is None
+        if never or self.state.synthetic:
+            return
+        with self.clock("generator"), self.checkpoint_if_interrupted():
+            fitted = pretrained(self.program, self.progress, self.interrupts)
+        self.pretrained = fitted.generator
+        if "generator" not in self.done:
+            for step, values in fitted.curve():
+                lanes = len(self.lanes)
+                self.logger.metrics("generator", step, {name: np.full(lanes, value) for name, value in values.items()})
+            self.done["generator"] = 0
+
     def refresh(self) -> None:
         """Refreshes the synthetic rings and writes one line of metrics."""
         start = time.perf_counter()
         with self.clock("refresh"), self.checkpoint_if_interrupted():
             place = self.folder / "checkpoints" / f"refresh-{self.step}"
             kept = Kept(place, f"{config_hash(self.program.config)} {self.step}", self.progress.warn)
-            self.state, metrics = refresh(self.program, self.state, self.step, self.progress, self.interrupts, kept)
+            self.state, metrics = refresh(
+                self.program, self.state, self.pretrained, self.step, self.progress, self.interrupts, kept
+            )
             if self.program.config.refresh.check:
                 metrics |= check_rows(self.program, self.state)
         for index in np.flatnonzero(metrics["finite"] == 0):

@@ -20,7 +20,7 @@ from cfdg_jax.config import TrainConfig, at_point, resolved
 from cfdg_jax.core import ring
 from cfdg_jax.errors import require
 from cfdg_jax.training.act import close_episodes, evaluate_act, insert_learn_act
-from cfdg_jax.training.generate import fit_generator, generate, start_generator
+from cfdg_jax.training.generate import adopt_generator, fit_generator, generate, start_generator
 from cfdg_jax.training.lanes import with_settings
 from cfdg_jax.training.learn import no_meters, traced_update
 from cfdg_jax.training.packet import Packet
@@ -78,9 +78,10 @@ def _ask(program: Program) -> None:
     """Asks the methods of a lane what the host does, whose answers have to be the same for all lanes."""
     lane = at_setting(program, {path: values[0] for path, values in program.settings.items()})
     augmenter, rows = lane.augmenter, program.offline_rows.shape[0]
+    before = augmenter.pretraining
     counts = [lane.mix.counts(shares, rows) for shares in ({}, augmenter.shares)]
     stages = [tuple(stage) for stage in lane.stratifier.stages]
-    answers = (dict(augmenter.shares), augmenter.fit_steps, augmenter.warm_start, counts, stages)
+    answers = (dict(augmenter.shares), augmenter.fit_steps, before and before.fit_steps, counts, stages)
     if any(isinstance(answer, jax.Array) for answer in jax.tree.leaves(answers)):
         raise OfTheHost
 
@@ -106,6 +107,7 @@ def _online(program: Program, state: TrainState, rows: Array) -> None:
     lanes, layout, shares = len(program.config.lanes), program.spec.layout, program.augmenter.shares
     if shares:
         generator = start_generator(program, state, state.key, rows)
+        generator = adopt_generator(program, generator, state, rows)
         generator, _ = fit_generator(program, generator, state, rows, state.key, steps=1)
         made = {source: generate(program, generator, state.key, source, 2)[0] for source in shares}
         state = state._replace(generator=generator, synthetic={source: ring.full(made[source]) for source in shares})
@@ -132,9 +134,17 @@ def _shared_parts(program: Program, path: str) -> Iterator[str]:
 
         return train
 
+    def pretrained(value: Array, state: TrainState) -> Any:
+        before, rows = at_setting(program, {path: value}).augmenter.pretraining, program.offline_rows
+        assert before is not None, "asked where there is one"
+        start = before.init(state.key[0], rows, ring.full(rows))
+        return before.fit(start, rows, ring.full(rows), state.key[0], 1)[0]
+
     state = jax.eval_shape(lambda: init(program, "offline"))
     value = jax.ShapeDtypeStruct((), np.float32)
     made = {stage.name: trained(stage) for stage in program.stratifier.stages if stage.shared}
+    if program.augmenter.pretraining is not None and program.config.online.steps:
+        made["generator"] = pretrained
     for name, make in {"its start": fresh, **made}.items():
         closed = jax.make_jaxpr(make)(value, state)
         _, used = dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))

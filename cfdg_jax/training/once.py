@@ -1,0 +1,148 @@
+"""A generator fitted once, for no seed's own rows: before a run's online phase, and for ``cfdg-jax sample``.
+
+    state  <- init(key)
+    repeat    state <- fit(state)          kept every minute, and when interrupted
+
+A pre-training is found again by what decides it: the compiled program's text, the rows, the key, and the machine's
+kind. So runs share it whose methods differ only in what it does not ask, such as the guidance weight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfdg_jax.core import ring
+from cfdg_jax.core.seeds import purpose_key
+from cfdg_jax.data.files import cache_dir
+from cfdg_jax.methods import Augmenter
+from cfdg_jax.training.checkpoint import Kept
+from cfdg_jax.training.generate import Fit, fit_on
+from cfdg_jax.training.origin import cores, digest_of
+from cfdg_jax.training.program import Program
+from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
+from cfdg_jax.types import Array, Buffer, Key, Metrics
+
+
+class Once(NamedTuple):
+    """A generator and what it is fitted to.
+
+    Attributes:
+      augmenter: Fitted for its ``fit_steps``.
+      offline: `[N, D]` rows.
+      online: A ring, or the offline rows as one.
+      key: `[]`.
+      per_call: Steps of one dispatch.
+      bar: The name of its bar.
+    """
+
+    augmenter: Augmenter
+    offline: Array
+    online: Buffer
+    key: Key
+    per_call: int
+    bar: str = "fit"
+
+
+class Fitted(NamedTuple):
+    """A generator under way, or whole.
+
+    Attributes:
+      done: `[]` int32, steps made.
+      generator: Its state.
+      ends: `[C]` int32, steps made at the end of each dispatch.
+      metrics: `[C]` of each dispatch; NaN of those to come.
+    """
+
+    done: Array
+    generator: Any
+    ends: Array
+    metrics: Metrics
+
+    def curve(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """The steps at which dispatches ended, and their metrics."""
+        for i, end in enumerate(self.ends):
+            yield int(end), {name: float(values[i]) for name, values in self.metrics.items()}
+
+
+def begin(once: Once) -> Fitted:
+    """Nothing done."""
+    generator = jax.jit(once.augmenter.init)(purpose_key(once.key, "init"), once.offline, once.online)
+    measured = lambda generator: once.augmenter.fit(generator, once.offline, once.online, once.key, 1)[1]
+    steps = once.augmenter.fit_steps
+    ends = np.minimum(np.arange(once.per_call, steps + once.per_call, once.per_call), steps)
+    unknown = {name: jnp.full(len(ends), jnp.nan) for name in jax.eval_shape(measured, generator)}
+    return Fitted(jnp.zeros((), jnp.int32), generator, jnp.asarray(ends), unknown)
+
+
+def fitted(once: Once, kept: Kept, progress: Progress, interrupts: Interrupts) -> Fitted:
+    """The generator, fitted: read back, continued, or made. What `kept` holds stays.
+
+    Raises:
+      Interrupted: if SIGINT or SIGTERM arrived; what is done so far is kept.
+      FloatingPointError: if the fit leaves the finite numbers.
+    """
+    fit = jax.jit(once.augmenter.fit, static_argnames="steps", donate_argnums=0)
+
+    def step(generator: Any, start: int, steps: int) -> tuple[Any, Metrics]:
+        return fit(generator, once.offline, once.online, purpose_key(once.key, "fit", start), steps=steps)
+
+    state = begun = kept.load(jax.eval_shape(lambda: begin(once))) or begin(once)
+    work = Fit(step, once.augmenter.fit_steps, once.per_call, once.bar)
+    if int(begun.done) == work.steps:
+        return begun
+    try:
+        for done, generator, metrics in fit_on(work, begun.generator, int(begun.done), progress):
+            values = {name: float(value) for name, value in metrics.items()}
+            if not np.isfinite(list(values.values())).all():
+                raise FloatingPointError(f"after {done:,} fit steps {values} is not finite; lower --augment.lr")
+            place = int(np.searchsorted(state.ends, done))
+            known = {name: state.metrics[name].at[place].set(value) for name, value in values.items()}
+            state = Fitted(jnp.int32(done), generator, state.ends, known)
+            kept.save(state)
+            interrupts.check()
+    except Interrupted:
+        kept.save(state, now=True)
+        raise
+    kept.save(state, now=True)
+    return state
+
+
+def pretrained(program: Program, progress: Progress, interrupts: Interrupts) -> Fitted:
+    """The generator that the first refresh of all seeds goes on from, kept in the data folder.
+
+    Raises:
+      Interrupted: see `fitted`.
+      FloatingPointError: see `fitted`.
+    """
+    once = before_online(program)
+    name = identity(once)
+    place = cache_dir() / "generators" / name
+    if place.is_dir():
+        progress.say(f"pre-trained generator: found in {place}")
+    return fitted(once, Kept(place, name, progress.warn), progress, interrupts)
+
+
+def before_online(program: Program) -> Once:
+    """The pre-training of a run's generator."""
+    augmenter, rows = program.augmenter.pretraining, program.offline_rows
+    assert augmenter is not None, "asked of a generator that is pre-trained"
+    key = purpose_key(jax.random.key(program.config.run_key), "generator")
+    return Once(augmenter, rows, ring.full(rows), key, program.config.refresh.fit_steps_per_call, "generator")
+
+
+def identity(once: Once) -> str:
+    """Twenty hex digits of all that decides the numbers of a fit."""
+    start = jax.eval_shape(lambda: begin(once)).generator
+    init = jax.jit(once.augmenter.init).lower(once.key, once.offline, once.online)
+    fit = jax.jit(once.augmenter.fit, static_argnames="steps")
+    program = fit.lower(start, once.offline, once.online, once.key, steps=once.per_call)
+    where = (jax.__version__, jax.local_devices()[0].device_kind, cores())
+    work = (once.augmenter.fit_steps, once.per_call, np.asarray(jax.random.key_data(once.key)).tolist())
+    said = (init.as_text(), program.as_text(), *where, *work, digest_of(np.asarray(once.offline)))
+    return hashlib.sha256(repr(said).encode()).hexdigest()[:20]
