@@ -158,6 +158,16 @@ def test_screen_with_more_rejected_than_accepted_rows():
     assert rejected == 4
 
 
+def test_the_first_places_go_to_rows_that_are_wanted_there():
+    x = jnp.arange(10.0)[:, None]
+    accepted, ends = jnp.arange(10) >= 4, jnp.isin(jnp.arange(10), jnp.array([6, 9]))
+    filled = lambda *wanted: np.asarray(jax.jit(screen)(x, accepted, *wanted)[0])[:, 0].tolist()
+    plain = [4, 5, 6, 7, 4, 5, 6, 7, 8, 9]
+    assert filled() == filled(ends, -2) == filled(ends & False, 3) == plain
+    assert filled(ends, 3) == [6, 9, 6, *plain[3:]]
+    assert filled(ends, 99) == [6, 9, 6, 9, *plain[4:]]
+
+
 def test_nothing_accepted_gives_nan_rows_that_stop_a_run(small):
     ema = jax.tree.map(lambda leaf: leaf * jnp.nan, small.state.denoiser.ema)
     broken = small.state._replace(denoiser=small.state.denoiser._replace(ema=ema))
@@ -295,10 +305,10 @@ def test_ablations_are_configuration(data, small):
         0
     ]
     unguided, guided = rows(w=0.0), rows(w=2.0)
-    np.testing.assert_allclose(rows(w=2.0, guide_above=1e5)[:, :6], unguided[:, :6], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(rows(w=2.0, guide_below=1e5)[:, :6], guided[:, :6], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(rows(w=2.0, guide_above=1e5)[:, :6], unguided[:, :6], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(rows(w=2.0, guide_below=1e5)[:, :6], guided[:, :6], rtol=1e-4, atol=1e-4)
     part = rows(w=2.0, guide_above=0.1, guide_below=5.0)
-    assert all(np.abs(part - other)[:, :6].max() > 1e-4 for other in (guided, unguided))
+    assert all(np.abs(part - other)[:, :6].max() > 1e-2 for other in (guided, unguided))
 
 
 @pytest.mark.parametrize("solver", ["dpm++2m", "dpm++2m-sde", "dpm++3m"])

@@ -100,7 +100,7 @@ def cfdg(config: CFDGConfig, spec: Spec) -> Augmenter:
     def model(state: RowState, source: int) -> RowModel:
         labelled = edm.denoiser(network, state.denoiser.ema)
         guided = classifier_free(labelled, LABELS[int(source)], NULL, config.w, config.guided)
-        return row_model(guided, state, config, spec)
+        return row_model(guided, state, config, spec, LABELS[int(source)])
 
     def generate(state: RowState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
         return generate_rows(model(state, source), config, layout, key, source, rows)

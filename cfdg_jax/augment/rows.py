@@ -79,6 +79,7 @@ class RowModel(NamedTuple):
       columns: ``(rows [..., D]) -> [..., d]``, the columns of packed rows in raw units. Its Jacobian has determinant 1.
       ended: ``(obs [..., O]) -> [...]`` bool, whether the task ends at a state; None where it never does.
       over: The same of states that no row starts from.
+      rate: `[]`, share of the real rows of its kind that end.
     """
 
     denoise: Denoise
@@ -86,16 +87,24 @@ class RowModel(NamedTuple):
     columns: Callable[[Array], Array]
     ended: Callable[[Array], Array] | None = None
     over: Callable[[Array], Array] | None = None
+    rate: Array | float = 0.0
 
 
-def row_model(denoise: Denoise, state: RowState, config: DenoiserConfig, spec: Spec) -> RowModel:
-    """The model of a denoiser of normalised columns and the classifier beside it."""
+def row_model(
+    denoise: Denoise, state: RowState, config: DenoiserConfig, spec: Spec, part: int | None = None
+) -> RowModel:
+    """The model of a denoiser of normalised columns and the classifier beside it.
+
+    Args:
+      part: That of the generator's data whose rows it makes; None for all alike.
+    """
     layout, flags, normaliser = spec.layout, flags_of(spec), state.denoiser.normaliser
     columns = lambda rows: modelled(config, layout, rows)[..., : layout.generative_width]
     if flags is None:
         return RowModel(denoise, normaliser, columns)
     of = lambda ask: functools.partial(ask, state.flags, normaliser)
-    return RowModel(denoise, normaliser, columns, of(flags.ended), of(flags.over))
+    rate = state.flags.rates.mean() if part is None else state.flags.rates[part]
+    return RowModel(denoise, normaliser, columns, of(flags.ended), of(flags.over), rate)
 
 
 def generate_rows(
@@ -110,36 +119,44 @@ def generate_rows(
     """`rows` packed rows `[rows, D]` of `source` from a model, and ``rejected``; `push` as for `samplers.sample`.
 
     Rejected are rows that are not finite, that leave ``|z| <= 10`` in normalised space, or that start where the task
-    has ended.
+    has ended. Most of these would have ended: a denoiser blurs on which side of the line they start. So rows that end
+    take the places, until as many end as in the data.
     """
     z = sample(model.denoise, config.sampler, key, (rows, layout.generative_width), push)
     x = unnormalise(model.normaliser, z)
     if config.next_obs == "change":
         x = x.at[:, layout.next_obs].add(x[:, layout.obs])
     accepted = jnp.all(jnp.abs(z) <= OUTLIER, axis=-1)
-    if model.over is not None:
-        accepted &= ~model.over(x[:, layout.obs])
-    x, rejected = screen(x, accepted)
-    terminal = model.ended(x[:, layout.next_obs]) if model.ended is not None else 0.0
-    return to_rows(x, layout, source, terminal), {"rejected": rejected}
+    if model.over is None or model.ended is None:
+        x, rejected = screen(x, accepted)
+        return to_rows(x, layout, source, 0.0), {"rejected": rejected}
+    accepted &= ~model.over(x[:, layout.obs])
+    ends = model.ended(x[:, layout.next_obs]) & accepted
+    x, rejected = screen(x, accepted, ends, jnp.round(model.rate * rows) - ends.sum())
+    return to_rows(x, layout, source, model.ended(x[:, layout.next_obs])), {"rejected": rejected}
 
 
-def screen(x: Array, accepted: Array) -> tuple[Array, Array]:
+def screen(x: Array, accepted: Array, first: Array | None = None, wanted: Array | float = 0.0) -> tuple[Array, Array]:
     """Replaces generated rows that are not accepted by accepted ones of the same chunk.
 
     Args:
       x: `[n, d]` generated rows.
       accepted: `[n]` bool.
+      first: `[n]` bool, accepted rows that fill the first `wanted` places, in turn, where there are any.
+      wanted: `[]`.
 
     Returns:
       `[n, d]` rows, all accepted ones in their places, and the number of rows replaced, float32. Where no row is
       accepted there is nothing to draw on: every row is NaN then and the number is n, by which a refresh knows to
       keep the rows it had.
     """
-    count = accepted.sum()
-    accepted_first = jnp.argsort(~accepted, stable=True)
-    substitute = accepted_first[(jnp.cumsum(~accepted) - 1) % jnp.maximum(count, 1)]
-    screened = x[jnp.where(accepted, jnp.arange(x.shape[0]), substitute)]
+    rows, count = x.shape[0], accepted.sum()
+    place = jnp.cumsum(~accepted) - 1
+    in_turn = lambda some: jnp.argsort(~some, stable=True)[place % jnp.maximum(some.sum(), 1)]
+    index = jnp.where(accepted, jnp.arange(rows), in_turn(accepted))
+    if first is not None:
+        index = jnp.where(~accepted & first.any() & (place < wanted), in_turn(first), index)
+    screened = x[index]
     return jnp.where(count > 0, screened, jnp.nan), (x.shape[0] - count).astype(jnp.float32)
 
 
