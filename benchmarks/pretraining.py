@@ -3,7 +3,8 @@
     python benchmarks/pretraining.py --out benchmarks/results/pretraining.md
 
 Offline rows are a local dataset; 10,000 rows of another play the online ring. By width it fits from scratch for every
-number of steps, and goes on for the same numbers from one pre-training, under the constants of preset ``reduced``. One-step errors are in units of a real step, medians; energy distances are to the label's own rows.
+number of steps, and goes on for the same numbers from one pre-training, under the constants of preset ``reduced``.
+One-step errors are in units of a real step, medians; energy distances are to the label's own rows.
 """
 
 from __future__ import annotations

@@ -43,18 +43,10 @@ def load_dataset(
     Raises:
       UserError: for unknown names, with the nearest valid ones, files that cannot be had, and bad data.
     """
-    kind, rest = split_name(name)
-    if kind == "d4rl":
-        path = d4rl.fetch(rest, data_dir=data_dir, allowed=download, progress=progress)
-    elif kind == "local":
-        path = local.build(rest, dynamics=dynamics, data_dir=data_dir, progress=progress)
-    elif kind == "minari":
-        path = minari.convert(rest, data_dir=data_dir, allowed=download)
-    else:
-        path = pathlib.Path(rest)
+    kind = split_name(name)[0]
+    path = file_of(name, dynamics=dynamics, download=download, progress=progress, data_dir=data_dir)
     arrays, metadata = read_npz(path) if path.suffix == ".npz" else read_hdf5(path)
-    _refuse_metadata(path, metadata)
-    task, logged_with = _environment(path, metadata)
+    task, logged_with = environment_of(path, metadata)
     dataset = from_arrays(
         arrays,
         str(path) if kind == "file" else str(name),
@@ -68,6 +60,31 @@ def load_dataset(
     if "doubt" in metadata:
         dataset = dataclasses.replace(dataset, warnings=(*dataset.warnings, str(metadata["doubt"])))
     return dataset
+
+
+def file_of(
+    name: str | os.PathLike[str],
+    *,
+    dynamics: Dynamics | None = None,
+    download: bool = True,
+    progress: bool = True,
+    data_dir: PathLike | None = None,
+) -> pathlib.Path:
+    """The file of a dataset, fetched or built where it is not there yet; see `load_dataset`."""
+    kind, rest = split_name(name)
+    if kind == "d4rl":
+        return d4rl.fetch(rest, data_dir=data_dir, allowed=download, progress=progress)
+    if kind == "local":
+        return local.build(rest, dynamics=dynamics, data_dir=data_dir, progress=progress)
+    if kind == "minari":
+        return minari.convert(rest, data_dir=data_dir, allowed=download)
+    return pathlib.Path(rest)
+
+
+def environment_of(path: pathlib.Path, metadata: Mapping[str, Any]) -> tuple[str, Dynamics]:
+    """Environment id and dynamics of a file, from its scalars or its name."""
+    _refuse_metadata(path, metadata)
+    return _environment(path, metadata)
 
 
 def _refuse_metadata(path: pathlib.Path, metadata: Mapping[str, Any]) -> None:
