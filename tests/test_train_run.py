@@ -19,7 +19,7 @@ from cfdg_jax.fields import override
 from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
 from cfdg_jax.report.runs import read_run
-from cfdg_jax.training import online, refresh
+from cfdg_jax.training import memory, online, refresh
 from cfdg_jax.training import run as run_module
 from cfdg_jax.training.act import online_step
 from cfdg_jax.training.build import load_program
@@ -371,3 +371,22 @@ def test_a_refresh_needs_the_memory_of_a_chunk_beside_the_rings():
     written = refresh.write.lower(ring, new, np.int32(0)).compile().memory_analysis()
     assert written.temp_size_in_bytes < chunk
     assert written.alias_size_in_bytes == 2 * rows * program.spec.layout.width * 4  # in place
+
+
+def test_a_plan_that_does_not_fit_says_how_many_seeds_would(monkeypatch, tmp_path):
+    """With half of the memory half of the seeds fit, next to what all share; one alone cannot be parted."""
+    sizes = {}
+    for seeds in (1, 6):
+        program = load_program(toy_config(seeds=seeds), Progress(False), Stopwatch())
+        sizes[seeds] = sum(memory.memory_plan(program, Progress(False)).values())
+    monkeypatch.setattr(memory, "available_mb", lambda: (sizes[1] + sizes[6]) / 2 / 0.9)
+    with pytest.raises(UserError, match=r"groups of 3 seeds, which fit, with cfdg-jax sweep FILE --group 3; or fewer"):
+        cfdg_jax.train(toy_config(seeds=6), tmp_path / "run", progress=False)
+    monkeypatch.setattr(memory, "available_mb", lambda: sizes[1] / 2)
+    with pytest.raises(UserError, match=r"memory: the plan needs .* use fewer --seeds"):
+        cfdg_jax.train(toy_config(seeds=1), tmp_path / "run", progress=False)
+
+
+def test_the_first_updates_are_told_once(tmp_path, capsys):
+    cfdg_jax.train(toy_config("none", seeds=1), tmp_path / "run", progress=True)
+    assert len(re.findall(r"^first updates after \d+\.\d s$", capsys.readouterr().err, re.MULTILINE)) == 1

@@ -52,7 +52,7 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
     devices, memories = devices_of(program)
     shares = {SHARED: devices / memories}  # one copy on each device; all else is split by lanes
     plan = {name: value * shares.get(name, 1.0 / memories) for name, value in plan.items()}
-    _require_fit(plan, progress)
+    _require_fit(plan, lanes if not config.vmap else 0, progress)
     return plan
 
 
@@ -75,12 +75,15 @@ def _megabytes(shapes: Any) -> float:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) / 1e6
 
 
-def _require_fit(plan: Mapping[str, float], progress: Progress) -> None:
+def _require_fit(plan: Mapping[str, float], seeds: int, progress: Progress) -> None:
     total, available = sum(plan.values()), available_mb()
     parts = ", ".join(f"{name} {value:,.0f} MB" for name, value in plan.items() if value >= 0.5)
     progress.say(f"memory plan: {parts}; {total:,.0f} MB of {available:,.0f} MB available")
     most = max(plan, key=lambda name: plan[name])
     remedies = "fewer --seeds or --vmap values, smaller networks, batches, --online.capacity or --refresh.capacity"
+    fit = int((0.9 * available - plan[SHARED]) / max(total - plan[SHARED], 1e-9) * seeds)
+    if 0 < fit < seeds:
+        remedies = f"groups of {fit} seeds, which fit, with cfdg-jax sweep FILE --group {fit}; or {remedies}"
     require(
         total < 0.9 * available,
         "memory",

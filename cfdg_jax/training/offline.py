@@ -39,6 +39,7 @@ def pretrain(session: Session) -> None:
                 program, session.state, session.meters, program.offline_rows, updates
             )
             block(session.state.step)
+            session.first_update()
             session.step += updates
             bar.update(updates)
 

@@ -27,8 +27,8 @@ def improve(session: Session) -> None:
     driver = make_driver(session)
     session.loop_arrays = driver.arrays
     try:
+        session.pretrain_generator()
         with session.clock("online"), session.progress.bar("online", config.steps, session.step) as bar:
-            session.pretrain_generator()
             while True:
                 session.events()
                 if session.step >= config.steps:
@@ -39,6 +39,8 @@ def improve(session: Session) -> None:
                     steps = min(steps, config.update_every - session.step % config.update_every)
                 driver.advance(session, steps, _counts(session) if config.update_every == 1 else None)
                 session.step += steps
+                if session.step > config.start_steps:
+                    session.first_update()
                 if config.update_every > 1 and session.step % config.update_every == 0:
                     _update_block(session)
                 bar.update(steps)

@@ -128,6 +128,12 @@ class Progress:
         self.score = ""
         """The last evaluation, in words."""
         self._outer: Bar | None = None
+        self._begun = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since it was made, when the work began."""
+        return time.monotonic() - self._begun
 
     @contextmanager
     def bar(self, name: str, total: int, done: int = 0, unit: str = "step", later: int = 0) -> Iterator[Bar]:

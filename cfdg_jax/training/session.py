@@ -72,6 +72,7 @@ class Session:
         self.loop_arrays: Callable[[], dict[str, np.ndarray]] = dict
         """What the online driver adds to a checkpoint."""
         self._rate = (time.perf_counter(), self.step)
+        self._updated = False
 
     # -- phases ------------------------------------------------------------------------------------------------------
 
@@ -104,6 +105,12 @@ class Session:
         stages = sum(stage.steps for stage in self.program.stratifier.stages) if config.online.steps else 0
         after = {"offline": stages + config.online.steps, "stratify": config.online.steps, "online": 0}
         return after[self.phase]
+
+    def first_update(self) -> None:
+        """When the first updates are made: says how long that took, data and compilation included."""
+        if not self._updated:
+            self._updated = True
+            self.progress.say(f"first updates after {self.progress.seconds:.1f} s")
 
     # -- events ------------------------------------------------------------------------------------------------------
 
