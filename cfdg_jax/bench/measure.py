@@ -6,6 +6,7 @@
 ``stratify``   the same step of preset `reduced` with each stratifier
 ``generator``  denoiser training steps/s, generated rows/s
 ``env``        environment steps/s for 1, 5, 20 and 64 copies
+``scaling``    updates/s of the first agent against seeds, width, batch, updates in a call and devices
 ``kernels``    kernels, FLOP, bytes and scratch memory of every compiled step; nothing is timed
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 import jax
 
-from cfdg_jax.bench import kernels, online, rates
+from cfdg_jax.bench import kernels, online, rates, scaling
 from cfdg_jax.bench.programs import matmul_gflops
 from cfdg_jax.errors import require
 from cfdg_jax.training.logging import device_name, versions, write_atomic
@@ -30,6 +31,7 @@ PARTS = {
     "stratify": online.stratify_rates,
     "generator": rates.generator_rates,
     "env": rates.env_rates,
+    "scaling": scaling.scaling_rates,
     "kernels": kernels.kernel_counts,
 }
 

@@ -101,7 +101,7 @@ def sample(
 def bench(what: tuple[str, ...], out: str | None, quick: bool) -> None:
     """Measure throughput beside this machine's matrix-product rate.
 
-    WHAT is one or several of offline, agents, online, stratify, generator, env, kernels; all by default.
+    WHAT is one or several of offline, agents, online, stratify, generator, env, scaling, kernels; all by default.
     """
     with starting():
         from cfdg_jax.bench.measure import bench
