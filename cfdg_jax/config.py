@@ -76,6 +76,7 @@ class OnlineConfig:
     start_steps: int = 5_000  # updates begin once this many online rows are there (PEX repository, RLPD)
     random_steps: int = 0  # uniformly random actions for this many first steps (SAC, RLPD, REDQ: start_steps)
     capacity: int = 1_000_000  # online ring, rows per seed
+    overlap: bool = False  # simulators step while the device updates: actions by parameters one update older
 
     @property
     def updates(self) -> int:

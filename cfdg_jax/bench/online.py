@@ -15,7 +15,7 @@ from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.registry import make_env, spec_of
 from cfdg_jax.presets import make_config
 from cfdg_jax.stratify.registry import STRATIFIERS
-from cfdg_jax.training.act import online_step
+from cfdg_jax.training.act import acting_step, learning_step, online_step
 from cfdg_jax.training.build import build_program
 from cfdg_jax.training.learn import no_meters, update_all
 from cfdg_jax.training.packet import Packet
@@ -27,7 +27,10 @@ def online_rates(quick: bool) -> dict[str, Any]:
     """Hopper, 5 seeds: the loop's step beside the same updates alone and the environment alone."""
     seeds, capacity = 5, 100_000 if quick else 1_000_000
     program = program_of("hopper", seeds, 200_000, {"online.capacity": capacity, "augment.width": 64})
-    step, environment, state, arguments = _online_seconds(program, 40 if quick else 300)
+    steps = 40 if quick else 300
+    step, environment, state, arguments = _online_seconds(program, steps)
+    overlapping = {"online.capacity": capacity, "augment.width": 64, "online.overlap": True}
+    overlap, *_ = _online_seconds(program_of("hopper", seeds, 200_000, overlapping), steps)
     update = _update_alone(program, state, 10 if quick else 100)
     temp = online_step.of(program).lower(state, *arguments).compile().memory_analysis().temp_size_in_bytes
     return {
@@ -36,6 +39,7 @@ def online_rates(quick: bool) -> dict[str, Any]:
         "steps_per_second": 1 / step,
         "milliseconds": {
             "step": 1e3 * step,
+            "step_with_overlap": 1e3 * overlap,
             "update": 1e3 * update,
             "environment": 1e3 * environment,
             "overhead": 1e3 * (step - update - environment),
@@ -72,19 +76,25 @@ def _online_seconds(program: Program, steps: int) -> tuple[float, float, Any, tu
     state, meters = init(program, "online"), no_meters(program, "online")
     obs, action = env.reset(), jnp.zeros((seeds, program.spec.act_dim))
     whole, environment = [], []
+    start = time.perf_counter()
     for t in range(steps + 10):
+        sent = np.asarray(action)  # waits for the device
+        whole.append(time.perf_counter() - start)
         start = time.perf_counter()
-        result = env.step(np.asarray(action))
+        result = env.step(sent)
         done = result.terminal | result.truncated
         current = env.reset(done) if done.any() else result.next_obs
         environment.append(time.perf_counter() - start)
         packet, obs = Packet(obs, action, result.reward, result.next_obs, result.terminal, current), current
-        rest = (packet.pack(), np.int32(t + 1), program.offline_rows, counts, False)
-        state, meters, action = online_step(program, state, meters, *rest)
-        jax.block_until_ready(action)
-        whole.append(time.perf_counter() - start)
+        step, rows = np.int32(t + 1), program.offline_rows
+        if program.config.online.overlap:
+            action = acting_step(program, state, packet.pack(), step, False)
+            state, meters = learning_step(program, state, meters, packet.pack(), step, rows, counts)
+        else:
+            state, meters, action = online_step(program, state, meters, packet.pack(), step, rows, counts, False)
     env.close()
-    return float(np.median(whole[10:])), float(np.median(environment[10:])), state, (meters, *rest)
+    rest = (meters, packet.pack(), step, rows, counts, False)
+    return float(np.median(whole[10:])), float(np.median(environment[10:])), state, rest
 
 
 def _update_alone(program: Program, state, repeats: int) -> float:

@@ -68,6 +68,8 @@ def insert_learn_act(
 ) -> tuple[TrainState, Meters, Array]:  # fmt: skip
     """Inserts one raw step of all seeds, makes ``utd`` updates unless `counts` is None, returns the next actions.
 
+    With ``online.overlap`` the actions are those of the parameters before these updates.
+
     Args:
       program: The run.
       state: Of all seeds.
@@ -78,6 +80,17 @@ def insert_learn_act(
       counts: Rows of a batch by origin.
       random: Whether the next actions are uniform noise.
     """
+    current = Packet.unpack(packet, program.spec).current
+    learnt, meters = insert_learn(program, state, meters, packet, t, offline_rows, counts)
+    acting = state if program.config.online.overlap else learnt
+    return learnt, meters, explore(program, acting, current, t, random)
+
+
+def insert_learn(
+    program: Program, state: TrainState, meters: Meters, packet: Array, t: Array, offline_rows: Array,
+    counts: Counts | None,
+) -> tuple[TrainState, Meters]:  # fmt: skip
+    """`insert_learn_act` without the actions."""
     step = Packet.unpack(packet, program.spec)
     rows = to_rows(program, *step[:5])
     state = state._replace(online=ring.insert(state.online, rows[:, None, :]))
@@ -88,7 +101,7 @@ def insert_learn_act(
         state = state._replace(stratifier=observed)
     if counts is not None:
         state, meters = learn_online(program, state, meters, offline_rows, counts, program.config.online.utd)
-    return state, meters, explore(program, state, step.current, t, random)
+    return state, meters
 
 
 @compiled(static=("counts", "random"), donate=("state", "meters"))
@@ -98,6 +111,21 @@ def online_step(
 ) -> tuple[TrainState, Meters, Array]:  # fmt: skip
     """`insert_learn_act` as a dispatch of its own, for simulators of the host."""
     return insert_learn_act(program, state, meters, jnp.asarray(packet), jnp.asarray(t), offline_rows, counts, random)
+
+
+@compiled(static=("counts",), donate=("state", "meters"))
+def learning_step(
+    program: Program, state: TrainState, meters: Meters, packet: ArrayLike, t: ArrayLike, offline_rows: Array,
+    counts: Counts | None,
+) -> tuple[TrainState, Meters]:  # fmt: skip
+    """`insert_learn` as a dispatch of its own, which goes on while simulators step."""
+    return insert_learn(program, state, meters, jnp.asarray(packet), jnp.asarray(t), offline_rows, counts)
+
+
+@compiled(static=("random",))
+def acting_step(program: Program, state: TrainState, packet: ArrayLike, t: ArrayLike, random: bool) -> Array:
+    """The next actions by the parameters as they are, before `learning_step` takes in the same packet."""
+    return explore(program, state, Packet.unpack(jnp.asarray(packet), program.spec).current, jnp.asarray(t), random)
 
 
 def close_episodes(program: Program, state: TrainState, done: Array, lengths: Array, returns: Array) -> TrainState:

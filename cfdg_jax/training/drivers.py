@@ -16,7 +16,15 @@ from jax.typing import ArrayLike
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.envs.registry import make_env
 from cfdg_jax.errors import UserError, require
-from cfdg_jax.training.act import act, close_episodes, end_episodes, insert_learn_act, online_step
+from cfdg_jax.training.act import (
+    act,
+    acting_step,
+    close_episodes,
+    end_episodes,
+    insert_learn_act,
+    learning_step,
+    online_step,
+)
 from cfdg_jax.training.devices import placed
 from cfdg_jax.training.evaluate import task_of
 from cfdg_jax.training.meters import Meters
@@ -101,10 +109,17 @@ class HostDriver:
         program, random_steps = session.program, session.program.config.online.random_steps
         for t in range(session.step + 1, session.step + steps + 1):
             packet, done, lengths, returns = self._step(session)
-            session.state, session.meters, self.action = online_step(
-                program, session.state, session.meters, packet.pack(), np.int32(t), program.offline_rows, counts,
-                t < random_steps,
-            )  # fmt: skip
+            step, random, rows = np.int32(t), t < random_steps, program.offline_rows
+            if program.config.online.overlap:
+                sent = placed(program.mesh, jnp.asarray(packet.pack()))
+                self.action = acting_step(program, session.state, sent, step, random)
+                session.state, session.meters = learning_step(
+                    program, session.state, session.meters, sent, step, rows, counts
+                )
+            else:
+                session.state, session.meters, self.action = online_step(
+                    program, session.state, session.meters, packet.pack(), step, rows, counts, random
+                )
             if done.any():
                 session.state = end_episodes(program, session.state, done, lengths, returns)
 
