@@ -45,6 +45,20 @@ class Agent(NamedTuple):
     value: Callable[[Any, Array, Array], Array]
 
 
+class Judge(NamedTuple):
+    """What an agent thinks of rows at one time, for one seed.
+
+    Attributes:
+      value: Its pessimistic critic.
+      act: ``(obs [..., O], key) -> action [..., A]``, its evaluation policy.
+      discount: `[]` or a number.
+    """
+
+    value: Value
+    act: Callable[[Array, Key], Array]
+    discount: Array | float
+
+
 class Augmenter(NamedTuple):
     """A generator of synthetic rows for one seed, as pure functions.
 
@@ -52,7 +66,7 @@ class Augmenter(NamedTuple):
       init: ``(key, offline_rows [N, D], online Buffer) -> state``: fresh networks, optimiser and average, and the
         normaliser fitted to the rows.
       fit: ``(state, offline_rows, online, key, steps) -> (state, metrics)``: `steps` (a Python int) optimiser steps,
-        scanned, each on rows it draws itself.
+        scanned, each on rows it draws itself. Where there is a `score`, its scores are an argument `scores`.
       generate: ``(state, key, source, rows) -> (rows [rows, D], metrics)``: `source` a synthetic `Source` (Python
         int), `rows` a Python int. Metrics hold at least ``rejected``, the rows screened out and replaced.
       shares: Share of each synthetic `Source` among generated rows, summing to 1; empty for no augmentation.
@@ -63,16 +77,19 @@ class Augmenter(NamedTuple):
       pretraining: The generator as it is fitted before the online phase, its `fit_steps` steps, once for all seeds:
         its online rows are the offline rows too. None where every refresh begins afresh.
       model: ``(state, source) -> augment.rows.RowModel``, what `generate` samples from; None for no augmentation.
+      score: ``(offline_rows, online, judge, key) -> scores`` of the real rows, which all calls of one fit are given;
+        `judge` is the agent's, None where there is none. None for a generator that is told no scores.
     """
 
     init: Callable[[Key, Array, Buffer], Any]
-    fit: Callable[[Any, Array, Buffer, Key, int], tuple[Any, Metrics]]
+    fit: Callable[..., tuple[Any, Metrics]]
     generate: Callable[[Any, Key, int, int], tuple[Array, Metrics]]
     shares: Mapping[int, float]
     fit_steps: int
     adopt: Callable[[Any, Array, Buffer], Any] = lambda state, offline_rows, online: state
     pretraining: Augmenter | None = None
     model: Callable[[Any, int], Any] | None = None
+    score: Callable[[Array, Buffer, Judge | None, Key], Any] | None = None
 
 
 class Mix(NamedTuple):

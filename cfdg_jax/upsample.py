@@ -150,6 +150,7 @@ def _require_generator(config: TrainConfig, online: str | None) -> None:
     require(not config.vmap, "vmap", "is an axis of training, and one generator makes the rows", "leave it out")
     known = f"name a generator, such as --augment {default_generator()}"
     require(fitted_to is not None, "augment", f"is {name}", known)
+    config.augment.check_without_agent()
     if online is not None:
         found = f"is {online}, but {name} is fitted to offline rows alone"
         require(fitted_to != "offline", "online", found, "leave --online out")

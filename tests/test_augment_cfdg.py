@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cfdg_jax.augment import cfdg as module
-from cfdg_jax.augment.cfdg import CFDGConfig, cfdg, draw_balanced
+from cfdg_jax.augment.cfdg import CFDGConfig, cfdg, draw_balanced, labels_of
 from cfdg_jax.augment.rows import online_mask, screen, to_rows
 from cfdg_jax.core import ring
 from cfdg_jax.diffusion.fit import Normaliser, unnormalise
@@ -72,7 +72,8 @@ def trained(data):
 
 def test_batches_are_balanced_by_label(data):
     offline, online = data
-    rows, labels = draw_balanced(offline, online, LAYOUT, jax.random.key(0), 128)
+    rows = draw_balanced(offline, online, jax.random.key(0), 128)
+    labels = labels_of(rows, LAYOUT)
     sources = np.asarray(rows[:, LAYOUT.source])
     assert np.bincount(np.asarray(labels)).tolist() == [128, 128]
     np.testing.assert_array_equal(sources[np.asarray(labels) == 0], Source.OFFLINE)
@@ -275,7 +276,7 @@ def test_a_pre_training_tells_the_online_label_of_no_row(data):
     config = dataclasses.replace(SMALL, pretrain_steps=7)
     before = cfdg(config, SPEC).pretraining
     assert before.fit_steps == 7 and before.pretraining is None and cfdg(SMALL, SPEC).pretraining is None
-    _, labels = draw_balanced(offline, ring.full(offline), LAYOUT, jax.random.key(0), 64)
+    labels = labels_of(draw_balanced(offline, ring.full(offline), jax.random.key(0), 64), LAYOUT)
     assert set(np.asarray(labels).tolist()) == {0}
 
 
@@ -293,7 +294,8 @@ def test_recent_window_is_the_online_data(data):
     config = dataclasses.replace(SMALL, recent_window=40)
     state = jax.jit(cfdg(config, SPEC).init)(jax.random.key(0), offline, online)
     assert state.denoiser.normaliser.mean[0] == pytest.approx((4.0 - 1.0) / 2, abs=0.1)
-    rows, labels = draw_balanced(offline, online, LAYOUT, jax.random.key(0), 64, 40)
+    rows = draw_balanced(offline, online, jax.random.key(0), 64, 40)
+    labels = labels_of(rows, LAYOUT)
     assert rows[:, 0][labels == 1].min() > 2.5 and rows[:, 0][labels == 0].max() < 1.0
 
 

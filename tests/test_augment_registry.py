@@ -27,7 +27,7 @@ def test_every_entry_makes_an_augmenter_from_its_default_config(name):
 @pytest.mark.parametrize("name", list(AUGMENTERS))
 def test_a_method_has_few_knobs(name):
     """Public fields, the variant's name among them; low-level switches are the variants'."""
-    limits = {"none": 0, "synther": 14, "edis": 18, "cfdg": 18}
+    limits = {"none": 0, "synther": 14, "edis": 18, "cfdg": 20}
     assert len(dataclasses.fields(AUGMENTERS[name].config)) <= limits[name]
     for variant, (fields, switches) in AUGMENTERS[name].variants.items():
         assert dataclasses.is_dataclass(switches) and switches.__dataclass_params__.frozen

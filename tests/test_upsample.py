@@ -12,6 +12,7 @@ from cfdg_jax import upsample as module
 from cfdg_jax.data import transforms
 from cfdg_jax.data.load import load_dataset
 from cfdg_jax.data.pack import pack
+from cfdg_jax.training import once
 from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.types import Source
 
@@ -78,6 +79,18 @@ def test_cfdg_writes_both_kinds(tmp_path):
     assert kinds == {Source.SYNTHETIC_OFFLINE: 20, Source.SYNTHETIC_ONLINE: 80}
 
 
+@pytest.mark.parametrize("condition", ["return", "surprise"])
+def test_a_condition_that_needs_no_agent_is_told(tmp_path, condition, monkeypatch):
+    told, tell = [], once.told_alone
+    monkeypatch.setattr(once, "told_alone", lambda *args: told.append(tell(*args)) or told[-1])
+    out = tmp_path / "top.hdf5"
+    assert run(out, "--online", OTHER, "--augment.condition", condition, augment="cfdg", rows="20") == 0
+    known = [np.asarray(part) for part in told[-1]["scores"]]
+    assert [len(part) for part in known] == [len(load_dataset(name)) for name in (DATA, OTHER)]
+    assert all(0 < part.min() < 0.01 and part.max() > 0.9 for part in known)
+    assert len(load_dataset(str(out))) == 20
+
+
 @pytest.mark.parametrize(("fitted_to", "named"), [("online", [OTHER]), ("pooled", [DATA, OTHER])])
 def test_the_file_names_the_data_it_was_made_from(tmp_path, fitted_to, named):
     out = tmp_path / "x.hdf5"
@@ -130,6 +143,10 @@ def test_an_interrupted_call_continues_to_the_same_file(tmp_path, monkeypatch, c
     ("arguments", "message"),
     [
         ({"augment": "cfdg"}, "online: is missing: cfdg is fitted to offline and online rows; name the second"),
+        (
+            {"augment": "cfdg", "more": ["--online", OTHER, "--augment.condition", "advantage"]},
+            "augment.condition: is advantage, which an agent has to judge, and there is none; use return, surprise or",
+        ),
         ({"rows": "0"}, "rows: is 0; must be at least 1"),
         ({"rows": "many"}, "rows: is 'many'; must be a whole number"),
         ({"augment": "synter"}, "augment: 'synter' is unknown; did you mean synther"),

@@ -49,6 +49,9 @@ class DenoiserConfig:
         """The rows that the generator learns."""
         return "pooled"
 
+    def check_without_agent(self) -> None:
+        """Refuses, with a `UserError`, what a generator can be only in a run, where there is an agent to ask."""
+
     @property
     def embedding(self) -> int:
         """Units of the embeddings of noise level and label: a quarter of the width, at least 16."""

@@ -5,6 +5,8 @@
                 each label <- null with probability p_uncond;  denoising loss
     generate:   D = (1 + w) D(x, label) - w D(x, null);  screen, clip actions, flag terminals
 
+With a `condition` beside the label, each row also tells the quantile of its score (`cfdg_jax.augment.conditions`).
+
 No code of the authors was found. The config decides, field by field, what their text leaves open
 (docs/algorithms.md#cfdg).
 """
@@ -12,20 +14,23 @@ No code of the authors was found. The config decides, field by field, what their
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from cfdg_jax.augment.base import DenoiserConfig, check_use, even_batch, reduced_values
+from cfdg_jax.augment.conditions import JUDGED, Condition, Scores, score_rows, top_quantiles
 from cfdg_jax.augment.denoiser import pretraining, row_network, row_training
 from cfdg_jax.augment.rows import RowModel, RowState, draw_offline, draw_online, generate_rows, online_mask, row_model
 from cfdg_jax.augment.terminals import Part
+from cfdg_jax.core.seeds import purpose_key
 from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import drop_labels
 from cfdg_jax.diffusion.guidance import classifier_free
-from cfdg_jax.diffusion.network import LabelEmbed
+from cfdg_jax.diffusion.network import UNKNOWN, LabelEmbed, Told
 from cfdg_jax.errors import require
-from cfdg_jax.methods import Augmenter, Entry, Preset, Task, Values
+from cfdg_jax.methods import Augmenter, Entry, Judge, Preset, Task, Values
 from cfdg_jax.types import Array, Buffer, Key, Metrics, RowLayout, Source, Spec
 
 OFFLINE, ONLINE, NULL = 0, 1, 2
@@ -49,6 +54,8 @@ class CFDGConfig(DenoiserConfig):
     guide_above: float = 0.0  # lowest noise level sigma that is guided (0: all, as CFDG)
     guide_below: float | None = None  # highest noise level sigma that is guided (none: all, as CFDG)
     online_share: float = 0.8  # synthetic-online share of generated rows, 8:2 (CFDG)
+    condition: Condition = "label"  # told beside the label: a score of the row, as a quantile; label: nothing (CFDG)
+    condition_top: float = 0.1  # generated rows are told quantiles between 1 - top and 1 (PGR: .1 to .25)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +78,12 @@ class CFDGConfig(DenoiserConfig):
             f"is 0 while w is {self.w}",
             "guidance needs a trained null label; use p_uncond > 0 or w = 0",
         )
+        top = self.condition_top
+        require(0 < top <= 1, "augment.condition_top", f"is {top}", "must be greater than 0 and at most 1")
+
+    def check_without_agent(self) -> None:
+        found = f"is {self.condition}, which an agent has to judge, and there is none"
+        require(self.condition not in JUDGED, "augment.condition", found, "use return, surprise or label")
 
     @property
     def guided(self) -> tuple[float, float] | None:
@@ -86,7 +99,10 @@ def cfdg(config: CFDGConfig, spec: Spec) -> Augmenter:
     `init` and `fit` need at least two offline rows and two rows in the online ring.
     """
     layout = spec.layout
-    network = row_network(config, layout.generative_width, labels=3, label_embed=config.label_embed)
+    scored = config.condition != "label"
+    network = row_network(config, layout.generative_width, 3, config.label_embed, quantiles=scored)
+    told = Told if scored else lambda label, quantile: label
+    null = told(NULL, UNKNOWN)
 
     def parts(offline_rows: Array, online: Buffer) -> list[Part]:
         require(
@@ -94,40 +110,52 @@ def cfdg(config: CFDGConfig, spec: Spec) -> Augmenter:
         )
         return [(offline_rows, None), (online.rows, online_mask(online, config.recent_window))]
 
-    def draw(offline_rows: Array, online: Buffer, key: Key) -> tuple[Array, Array]:
-        return draw_balanced(offline_rows, online, layout, key, config.batch // 2, config.recent_window)
+    def draw(offline_rows: Array, online: Buffer, key: Key) -> Array:
+        return draw_balanced(offline_rows, online, key, config.batch // 2, config.recent_window)
 
-    def model(state: RowState, source: int) -> RowModel:
+    def tell(key: Key, rows: Array, quantiles: Any) -> Any:
+        return drop_labels(key, told(labels_of(rows, layout), quantiles), config.p_uncond, null)
+
+    def at(state: RowState, source: int, quantile: Array | float) -> RowModel:
         labelled = edm.denoiser(network, state.denoiser.ema)
-        guided = classifier_free(labelled, LABELS[int(source)], NULL, config.w, config.guided)
+        guided = classifier_free(labelled, told(LABELS[int(source)], quantile), null, config.w, config.guided)
         return row_model(guided, state, config, spec, LABELS[int(source)])
 
-    def generate(state: RowState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
-        return generate_rows(model(state, source), config, layout, key, source, rows)
+    def model(state: RowState, source: int) -> RowModel:
+        return at(state, source, 1.0 - config.condition_top / 2)
 
-    drop = lambda key, labels: drop_labels(key, labels, config.p_uncond, NULL)
-    training = row_training(config, spec, network, parts, draw, drop)
+    def generate(state: RowState, key: Key, source: int, rows: int) -> tuple[Array, Metrics]:
+        quantile = top_quantiles(purpose_key(key, "condition"), config.condition_top, rows)
+        return generate_rows(at(state, source, quantile), config, layout, key, source, rows)
+
+    def score(offline_rows: Array, online: Buffer, judge: Judge | None, key: Key) -> Scores:
+        return score_rows(config.condition, layout, offline_rows, online, judge, key, draw, config.recent_window)
+
+    training = row_training(config, spec, network, parts, draw, tell)
     shares = {int(Source.SYNTHETIC_ONLINE): config.online_share, int(Source.SYNTHETIC_OFFLINE): 1 - config.online_share}
     shares = {source: share for source, share in shares.items() if share > 0}
-    before = pretraining(cfdg, config, spec)
-    return Augmenter(training.init, training.fit, generate, shares, config.steps, training.adopt, before, model)
+    made = Augmenter(training.init, training.fit, generate, shares, config.steps, training.adopt, model=model)
+    return made._replace(pretraining=pretraining(cfdg, config, spec), score=score if scored else None)
 
 
-def draw_balanced(
-    offline_rows: Array, online: Buffer, layout: RowLayout, key: Key, half: int, window: int = 0
-) -> tuple[Array, Array]:
-    """`half` offline rows and as many of the online ring `[2 half, D]`, with their labels `[2 half]`.
-
-    A row's label is its own source, so that a pre-training, whose ring holds offline rows, leaves the online label
-    untold. Told of offline rows too, the network learns to ignore labels, and needs long to unlearn it.
+def draw_balanced(offline_rows: Array, online: Buffer, key: Key, half: int, window: int = 0) -> Array:
+    """`half` offline rows and as many of the online ring, `[2 half, D]`.
 
     Draws in proportion to the data would shift the null label's density at every refresh, and with it what one w means
     (docs/algorithms.md#cfdg).
     """
     offline_key, online_key = jax.random.split(key)
     parts = [draw_offline(offline_rows, offline_key, half), draw_online(online, online_key, half, window)]
-    rows = jnp.concatenate(parts)
-    return rows, jnp.where(rows[:, layout.source] == Source.OFFLINE, OFFLINE, ONLINE)
+    return jnp.concatenate(parts)
+
+
+def labels_of(rows: Array, layout: RowLayout) -> Array:
+    """The labels `[n]` of rows `[n, D]`.
+
+    A row's label is its own source, so that a pre-training, whose ring holds offline rows, leaves the online label
+    untold. Told of offline rows too, the network learns to ignore labels, and needs long to unlearn it.
+    """
+    return jnp.where(rows[:, layout.source] == Source.OFFLINE, OFFLINE, ONLINE)
 
 
 def _values(preset: Preset, task: Task) -> Values:

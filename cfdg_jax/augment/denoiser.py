@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cfdg_jax.augment.base import DenoiserConfig, Rows
+from cfdg_jax.augment.conditions import Draw
 from cfdg_jax.augment.rows import RowState, draw_offline, draw_online, modelled, online_mask
 from cfdg_jax.augment.terminals import Part, flags_of
 from cfdg_jax.diffusion import edm
@@ -25,11 +26,15 @@ from cfdg_jax.values import changed
 
 SETTLED = 8_192
 """Rows, at least, by which the rate of flags is set."""
-Draw = Callable[[Array, Buffer, Key], tuple[Array, Array | None]]
-"""``(offline_rows, online, key) -> (rows [B, D], labels [B] or None)``: one batch, each part in equal shares."""
 
 
-def row_network(config: DenoiserConfig, columns: int, labels: int = 0, label_embed: LabelEmbed = "mlp") -> Network:
+def row_network(
+    config: DenoiserConfig,
+    columns: int,
+    labels: int = 0,
+    label_embed: LabelEmbed = "mlp",
+    quantiles: bool = False,
+) -> Network:
     """The denoising network of rows of `columns` generated columns."""
     return resmlp(
         columns,
@@ -37,6 +42,7 @@ def row_network(config: DenoiserConfig, columns: int, labels: int = 0, label_emb
         dim_t=config.embedding,
         labels=labels,
         label_embed=label_embed,
+        quantiles=quantiles,
         precision=config.precision,
     )
 
@@ -47,20 +53,21 @@ class RowTraining(NamedTuple):
     Attributes:
       init: ``(key, offline_rows, online) -> RowState``.
       adopt: See `Augmenter.adopt`: a new optimiser and the normaliser of the present rows.
-      step: ``(state, offline_rows, online, key) -> (state, metrics)``, one optimiser step.
+      step: ``(state, offline_rows, online, key, scores) -> (state, metrics)``, one optimiser step; `scores` are a
+        `conditions.Scores`, of which the rows drawn are told theirs, or ().
       settle: ``(state, offline_rows, online, key) -> state`` that generates: after the steps of a call.
     """
 
     init: Callable[[Key, Array, Buffer], RowState]
     adopt: Callable[[RowState, Array, Buffer], RowState]
-    step: Callable[[RowState, Array, Buffer, Key], tuple[RowState, Metrics]]
+    step: Callable[[RowState, Array, Buffer, Key, Any], tuple[RowState, Metrics]]
     settle: Callable[[RowState, Array, Buffer, Key], RowState]
 
     def fit(
-        self, state: RowState, offline_rows: Array, online: Buffer, key: Key, steps: int
+        self, state: RowState, offline_rows: Array, online: Buffer, key: Key, steps: int, scores: Any = ()
     ) -> tuple[RowState, Metrics]:
         """`steps` steps; metrics are means over them."""
-        step = lambda state, key: self.step(state, offline_rows, online, key)
+        step = lambda state, key: self.step(state, offline_rows, online, key, scores)
         keys = jax.random.split(key, steps + 1)
         state, metrics = jax.lax.scan(step, state, keys[1:])
         return self.settle(state, offline_rows, online, keys[0]), jax.tree.map(jnp.mean, metrics)
@@ -72,14 +79,14 @@ def row_training(
     network: Network,
     parts: Callable[[Array, Buffer], Sequence[Part]],
     draw: Draw,
-    drop: Callable[[Key, Array], Array] | None = None,
+    tell: Callable[[Key, Array, Any], Any] | None = None,
 ) -> RowTraining:
     """The training of a generator of rows.
 
     Args:
       parts: ``(offline_rows, online) -> parts`` that `draw` draws from in equal shares.
       draw: One batch.
-      drop: ``(key, labels [B]) -> labels``, those that the denoiser is told.
+      tell: ``(key, rows [B, D], quantiles [B] or ()) -> condition``, what the denoiser is told of rows; None: nothing.
     """
     layout, flags, tx = spec.layout, flags_of(spec), optimiser(config.lr, config.steps)
     averaging = Averaging.over(config.ema_share, config.steps)
@@ -98,17 +105,20 @@ def row_training(
         denoiser = init_state(state.denoiser.ema, tx, moments(data))
         return RowState(denoiser, flags.follow(state.flags, data) if flags else ())
 
-    def loss(params: Params, normaliser: Normaliser, rows: Array, labels: Array | None, key: Key) -> Array:
-        label_key, sigma_key, noise_key = jax.random.split(key, 3)
+    def loss(params: Params, normaliser: Normaliser, rows: Array, quantiles: Any, key: Key) -> Array:
+        tell_key, sigma_key, noise_key = jax.random.split(key, 3)
         clean = normalise(normaliser, modelled(config, layout, rows)[:, : layout.generative_width])
-        told = drop(label_key, labels) if drop is not None and labels is not None else labels
+        told = tell(tell_key, rows, quantiles) if tell is not None else None
         sigma, noise = edm.draw_sigma(sigma_key, clean.shape[:1]), jax.random.normal(noise_key, clean.shape)
         return edm.loss(network, params, clean, sigma, noise, told).mean()
 
-    def step(state: RowState, offline_rows: Array, online: Buffer, key: Key) -> tuple[RowState, Metrics]:
+    def step(
+        state: RowState, offline_rows: Array, online: Buffer, key: Key, scores: Any = ()
+    ) -> tuple[RowState, Metrics]:
         row_key, loss_key, flag_key = jax.random.split(key, 3)
-        (rows, labels), normaliser = draw(offline_rows, online, row_key), state.denoiser.normaliser
-        of = lambda params: loss(params, normaliser, rows, labels, loss_key)
+        rows, normaliser = draw(offline_rows, online, row_key), state.denoiser.normaliser
+        quantiles = scores.drawn(draw, online, row_key) if scores else ()
+        of = lambda params: loss(params, normaliser, rows, quantiles, loss_key)
         denoiser, metrics = fit_step(state.denoiser, of, tx, averaging)
         return RowState(denoiser, flags.step(state.flags, normaliser, rows, flag_key) if flags else ()), metrics
 
@@ -116,7 +126,7 @@ def row_training(
         if flags is None:
             return state
         keys = jax.random.split(key, 1 + -(-SETTLED // config.batch))
-        rows = jax.vmap(lambda key: draw(offline_rows, online, key)[0])(keys[1:])
+        rows = jax.vmap(lambda key: draw(offline_rows, online, key))(keys[1:])
         rows, normaliser = rows.reshape(-1, layout.width), state.denoiser.normaliser
         return state._replace(flags=flags.settle(state.flags, normaliser, rows, keys[0]))
 
@@ -142,11 +152,11 @@ def unlabelled_training(config: DenoiserConfig, learns: Rows, network: Network, 
         online_part = (online.rows, online_mask(online, config.recent_window))
         return [(offline_rows, None)] * from_offline + [online_part] * from_online
 
-    def draw(offline_rows: Array, online: Buffer, key: Key) -> tuple[Array, None]:
+    def draw(offline_rows: Array, online: Buffer, key: Key) -> Array:
         offline_key, online_key = jax.random.split(key)
         count = config.batch // (from_offline + from_online)
         rows = [draw_offline(offline_rows, offline_key, count)] if from_offline else []
         rows += [draw_online(online, online_key, count, config.recent_window)] if from_online else []
-        return jnp.concatenate(rows), None
+        return jnp.concatenate(rows)
 
     return row_training(config, spec, network, parts, draw)

@@ -152,7 +152,7 @@ def fit(
     denoising = jnp.clip(p.config.steps - made, 0, steps)
 
     def denoiser_step(i: Array, state: EDISState) -> EDISState:
-        rows, metrics = p.training.step(state.rows, offline_rows, online, keys[i])
+        rows, metrics = p.training.step(state.rows, offline_rows, online, keys[i], ())
         return state._replace(rows=rows, metrics=state.metrics | metrics)
 
     state = jax.lax.fori_loop(0, denoising, denoiser_step, state)

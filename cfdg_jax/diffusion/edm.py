@@ -10,7 +10,7 @@ Coefficients, constants and their sources: docs/algorithms.md#edm.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from cfdg_jax.types import Array, Key, Params
 
 Denoise = Callable[[Array, Array], Array]
 """``(x [n, d], sigma []) -> D [n, d]``."""
-DenoiseConditional = Callable[[Array, Array, Array | None], Array]
+DenoiseConditional = Callable[[Array, Array, Any], Array]
 """``(x [..., d], sigma [...], condition) -> D [..., d]``; sigma and condition broadcast against x's leading axes."""
 
 
@@ -48,7 +48,7 @@ def preconditioning(sigma: Array, sigma_data: float = 1.0) -> Preconditioning:
 def denoiser(network: Network, params: Params, sigma_data: float = 1.0) -> DenoiseConditional:
     """The preconditioned denoiser of a raw network."""
 
-    def denoise(x: Array, sigma: Array, condition: Array | None = None) -> Array:
+    def denoise(x: Array, sigma: Array, condition: Any = None) -> Array:
         c = preconditioning(sigma, sigma_data)
         raw = network.apply(params, c.c_in[..., None] * x, c.c_noise, condition)
         return c.c_skip[..., None] * x + c.c_out[..., None] * raw
@@ -72,7 +72,7 @@ def loss(
     clean: Array,
     sigma: Array,
     noise: Array,
-    condition: Array | None = None,
+    condition: Any = None,
     sigma_data: float = 1.0,
 ) -> Array:
     """Weighted denoising loss of each row, ``lambda(sigma) mean_d (D - y)^2``, `[B]`.

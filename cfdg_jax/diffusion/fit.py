@@ -142,9 +142,13 @@ def unnormalise(normaliser: Normaliser, z: Array) -> Array:
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
-def drop_labels(key: Key, labels: Array, probability: Array | float, null: int) -> Array:
-    """Replaces each label `[B]` by `null` with `probability`, row by row, never the batch as a whole."""
-    return jnp.where(jax.random.bernoulli(key, probability, labels.shape), null, labels)
+def drop_labels(key: Key, labels: Any, probability: Array | float, null: Any) -> Any:
+    """Replaces each label `[B]` by `null` with `probability`, row by row, never the batch as a whole.
+
+    Labels may be a NamedTuple of arrays `[B]`, and null one of the same kind: all of a row are dropped together.
+    """
+    dropped = jax.random.bernoulli(key, probability, jax.tree.leaves(labels)[0].shape)
+    return jax.tree.map(lambda label, none: jnp.where(dropped, none, label), labels, null)
 
 
 def optimiser(lr: float, steps: int) -> optax.GradientTransformation:

@@ -10,6 +10,7 @@ w = 0 is plain conditional sampling; a "scale" of other codebases is 1 + w (docs
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,8 @@ from cfdg_jax.types import Array
 
 def classifier_free(
     denoise: DenoiseConditional,
-    label: Array | int,
-    null: Array | int,
+    label: Any,
+    null: Any,
     w: Array | float,
     interval: tuple[float, float] | None = None,
 ) -> Denoise:
@@ -31,19 +32,20 @@ def classifier_free(
     Args:
       denoise: The labelled denoiser. It must broadcast labels `[2, n]` or `[2, 1]` against x `[n, d]`; both branches
         are evaluated in that one call.
-      label: `[]` or `[n]`, what is wanted.
-      null: `[]`, the label that stands for no label.
+      label: `[]` or `[n]`, what is wanted; or a NamedTuple of such, all of which are told.
+      null: `[]`, the label that stands for no label; of the same kind.
       w: Guidance weight >= 0, a Python number or a traced `[]` array. With a Python 0 the null branch is never
         evaluated; a traced weight always evaluates both.
       interval: Noise levels ``low <= sigma <= high`` that are guided (Kynkaanniemi et al. 2024, arXiv 2404.07724); None
         for all. Elsewhere the conditional branch alone is evaluated, as sigma is one number for all rows and seeds.
     """
-    label = jnp.asarray(label)
+    label = jax.tree.map(jnp.asarray, label)
     if isinstance(w, int | float):
         require(w >= 0, "w", f"is {w}", "must be at least 0")
         if w == 0:
             return lambda x, sigma: denoise(x, sigma, label)
-    labels = jnp.stack(jnp.broadcast_arrays(label, jnp.asarray(null, label.dtype))).reshape(2, -1)
+    pair = lambda one, none: jnp.stack(jnp.broadcast_arrays(one, jnp.asarray(none, one.dtype))).reshape(2, -1)
+    labels = jax.tree.map(pair, label, null)
 
     def guided(x: Array, sigma: Array) -> Array:
         conditional, unconditional = denoise(x, sigma, labels)

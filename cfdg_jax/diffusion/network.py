@@ -1,10 +1,10 @@
 """The denoising network: SynthER's residual MLP with a noise-level embedding and an optional label or condition.
 
-    h = W_in [x | condition] + time_mlp(c_noise) + label_mlp(label)
+    h = W_in [x | condition] + time_mlp(c_noise) + label_mlp(label) + quantile_mlp(quantile)
     h = W_up h;  repeat blocks: h = h + W relu(norm(h));  F = W_out relu(norm(h))
 
-Noise level and label broadcast against the rows. Where all rows share them, as in sampling, their embeddings are
-computed once and not once per row. Sizes and sources: docs/algorithms.md#edm.
+Noise level, label and quantile broadcast against the rows. Where all rows share them, as in sampling, their embeddings
+are computed once and not once per row. Sizes and sources: docs/algorithms.md#edm.
 """
 
 from __future__ import annotations
@@ -34,6 +34,21 @@ _PRECISIONS: dict[str, Any] = {
 }
 _MANTISSA = {"tensorfloat32": 10, "bfloat16": 7}
 _FREQUENCIES = 8  # random Fourier features (SynthER denoiser_network.py, learned_sinusoidal_dim 16)
+_HARMONICS = 4  # sines and cosines of a quantile, from half a wave on
+UNKNOWN = -1.0
+"""A quantile that is not told."""
+
+
+class Told(NamedTuple):
+    """What a network is told of a row beside its noise level; its parts broadcast against the rows.
+
+    Attributes:
+      label: Integers `[...]`.
+      quantile: Of a score, in [0, 1], `[...]`; `UNKNOWN` where it is not told.
+    """
+
+    label: Any
+    quantile: Any
 
 
 class Network(NamedTuple):
@@ -42,11 +57,11 @@ class Network(NamedTuple):
     Attributes:
       init: ``(key) -> params``.
       apply: ``(params, x [..., d], c_noise [...], condition) -> F [..., d]``. `c_noise` broadcasts against x's leading
-        axes; `condition` is None, integer labels `[...]` that broadcast likewise, or vectors `[..., c]`.
+        axes; `condition` is None, integer labels `[...]` that broadcast likewise, `Told`, or vectors `[..., c]`.
     """
 
     init: Callable[[Key], Params]
-    apply: Callable[[Params, Array, Array, Array | None], Array]
+    apply: Callable[[Params, Array, Array, Any], Array]
 
 
 def resmlp(
@@ -57,6 +72,7 @@ def resmlp(
     blocks: int = 6,
     labels: int = 0,
     label_embed: LabelEmbed = "mlp",
+    quantiles: bool = False,
     condition_dim: int = 0,
     layer_norm: bool = False,
     precision: Precision = "default",
@@ -70,19 +86,24 @@ def resmlp(
       blocks: Residual blocks.
       labels: Number of integer labels, the null label included; 0 for no labels.
       label_embed: How a label enters.
+      quantiles: Whether a quantile is told beside each label: conditions are then `Told`. It enters by Fourier features
+        through a two-layer MLP, added to the time embedding; a learnt vector stands for one that is not told.
       condition_dim: Columns of a condition vector joined to x; excludes `labels`.
       layer_norm: Normalise before every activation.
       precision: See `Precision`.
     """
     if labels and condition_dim:
         raise ValueError("a network takes labels or a condition vector, not both")
+    if quantiles and not labels:
+        raise ValueError("quantiles are told beside labels")
     module = _ResMLP(event_dim, width, dim_t, blocks, labels, label_embed, layer_norm, precision)
 
     def init(key: Key) -> Params:
-        condition = jnp.zeros((), jnp.int32) if labels else jnp.zeros(condition_dim) if condition_dim else None
+        condition: Any = jnp.zeros((), jnp.int32) if labels else jnp.zeros(condition_dim) if condition_dim else None
+        condition = Told(condition, jnp.zeros(())) if quantiles else condition
         return module.init(key, jnp.zeros(event_dim), jnp.zeros(()), condition)["params"]
 
-    def apply(params: Params, x: Array, c_noise: Array, condition: Array | None = None) -> Array:
+    def apply(params: Params, x: Array, c_noise: Array, condition: Any = None) -> Array:
         return cast(Array, module.apply({"params": params}, x, c_noise, condition))
 
     return Network(init, apply)
@@ -99,8 +120,9 @@ class _ResMLP(nn.Module):
     precision: Precision
 
     @nn.compact
-    def __call__(self, x: Array, c_noise: Array, condition: Array | None) -> Array:
+    def __call__(self, x: Array, c_noise: Array, condition: Any) -> Array:
         embedding = self._time(c_noise)
+        condition, quantile = condition if isinstance(condition, Told) else (condition, None)
         if self.labels:
             one_hot = jax.nn.one_hot(condition, self.labels, dtype=jnp.float32)
             if self.label_embed == "mlp":
@@ -110,6 +132,8 @@ class _ResMLP(nn.Module):
                 x = _join(x, one_hot)
         elif condition is not None:
             x = _join(x, condition)
+        if quantile is not None:
+            embedding = embedding + self._quantile(jnp.asarray(quantile))
         h = self._dense("in", x, self.dim_t) + embedding
         h = self._dense("up", h, self.width)
         for block in range(self.blocks):
@@ -125,6 +149,13 @@ class _ResMLP(nn.Module):
     def _label_table(self) -> Array:
         rows = self.param("labels", nn.initializers.normal(1.0), (self.labels, self.dim_t))
         return self._dense("label2", jax.nn.silu(self._dense("label1", rows, self.dim_t)), self.dim_t)
+
+    def _quantile(self, quantile: Array) -> Array:
+        angle = jnp.pi * quantile[..., None] * jnp.arange(1, _HARMONICS + 1)
+        features = jnp.concatenate([quantile[..., None], jnp.sin(angle), jnp.cos(angle)], axis=-1)
+        told = self._dense("quantile2", jax.nn.silu(self._dense("quantile1", features, self.dim_t)), self.dim_t)
+        null = self.param("quantile_null", nn.initializers.normal(1.0), (self.dim_t,))
+        return jnp.where(quantile[..., None] == UNKNOWN, null, told)
 
     def _dense(self, name: str, x: Array, features: int) -> Array:
         return _dense(name, x, features, self.precision)

@@ -10,10 +10,15 @@ All randomness is a function of the place in the work, so that a loop that is cu
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax
+
+from cfdg_jax.core.seeds import purpose_key
 from cfdg_jax.errors import require
+from cfdg_jax.methods import Augmenter, Judge
 from cfdg_jax.training.program import Program, compiled, each_seed
 from cfdg_jax.training.progress import Progress
 from cfdg_jax.types import Array, Buffer, Key, Metrics, TrainState
@@ -40,13 +45,43 @@ def adopt_generator(program: Program, generator: Any, state: TrainState, offline
     return _over_online(program, adopt, state, generator)
 
 
+@compiled()
+def score_rows(program: Program, state: TrainState, offline_rows: Array, keys: Key) -> Any:
+    """Scores of the real rows of all seeds, by their agents as they are; of a generator that is told scores."""
+    online = state.online
+
+    def one(lane: Program, rows: Array, agent_state: Any, key: Key) -> Any:
+        agent, score = lane.online_agent, lane.augmenter.score
+        assert score is not None, "see scores_of"
+        act = lambda obs, key: agent.act(agent_state, obs, key, False)
+        judge = Judge(functools.partial(agent.value, agent_state), act, lane.returns.discount)
+        return score(offline_rows, Buffer(rows, online.position, online.size), judge, key)
+
+    return each_seed(program, one, (0, 0, 0))(online.rows, state.agent, keys)
+
+
+def scores_of(program: Program, state: TrainState, offline_rows: Array, keys: Key) -> Any:
+    """What a fit is told of the real rows: `score_rows`, or () where there are no scores."""
+    return () if program.augmenter.score is None else score_rows(program, state, offline_rows, keys)
+
+
+def told_alone(augmenter: Augmenter, offline_rows: Array, online: Buffer, key: Key) -> dict[str, Any]:
+    """What the fit of one generator is told of the real rows where there is no agent, as keyword arguments."""
+    score, key = augmenter.score, purpose_key(key, "score")
+    return {} if score is None else {"scores": jax.jit(score)(offline_rows, online, None, key)}
+
+
 @compiled(static=("steps",), donate=("generator",))
 def fit_generator(
-    program: Program, generator: Any, state: TrainState, offline_rows: Array, keys: Key, steps: int
+    program: Program, generator: Any, state: TrainState, offline_rows: Array, keys: Key, steps: int, scores: Any = ()
 ) -> tuple[Any, Metrics]:
-    """`steps` optimiser steps of all seeds."""
-    one = lambda augmenter, online, gen, key: augmenter.fit(gen, offline_rows, online, key, steps)
-    return _over_online(program, one, state, generator, keys)
+    """`steps` optimiser steps of all seeds; `scores` are those of `scores_of`."""
+
+    def one(augmenter: Augmenter, online: Buffer, gen: Any, key: Key, scores: Any) -> tuple[Any, Metrics]:
+        told = {} if augmenter.score is None else {"scores": scores}
+        return augmenter.fit(gen, offline_rows, online, key, steps, **told)
+
+    return _over_online(program, one, state, generator, keys, scores)
 
 
 @compiled(static=("source", "rows"))

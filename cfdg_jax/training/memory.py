@@ -10,7 +10,7 @@ import jax
 
 from cfdg_jax.core.flops import largest_array
 from cfdg_jax.errors import require
-from cfdg_jax.training.generate import fit_generator, generate, start_generator, synthetic_rows
+from cfdg_jax.training.generate import fit_generator, generate, score_rows, scores_of, start_generator, synthetic_rows
 from cfdg_jax.training.learn import traced_update
 from cfdg_jax.training.prepare import init
 from cfdg_jax.training.program import Program
@@ -63,12 +63,15 @@ def _of_generator(program: Program) -> dict[str, float]:
     generator = jax.eval_shape(start_generator.of(program), state, state.key, offline)
     source = next(iter(program.augmenter.shares))
     rows = min(config.chunk, synthetic_rows(program)[source])
+    scores = jax.eval_shape(lambda state: scores_of(program, state, offline, state.key), state)
     traced = [
-        fit_generator.of(program).trace(generator, state, offline, state.key, steps=1),
+        fit_generator.of(program).trace(generator, state, offline, state.key, steps=1, scores=scores),
         generate.of(program).trace(generator, state.key, source=source, rows=rows),
     ]
+    if scores:
+        traced.append(score_rows.of(program).trace(state, offline, state.key))
     scratch = max(largest_array(each.jaxpr.jaxpr) for each in traced) / 1e6
-    return {"generator": 2 * _megabytes(generator), "generating": scratch}
+    return {"generator": 2 * _megabytes(generator) + _megabytes(scores), "generating": scratch}
 
 
 def _megabytes(shapes: Any) -> float:

@@ -22,7 +22,7 @@ from cfdg_jax.core.seeds import purpose_key
 from cfdg_jax.data.files import cache_dir
 from cfdg_jax.methods import Augmenter
 from cfdg_jax.training.checkpoint import Kept
-from cfdg_jax.training.generate import Fit, fit_on
+from cfdg_jax.training.generate import Fit, fit_on, told_alone
 from cfdg_jax.training.origin import cores, digest_of
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
@@ -73,7 +73,11 @@ class Fitted(NamedTuple):
 def begin(once: Once) -> Fitted:
     """Nothing done."""
     generator = jax.jit(once.augmenter.init)(purpose_key(once.key, "init"), once.offline, once.online)
-    measured = lambda generator: once.augmenter.fit(generator, once.offline, once.online, once.key, 1)[1]
+
+    def measured(generator: Any) -> Metrics:
+        told = told_alone(once.augmenter, once.offline, once.online, once.key)
+        return once.augmenter.fit(generator, once.offline, once.online, once.key, 1, **told)[1]
+
     steps = once.augmenter.fit_steps
     ends = np.minimum(np.arange(once.per_call, steps + once.per_call, once.per_call), steps)
     unknown = {name: jnp.full(len(ends), jnp.nan) for name in jax.eval_shape(measured, generator)}
@@ -90,12 +94,13 @@ def fitted(once: Once, kept: Kept, progress: Progress, interrupts: Interrupts) -
     fit = jax.jit(once.augmenter.fit, static_argnames="steps", donate_argnums=0)
 
     def step(generator: Any, start: int, steps: int) -> tuple[Any, Metrics]:
-        return fit(generator, once.offline, once.online, purpose_key(once.key, "fit", start), steps=steps)
+        return fit(generator, once.offline, once.online, purpose_key(once.key, "fit", start), steps=steps, **told)
 
     state = begun = kept.load(jax.eval_shape(lambda: begin(once))) or begin(once)
     work = Fit(step, once.augmenter.fit_steps, once.per_call, once.bar)
     if int(begun.done) == work.steps:
         return begun
+    told = told_alone(once.augmenter, once.offline, once.online, once.key)
     try:
         for done, generator, metrics in fit_on(work, begun.generator, int(begun.done), progress):
             values = {name: float(value) for name, value in metrics.items()}
@@ -141,8 +146,10 @@ def identity(once: Once) -> str:
     start = jax.eval_shape(lambda: begin(once)).generator
     init = jax.jit(once.augmenter.init).lower(once.key, once.offline, once.online)
     fit = jax.jit(once.augmenter.fit, static_argnames="steps")
-    program = fit.lower(start, once.offline, once.online, once.key, steps=once.per_call)
+    told = told_alone(once.augmenter, once.offline, once.online, once.key)
+    program = fit.lower(start, once.offline, once.online, once.key, steps=once.per_call, **told)
     where = (jax.__version__, jax.local_devices()[0].device_kind, cores())
     work = (once.augmenter.fit_steps, once.per_call, np.asarray(jax.random.key_data(once.key)).tolist())
-    said = (init.as_text(), program.as_text(), *where, *work, digest_of(np.asarray(once.offline)))
+    arrays = [digest_of(np.asarray(each)) for each in (once.offline, *jax.tree.leaves(told))]
+    said = (init.as_text(), program.as_text(), *where, *work, *arrays)
     return hashlib.sha256(repr(said).encode()).hexdigest()[:20]

@@ -33,6 +33,7 @@ from cfdg_jax.training.generate import (
     fit_on,
     generate,
     make_on,
+    scores_of,
     start_generator,
     synthetic_capacity,
     synthetic_rows,
@@ -161,7 +162,8 @@ def begin(program: Program, state: TrainState, keys: Key, generator: Any) -> Ref
     """Nothing done: a generator as it begins, and no rows."""
     lanes, width = len(program.config.lanes), program.spec.layout.width
     fit = functools.partial(fit_generator.of(program), steps=1)
-    metrics = jax.eval_shape(fit, generator, state, program.offline_rows, keys)[1]
+    scores = jax.eval_shape(lambda: scores_of(program, state, program.offline_rows, keys))
+    metrics = jax.eval_shape(fit, generator, state, program.offline_rows, keys, scores=scores)[1]
     empty = lambda: {str(s): jnp.zeros((lanes, n, width), jnp.float32) for s, n in synthetic_rows(program).items()}
     work = Refresh(
         fitted=jnp.zeros((), jnp.int32),
@@ -177,9 +179,11 @@ def begin(program: Program, state: TrainState, keys: Key, generator: Any) -> Ref
 def advance(program: Program, state: TrainState, keys: Key, done: Refresh, progress: Progress) -> Iterator[Refresh]:
     """The rest of a refresh, one dispatch at a time."""
     config, offline_rows = program.config.refresh, program.offline_rows
+    scores = scores_of(program, state, offline_rows, purpose_keys(keys, "score"))
 
     def step(generator: Any, start: int, steps: int) -> tuple[Any, Metrics]:
-        return fit_generator(program, generator, state, offline_rows, purpose_keys(keys, "fit", start), steps=steps)
+        fit_keys = purpose_keys(keys, "fit", start)
+        return fit_generator(program, generator, state, offline_rows, fit_keys, steps=steps, scores=scores)
 
     def make(generator: Any, source: int, start: int, rows: int) -> tuple[Array, Metrics]:
         return generate(program, generator, purpose_keys(keys, f"generate{source}", start), source, rows)

@@ -20,7 +20,7 @@ from cfdg_jax.config import TrainConfig, at_point, resolved
 from cfdg_jax.core import ring
 from cfdg_jax.errors import require
 from cfdg_jax.training.act import close_episodes, evaluate_act, insert_learn_act
-from cfdg_jax.training.generate import adopt_generator, fit_generator, generate, start_generator
+from cfdg_jax.training.generate import adopt_generator, fit_generator, generate, scores_of, start_generator, told_alone
 from cfdg_jax.training.lanes import with_settings
 from cfdg_jax.training.learn import no_meters, traced_update
 from cfdg_jax.training.packet import Packet
@@ -107,8 +107,8 @@ def _online(program: Program, state: TrainState, rows: Array) -> None:
     lanes, layout, shares = len(program.config.lanes), program.spec.layout, program.augmenter.shares
     if shares:
         generator = start_generator(program, state, state.key, rows)
-        generator = adopt_generator(program, generator, state, rows)
-        generator, _ = fit_generator(program, generator, state, rows, state.key, steps=1)
+        generator, scores = adopt_generator(program, generator, state, rows), scores_of(program, state, rows, state.key)
+        generator, _ = fit_generator(program, generator, state, rows, state.key, steps=1, scores=scores)
         made = {source: generate(program, generator, state.key, source, 2)[0] for source in shares}
         state = state._replace(generator=generator, synthetic={source: ring.full(made[source]) for source in shares})
     zeros = lambda *shape: jnp.zeros((lanes, *shape))
@@ -137,8 +137,9 @@ def _shared_parts(program: Program, path: str) -> Iterator[str]:
     def pretrained(value: Array, state: TrainState) -> Any:
         before, rows = at_setting(program, {path: value}).augmenter.pretraining, program.offline_rows
         assert before is not None, "asked where there is one"
-        start = before.init(state.key[0], rows, ring.full(rows))
-        return before.fit(start, rows, ring.full(rows), state.key[0], 1)[0]
+        data = (rows, ring.full(rows))
+        told = told_alone(before, *data, state.key[0])
+        return before.fit(before.init(state.key[0], *data), *data, state.key[0], 1, **told)[0]
 
     state = jax.eval_shape(lambda: init(program, "offline"))
     value = jax.ShapeDtypeStruct((), np.float32)
