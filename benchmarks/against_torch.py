@@ -1,6 +1,6 @@
-"""Updates of one seed beside the same in eager PyTorch, in turns in one run on one machine; prints one json object.
+"""Updates and denoiser steps beside the same in eager PyTorch, in turns in one run on one machine; prints json.
 
-    python benchmarks/against_torch.py --torch /tmp/torchvenv/bin/python [--rounds 3] [--threads 1]
+    python benchmarks/against_torch.py --torch /tmp/torchvenv/bin/python [--cases iql redq]
 
 `--torch` is an interpreter that has PyTorch (see `torch_iql.py`). Milliseconds are of CPU time, all threads together,
 the fewest of all rounds: on a machine with other work the clock on the wall says more of that work. The ratio stands
@@ -13,50 +13,118 @@ import os
 import pathlib
 import subprocess
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 HERE = pathlib.Path(__file__).parent
+WIDTH, ROWS, LEVELS = 1_024, 2_000, 16
+"""Of the denoiser: its width, the rows sampled at once, and the steps of the sampler."""
+
+
+class Case(NamedTuple):
+    """A reference and what of ours is timed beside it.
+
+    Attributes:
+      script: Of the reference, with its own arguments.
+      ours: ``(updates) -> call``; a call makes them and waits.
+      updates: Of a call, on both sides.
+    """
+
+    script: tuple
+    ours: Callable
+    updates: int
+
+
+def agent(name, fields=None):
+    """Updates of an agent's online phase, one seed, as the run compiles them."""
+
+    def make(updates):
+        import jax
+
+        from cfdg_jax.bench.programs import chunk_arguments, program_of
+        from cfdg_jax.training.learn import offline_chunk
+
+        program = program_of("halfcheetah", 1, 20_000, {"augment.width": 64} | (fields or {}), name)
+        state, meters, rows = chunk_arguments(program, "online")
+
+        def call():
+            nonlocal state, meters
+            state, meters = offline_chunk(program, state, meters, rows, updates, "online")
+            jax.block_until_ready(state.agent)
+
+        return call
+
+    return make
+
+
+def denoiser(part):
+    """Steps of SynthER's fit, or the rows of one sampling, one seed."""
+
+    def make(updates):
+        import jax
+        import jax.numpy as jnp
+
+        from cfdg_jax.augment.registry import make_augmenter
+        from cfdg_jax.augment.synther import SynthERConfig
+        from cfdg_jax.bench.programs import noise_rows
+        from cfdg_jax.core import ring
+        from cfdg_jax.envs.registry import spec_of
+        from cfdg_jax.types import Source
+
+        spec = spec_of("halfcheetah", "gymnasium")
+        held = ring.full(jnp.asarray(noise_rows(spec, 20_000)))
+        augmenter = make_augmenter(SynthERConfig(width=WIDTH, sampler_steps=LEVELS, churn=0.0), spec)
+        state = augmenter.init(jax.random.key(0), held.rows, held)
+        fit = jax.jit(augmenter.fit, static_argnames="steps", donate_argnums=0)
+        sample = jax.jit(augmenter.generate, static_argnums=(2, 3))
+
+        def call():
+            nonlocal state
+            if part == "fit":
+                state, _ = fit(state, held.rows, held, jax.random.key(1), steps=updates)
+                jax.block_until_ready(state.denoiser.params)
+            else:
+                jax.block_until_ready(sample(state, jax.random.key(1), int(Source.SYNTHETIC_ONLINE), ROWS))
+
+        return call
+
+    return make
+
+
+SAMPLER = ("torch_denoiser.py", "sample", "--width", str(WIDTH), "--rows", str(ROWS), "--steps", str(LEVELS))
 CASES = {
-    "iql": ("torch_iql.py", {}, 30),
-    "calql": ("torch_calql.py", {"agent.critic_hidden": (256, 256)}, 5),
+    "iql": Case(("torch_iql.py",), agent("iql"), 30),
+    "td3bc": Case(("torch_actors.py", "td3bc"), agent("td3bc"), 30),
+    "redq": Case(("torch_actors.py", "redq"), agent("redq"), 20),
+    "calql": Case(("torch_calql.py",), agent("calql", {"agent.critic_hidden": (256, 256)}), 5),
+    "denoiser fit": Case(("torch_denoiser.py", "fit", "--width", str(WIDTH)), denoiser("fit"), 10),
+    "denoiser evaluation": Case(SAMPLER, denoiser("sample"), 2 * LEVELS - 1),
 }
-"""By agent: the script of the reference, fields of ours for the same sizes, and updates of a call."""
 
 
-def torch_round(python, script, updates, threads):
+def torch_round(python, case, threads):
     """One run of a reference."""
-    sizes = ["--obs-dim", "17", "--act-dim", "6", "--updates", str(updates), "--repeats", "3"]
+    sizes = ["--obs-dim", "17", "--act-dim", "6", "--updates", str(case.updates), "--repeats", "3"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    command = [python, script, *sizes]
+    command = [python, *case.script, *sizes]
     done = subprocess.run(command, cwd=HERE, env=environment, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def our_rounds(name, fields, updates):
-    """A function that runs `updates` updates three times and returns the fewest CPU milliseconds of one."""
-    import jax
-
-    from cfdg_jax.bench.programs import chunk_arguments, program_of
-    from cfdg_jax.training.learn import offline_chunk
-
-    program = program_of("halfcheetah", 1, 20_000, {"augment.width": 64} | fields, name)
-    state, meters, rows = chunk_arguments(program, "online")
-
-    def measure():
-        nonlocal state, meters
-        times = []
-        for _ in range(4):
-            start = time.process_time()
-            state, meters = offline_chunk(program, state, meters, rows, updates, "online")
-            jax.block_until_ready(state.agent)
-            times.append(time.process_time() - start)
-        return 1e3 * min(times[1:]) / updates
-
-    return measure
+def cpu_milliseconds(call, updates):
+    """The fewest milliseconds of CPU time of one of the `updates` of a call."""
+    times = []
+    for _ in range(4):
+        start = time.process_time()
+        call()
+        times.append(time.process_time() - start)
+    return 1e3 * min(times[1:]) / updates
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", required=True, help="a Python with PyTorch")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of both libraries")
     args = parser.parse_args()
@@ -66,11 +134,12 @@ def main():
     from cfdg_jax.training.logging import device_name
 
     results = {"command": f"python benchmarks/against_torch.py --threads {args.threads}", "device": device_name()}
-    for name, (script, fields, updates) in CASES.items():
-        ours, measured, theirs, rates = our_rounds(name, fields, updates), [], [], []
+    for name in args.cases:
+        case = CASES[name]
+        ours, measured, theirs, rates = case.ours(case.updates), [], [], []
         for _ in range(args.rounds):
-            theirs.append(torch_round(args.torch, script, updates, args.threads))
-            measured.append(ours())
+            theirs.append(torch_round(args.torch, case, args.threads))
+            measured.append(cpu_milliseconds(ours, case.updates))
             rates.append(matmul_gflops())
         torch_ms = min(run["cpu_milliseconds"] for run in theirs)
         torch_rate = max(run["matmul_gflops"] for run in theirs)

@@ -5,16 +5,13 @@ its own, as in CORL; none of CORL's logging is done. CPU seconds are of the whol
 on a machine with other work too.
 """
 
-import argparse
 import copy
 import itertools
-import json
 import math
-import time
 
 import torch
 from torch import nn
-from torch_iql import descend, matmul_gflops
+from torch_iql import arguments, descend, measured
 
 N = 10
 """Actions of each kind."""
@@ -96,36 +93,14 @@ class CalQL:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--obs-dim", type=int, default=17)
-    parser.add_argument("--act-dim", type=int, default=6)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--width", type=int, default=256)
+    parser = arguments(__doc__)
     parser.add_argument("--layers", type=int, default=2, help="hidden layers of the critics")
-    parser.add_argument("--updates", type=int, default=10, help="updates per repeat")
-    parser.add_argument("--repeats", type=int, default=4, help="the best repeat counts")
     args = parser.parse_args()
     torch.manual_seed(0)
     agent = CalQL(args.obs_dim, args.act_dim, args.width, args.layers)
     draw = lambda *shape: torch.randn(args.batch, *shape)
     batch = draw(args.obs_dim), draw(args.act_dim).tanh(), draw(), draw(args.obs_dim), 0 * draw(), draw()
-    best, cpu = float("inf"), float("inf")
-    for repeat in range(args.repeats + 1):  # the first warms up
-        start, of_process = time.perf_counter(), time.process_time()
-        for _ in range(args.updates):
-            agent.update(*batch)
-        if repeat:
-            best, cpu = min(best, time.perf_counter() - start), min(cpu, time.process_time() - of_process)
-    result = {
-        "what": "eager PyTorch Cal-QL update",
-        "updates_per_second": args.updates / best,
-        "cpu_milliseconds": 1e3 * cpu / args.updates,
-        "matmul_gflops": matmul_gflops(),
-        **vars(args),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    print(json.dumps(result))
+    measured("eager PyTorch Cal-QL update", lambda: agent.update(*batch), args)
 
 
 if __name__ == "__main__":

@@ -86,40 +86,41 @@ def matmul_gflops(sizes=(1024, 2048), repeats=5):
     return best
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--obs-dim", type=int, default=11)
-    parser.add_argument("--act-dim", type=int, default=3)
+def arguments(description):
+    """The command line that all references have."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--obs-dim", type=int, default=17)
+    parser.add_argument("--act-dim", type=int, default=6)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--updates", type=int, default=100, help="updates per repeat")
     parser.add_argument("--repeats", type=int, default=5, help="the best repeat counts")
-    args = parser.parse_args()
-    torch.manual_seed(0)
-    agent = IQL(args.obs_dim, args.act_dim, args.width, args.updates * (args.repeats + 1))
-    draw = lambda *shape: torch.randn(args.updates, args.batch, *shape)
-    batches = list(
-        zip(draw(args.obs_dim), draw(args.act_dim).tanh(), draw(), draw(args.obs_dim), 0 * draw(), strict=True)
-    )
+    return parser
+
+
+def measured(what, call, args, parts=1):
+    """Prints the fewest seconds of `args.updates` calls of `parts` updates each, by the wall and of the process."""
     rate, best, cpu = matmul_gflops(), float("inf"), float("inf")
     for repeat in range(args.repeats + 1):  # the first warms up
         start, of_process = time.perf_counter(), time.process_time()
-        for batch in batches:
-            agent.update(*batch)
+        for _ in range(args.updates):
+            call()
         if repeat:
             best, cpu = min(best, time.perf_counter() - start), min(cpu, time.process_time() - of_process)
         rate = max(rate, matmul_gflops())
-    result = {
-        "what": "eager PyTorch IQL update",
-        "updates_per_second": round(args.updates / best, 1),
-        "cpu_milliseconds": 1e3 * cpu / args.updates,
-        "matmul_gflops": round(rate, 1),
-        **vars(args),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-    }
-    print(json.dumps(result))
+    count = args.updates * parts
+    result = {"what": what, "updates_per_second": count / best, "cpu_milliseconds": 1e3 * cpu / count}
+    result |= {"matmul_gflops": rate, **vars(args), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    print(json.dumps(result | {"machine": platform.machine()}))
+
+
+def main():
+    args = arguments(__doc__).parse_args()
+    torch.manual_seed(0)
+    agent = IQL(args.obs_dim, args.act_dim, args.width, args.updates * (args.repeats + 1))
+    draw = lambda *shape: torch.randn(args.batch, *shape)
+    batch = draw(args.obs_dim), draw(args.act_dim).tanh(), draw(), draw(args.obs_dim), 0 * draw()
+    measured("eager PyTorch IQL update", lambda: agent.update(*batch), args)
 
 
 if __name__ == "__main__":

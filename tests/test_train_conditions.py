@@ -67,7 +67,7 @@ def test_tops_are_an_axis():
     assert np.any(made[:2, :, 0] != made[2:, :, 0])
 
 
-def test_a_fit_interrupted_half_way_continues_bit_identically(tmp_path, monkeypatch):
+def test_a_fit_interrupted_half_way_continues_bit_identically(tmp_path, monkeypatch, programs_are_shared):
     """Its scores are made again, with stratified rows."""
     few = {"offline__steps": 20, "online__steps": 80, "evaluate__episodes": 1}
     config = toy_config(stratify="stratdiff", augment__condition="advantage", **few)

@@ -119,7 +119,8 @@ def cfdg(config: CFDGConfig, spec: Spec) -> Augmenter:
     def at(state: RowState, source: int, quantile: Array | float) -> RowModel:
         labelled = edm.denoiser(network, state.denoiser.ema)
         guided = classifier_free(labelled, told(LABELS[int(source)], quantile), null, config.w, config.guided)
-        return row_model(guided, state, config, spec, LABELS[int(source)])
+        made = row_model(guided, state, config, spec, LABELS[int(source)])
+        return made._replace(rate=0.0) if scored else made  # rows of high scores end as they do, not as all rows
 
     def model(state: RowState, source: int) -> RowModel:
         return at(state, source, 1.0 - config.condition_top / 2)
