@@ -61,7 +61,7 @@ def resumed(folder: pathlib.Path) -> dict:
     """The evaluations of a run on one device, and of one that begins on two and goes on with four."""
     config = toy_config("none", seeds=4, devices="1", **{"online.steps": 60, "evaluate.episodes": 1})
     whole = train(config, folder / "whole", progress=False)
-    with pytest.MonkeyPatch.context() as patch, interrupted_at(5, patch), pytest.raises(Interrupted):
+    with pytest.MonkeyPatch.context() as patch, interrupted_at(4, patch), pytest.raises(Interrupted):
         train(dataclasses.replace(config, devices="2"), folder / "cut", progress=False)
     again = train(resume=folder / "cut", devices="4", progress=False)
     logs = {name: lines(run.folder, "metrics.jsonl") for name, run in (("whole", whole), ("resumed", again))}

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from train_helpers import TINY, toy_config
+from train_helpers import toy_config
 
 from cfdg_jax.errors import UserError
 from cfdg_jax.grid import cells
@@ -16,7 +16,6 @@ from cfdg_jax.report.groups import read_runs
 from cfdg_jax.sweep import sweep
 
 ray = pytest.importorskip("ray", reason="the grid over machines needs the extra ray")
-FIELDS = {name.replace(".", "__"): value for name, value in TINY.items()}
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +45,10 @@ def kill_once(folder, after):
 
 
 def test_a_worker_is_lost_and_the_table_is_that_of_one_process(cluster, tmp_path):
-    configs = [toy_config("none", **FIELDS), toy_config("cfdg", **FIELDS)]
+    configs = [toy_config("none"), toy_config("none", mix="uniform")]
     here = sweep(configs, tmp_path / "here", progress=False, group=1)
     victim = cells(configs, tmp_path / "there", 1)[2].folder
-    killer = threading.Thread(target=kill_once, args=(victim, "checkpoints/2"), daemon=True)
+    killer = threading.Thread(target=kill_once, args=(victim, "checkpoints/1"), daemon=True)
     killer.start()
     there = sweep(configs, tmp_path / "there", progress=False, on="ray", group=1)
     killer.join(timeout=1)
@@ -62,7 +61,7 @@ def test_a_worker_is_lost_and_the_table_is_that_of_one_process(cluster, tmp_path
 
 
 def test_a_cell_that_fails_is_named_and_the_others_are_done(cluster, tmp_path):
-    configs = [toy_config("none", **FIELDS), toy_config("none", agent="td3bc", **FIELDS)]
+    configs = [toy_config("none"), toy_config("none", agent="td3bc")]
     bad, good = cells(configs, tmp_path)
     bad.folder.mkdir(parents=True)
     (bad.folder / "config.yaml").write_text("seeds: 1\n")

@@ -3,11 +3,13 @@
 import pathlib
 
 import pytest
-from train_helpers import TINY, lines, toy_config
+from train_helpers import lines, toy_config
 
 from cfdg_jax.errors import UserError
 from cfdg_jax.grid import cells, pre_training_hash
 from cfdg_jax.sweep import read_sweep, sweep
+
+pytestmark = pytest.mark.usefixtures("programs_are_shared")
 
 FILE = """
 preset: smoke
@@ -84,7 +86,7 @@ def test_a_missing_file_is_refused(tmp_path):
 
 
 def test_runs_share_pre_training_and_are_kept(tmp_path, monkeypatch):
-    configs = [toy_config("none", **{k.replace(".", "__"): v for k, v in TINY.items()}), toy_config("cfdg")]
+    configs = [toy_config("none"), toy_config("cfdg")]
     page = sweep(configs, tmp_path / "out", progress=False)
     assert page == tmp_path / "out" / "report" / "report.html" and page.is_file()
     folders = sorted(path for path in (tmp_path / "out").iterdir() if (path / "config.yaml").is_file())

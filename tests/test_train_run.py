@@ -30,10 +30,13 @@ from cfdg_jax.training.prepare import init
 from cfdg_jax.training.progress import Progress, Stopwatch
 from cfdg_jax.types import Source
 
+pytestmark = pytest.mark.usefixtures("programs_are_shared")
+
 
 @pytest.fixture(scope="module")
 def toy_run(tmp_path_factory):
-    return cfdg_jax.train(toy_config(), tmp_path_factory.mktemp("toy") / "run", progress=False)
+    uneven = {"evaluate.offline_every": 30, "evaluate.online_every": 30}  # between two lines of the log
+    return cfdg_jax.train(toy_config(**uneven), tmp_path_factory.mktemp("toy") / "run", progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +128,8 @@ def test_mujoco_seed_alone_and_many_agree(hopper_run, tmp_path):
 
 
 def test_the_seed_axis_may_be_scanned_instead(toy_run, tmp_path):
-    scanned = cfdg_jax.train(toy_config(seed_axis="scan"), tmp_path / "scan", progress=False)
+    config = dataclasses.replace(toy_run.config, seed_axis="scan")
+    scanned = cfdg_jax.train(config, tmp_path / "scan", progress=False)
     many, other = lines(toy_run.folder, "metrics.jsonl"), lines(scanned.folder, "metrics.jsonl")
     np.testing.assert_allclose(many[0]["q"], other[0]["q"], rtol=1e-3, atol=1e-5)
 
@@ -230,7 +234,7 @@ def test_nan_in_one_seed_leaves_the_others_untouched_and_is_reported(toy_run, tm
         return state._replace(agent=jax.tree.map(break_first, state.agent))
 
     monkeypatch.setattr(run_module, "go_online", poisoned)
-    broken = cfdg_jax.train(toy_config(), tmp_path / "nan", progress=True)
+    broken = cfdg_jax.train(toy_run.config, tmp_path / "nan", progress=True)
     assert broken.summary["failed_seeds"] == {"0": ["online", 20]}
     assert "seed 0: parameters are not finite (online, step 20)" in capsys.readouterr().err
     for healthy, other in zip(final_leaves(toy_run), final_leaves(broken), strict=True):
@@ -239,7 +243,7 @@ def test_nan_in_one_seed_leaves_the_others_untouched_and_is_reported(toy_run, tm
 
 
 def test_a_run_may_start_from_another_runs_pre_training(toy_run, tmp_path):
-    again = cfdg_jax.train(toy_config(), tmp_path / "again", offline_from=toy_run.folder, progress=False)
+    again = cfdg_jax.train(toy_run.config, tmp_path / "again", offline_from=toy_run.folder, progress=False)
     offline = lambda folder: [e for e in lines(folder, "evaluations.jsonl") if e["phase"] == "offline"]
     assert offline(again.folder) == offline(toy_run.folder)
     for a, b in zip(final_leaves(toy_run), final_leaves(again), strict=True):
@@ -251,7 +255,7 @@ def test_a_run_may_start_from_another_runs_pre_training(toy_run, tmp_path):
     ):  # fmt: skip
         (name,) = changes
         with pytest.raises(UserError, match=f"^{re.escape(name)}: .* was pre-trained with"):
-            config = override(toy_config(), changes)
+            config = override(toy_run.config, changes)
             cfdg_jax.train(config, tmp_path / "other", offline_from=toy_run.folder, progress=False)
     assert not (tmp_path / "other").exists(), "refused before anything is written"
 

@@ -23,6 +23,8 @@ from cfdg_jax.training.progress import Interrupted, Progress, Stopwatch
 from cfdg_jax.training.results import load_run
 from cfdg_jax.training.run import train
 
+pytestmark = pytest.mark.usefixtures("programs_are_shared")
+
 CASES = {
     "agent": {"augment": "none", "vmap": {"agent.expectile": (0.6, 0.9), "agent.temperature": (1.0, 5.0)}},
     "generator": {"vmap": {"augment.w": (0.0, 2.0), "augment.p_uncond": (0.1, 0.4)}},
@@ -114,7 +116,7 @@ def _arguments(program):
 
 
 def test_resumes_to_the_same_numbers(run, tmp_path, monkeypatch):
-    with interrupted_at(9, monkeypatch), pytest.raises(Interrupted):
+    with interrupted_at(7, monkeypatch), pytest.raises(Interrupted):
         train(run.config, tmp_path / "cut", progress=False)
     resumed = train(resume=tmp_path / "cut", progress=False)
     for name in ("metrics.jsonl", "evaluations.jsonl"):

@@ -19,7 +19,7 @@ from cfdg_jax.training.session import Session
 WALL_CLOCK = {"seconds", "steps_per_second", "refresh_seconds"}
 
 TOY = "local:toy-dense-medium-replay-v0"
-TINY = {
+TINY = {  # what happens comes at multiples of 20 steps, since every other number of steps is a program to compile
     "mix.batch_size": 32,
     "offline.steps": 60,
     "offline.updates_per_call": 20,
@@ -32,8 +32,8 @@ TINY = {
     "refresh.capacity": 100,
     "refresh.chunk": 30,
     "refresh.fit_steps_per_call": 10,
-    "evaluate.offline_every": 30,
-    "evaluate.online_every": 30,
+    "evaluate.offline_every": 20,
+    "evaluate.online_every": 40,
     "evaluate.episodes": 2,
     "log.every": 20,
 }
