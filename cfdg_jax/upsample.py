@@ -114,6 +114,7 @@ def prepare(
     require(not out.exists(), str(out), "exists", "choose another name or move it away")
     _require_generator(config, online)
     data = [load_dataset(each, progress=progress.shown) for each in (config.dataset, online) if each is not None]
+    config.augment.check_without_agent(any(each.loose for each in data))
     offline_data = data[0]
     for other in data[1:]:
         same = (other.obs_dim, other.act_dim) == (offline_data.obs_dim, offline_data.act_dim)

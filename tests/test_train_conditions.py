@@ -63,6 +63,7 @@ def test_tops_are_an_axis():
     generator = start_generator(program, state, state.key, rows)
     generator, metrics = fit_generator(program, generator, state, rows, state.key, steps=3, scores=scores)
     np.testing.assert_allclose(metrics["loss"][:2], metrics["loss"][2:], rtol=1e-5)
+    np.testing.assert_array_equal(metrics["told"], 1.0)
     made, _ = generate(program, generator, state.key, int(Source.SYNTHETIC_ONLINE), 10)
     assert np.any(made[:2, :, 0] != made[2:, :, 0])
 

@@ -79,6 +79,14 @@ def test_cfdg_writes_both_kinds(tmp_path):
     assert kinds == {Source.SYNTHETIC_OFFLINE: 20, Source.SYNTHETIC_ONLINE: 80}
 
 
+def test_returns_of_loose_rows_are_refused(tmp_path, capsys):
+    loose = tmp_path / "loose.hdf5"
+    assert run(loose, rows="20") == 0
+    flags = ["--online", str(loose), "--augment.condition", "return"]
+    assert run(tmp_path / "x.hdf5", *flags, augment="cfdg") == 2
+    assert "augment.condition: is return, and a dataset holds loose rows" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("condition", ["return", "surprise"])
 def test_a_condition_that_needs_no_agent_is_told(tmp_path, condition, monkeypatch):
     told, tell = [], once.told_alone

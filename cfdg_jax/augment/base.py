@@ -49,8 +49,12 @@ class DenoiserConfig:
         """The rows that the generator learns."""
         return "pooled"
 
-    def check_without_agent(self) -> None:
-        """Refuses, with a `UserError`, what a generator can be only in a run, where there is an agent to ask."""
+    def check_without_agent(self, loose: bool = False) -> None:
+        """Refuses, with a `UserError`, what a generator can be only in a run, where there is an agent to ask.
+
+        Args:
+          loose: Whether it is fitted to rows of no trajectory, whose returns nobody knows.
+        """
 
     @property
     def embedding(self) -> int:

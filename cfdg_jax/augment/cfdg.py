@@ -81,9 +81,11 @@ class CFDGConfig(DenoiserConfig):
         top = self.condition_top
         require(0 < top <= 1, "augment.condition_top", f"is {top}", "must be greater than 0 and at most 1")
 
-    def check_without_agent(self) -> None:
+    def check_without_agent(self, loose: bool = False) -> None:
         found = f"is {self.condition}, which an agent has to judge, and there is none"
         require(self.condition not in JUDGED, "augment.condition", found, "use return, surprise or label")
+        found = "is return, and a dataset holds loose rows, whose returns are unknown"
+        require(not (loose and self.condition == "return"), "augment.condition", found, "use surprise or label")
 
     @property
     def guided(self) -> tuple[float, float] | None:

@@ -18,7 +18,7 @@ from cfdg_jax.augment.rows import RowState, draw_offline, draw_online, modelled,
 from cfdg_jax.augment.terminals import Part, flags_of
 from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import Averaging, Normaliser, fit_normaliser, fit_step, init_state, normalise, optimiser
-from cfdg_jax.diffusion.network import LabelEmbed, Network, resmlp
+from cfdg_jax.diffusion.network import UNKNOWN, LabelEmbed, Network, resmlp
 from cfdg_jax.errors import require
 from cfdg_jax.methods import Augmenter
 from cfdg_jax.types import Array, Buffer, Key, Metrics, Params, Spec
@@ -120,6 +120,7 @@ def row_training(
         quantiles = scores.drawn(draw, online, row_key) if scores else ()
         of = lambda params: loss(params, normaliser, rows, quantiles, loss_key)
         denoiser, metrics = fit_step(state.denoiser, of, tx, averaging)
+        metrics |= {"told": jnp.mean(quantiles != UNKNOWN)} if scores else {}
         return RowState(denoiser, flags.step(state.flags, normaliser, rows, flag_key) if flags else ()), metrics
 
     def settle(state: RowState, offline_rows: Array, online: Buffer, key: Key) -> RowState:
