@@ -229,6 +229,13 @@ def test_the_label_alone_leaves_everything_as_it_was(data):
     np.testing.assert_array_equal(rows(config), rows(dataclasses.replace(config, condition_top=0.9)))
 
 
+def test_a_fit_without_its_scores_is_refused(data):
+    augmenter = cfdg(dataclasses.replace(SMALL, condition="td"), SPEC)
+    state = augmenter.init(jax.random.key(0), *data)
+    with pytest.raises(UserError, match=r"augment.condition: is td, and fit was given no scores"):
+        augmenter.fit(state, *data, jax.random.key(1), 2)
+
+
 @pytest.mark.parametrize("top", [0.0, -0.1, 1.5])
 def test_a_top_that_is_no_share_is_refused(top):
     with pytest.raises(UserError, match=r"augment.condition_top: is .*must be greater than 0 and at most 1"):

@@ -116,6 +116,13 @@ def cfdg(config: CFDGConfig, spec: Spec) -> Augmenter:
         return draw_balanced(offline_rows, online, key, config.batch // 2, config.recent_window)
 
     def tell(key: Key, rows: Array, quantiles: Any) -> Any:
+        missing = f"is {config.condition}, and fit was given no scores"
+        require(
+            not (scored and isinstance(quantiles, tuple)),
+            "augment.condition",
+            missing,
+            "give it those of Augmenter.score",
+        )
         return drop_labels(key, told(labels_of(rows, layout), quantiles), config.p_uncond, null)
 
     def at(state: RowState, source: int, quantile: Array | float) -> RowModel:
