@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from cfdg_jax.agents import apl_cql, awac, calql, cql, crossq, iql, pex, redq, rlpd, sac, td3bc
-from cfdg_jax.errors import nearest, require
 from cfdg_jax.methods import Agent, Entry, registered
 from cfdg_jax.types import Spec
 
@@ -29,18 +28,15 @@ AGENTS: dict[str, Entry] = {
 def make_agent(
     agent: Any, spec: Spec, phase: Literal["offline", "online"] = "offline", phase_updates: int = 1_000_000
 ) -> Agent:
-    """The agent of a config object, or of a name with its default config.
+    """The agent of a config object.
 
     Args:
-      agent: An instance of a registered config class, or a key of `AGENTS`.
+      agent: An instance of a registered config class.
       spec: The task.
       phase: Which phase's update and acting are wanted; the state's structure may differ between the two.
       phase_updates: Updates of the whole phase, for schedules that end with it.
 
     Raises:
-      UserError: for a name or a config that is not registered.
+      UserError: for a config that is not registered.
     """
-    if isinstance(agent, str):
-        require(agent in AGENTS, "agent", f"'{agent}' is unknown", nearest(agent, AGENTS, "cfdg-jax list agents"))
-        agent = AGENTS[agent].config()
     return registered(AGENTS, agent).factory(agent, spec, phase, phase_updates)
