@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import platform
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +29,7 @@ from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.onestep import one_step, termination
 from cfdg_jax.presets import make_config
 from cfdg_jax.process import setup
+from cfdg_jax.training.logging import device_name
 from cfdg_jax.training.progress import Progress
 from cfdg_jax.types import Source, Spec
 
@@ -125,7 +125,7 @@ def main() -> None:
     args = parser.parse_args()
     setup()
     study, found = Study(args.offline, args.online), []
-    where = f"{jax.devices()[0].device_kind}, {platform.machine()}, JAX {jax.__version__}"
+    where = f"{device_name()}, JAX {jax.__version__}"
     names = f"`{args.offline}` as offline rows, {ONLINE_ROWS:,} rows of `{args.online}` as online ones"
     real = 100 * study.offline[:, study.spec.layout.terminal].mean()
     head = f"# Generators: fits from scratch and continued\n\n{names}; {real:.2f} % of the offline rows end. {where}.\n"
