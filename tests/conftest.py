@@ -103,6 +103,21 @@ def programs_are_shared():
         yield
 
 
+@pytest.fixture(scope="module")
+def generators_are_shallow():
+    """Denoisers of generated rows have one block, not six: blocks are alike, and each is traced and compiled.
+
+    Not for runs with ``augment.pretrain_steps``: the data folder keeps a generator by its config, whatever its depth.
+    """
+    from train_helpers import make_generators_shallow
+
+    PROGRAMS.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        make_generators_shallow(patch)
+        yield
+    PROGRAMS.clear()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs_are_let_go():
     """Between files: a process that keeps thousands of programs holds many gigabytes of them."""

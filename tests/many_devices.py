@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from train_helpers import interrupted_at, lines, toy_config
+from train_helpers import interrupted_at, lines, make_generators_shallow, toy_config
 
 from cfdg_jax.core import ring
 from cfdg_jax.training.build import load_program
@@ -69,5 +69,6 @@ def resumed(folder: pathlib.Path) -> dict:
 
 
 if __name__ == "__main__":
+    make_generators_shallow(pytest.MonkeyPatch())
     found = {count: outcome(count) for count in ("1", "2", "4", "8")}
     print(json.dumps({"outcomes": found, "resumed": resumed(pathlib.Path(sys.argv[1]))}))

@@ -32,6 +32,8 @@ from cfdg_jax.training.prepare import init
 from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.types import Batch, Source, Spec
 
+pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")
+
 SPEC = Spec(obs_dim=3, act_dim=2, horizon=20)
 K, B = 3, 8
 

@@ -9,7 +9,7 @@ from cfdg_jax.errors import UserError
 from cfdg_jax.grid import cells, pre_training_hash
 from cfdg_jax.sweep import read_sweep, sweep
 
-pytestmark = pytest.mark.usefixtures("programs_are_shared")
+pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")
 
 FILE = """
 preset: smoke

@@ -18,6 +18,8 @@ from cfdg_jax.training.program import keys_of
 from cfdg_jax.training.progress import Progress, Stopwatch
 from cfdg_jax.types import Source
 
+pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")
+
 ONLINE, OFFLINE = str(int(Source.SYNTHETIC_ONLINE)), str(int(Source.SYNTHETIC_OFFLINE))
 
 

@@ -11,6 +11,8 @@ from train_helpers import hopper_config, lines, toy_config
 import cfdg_jax
 from cfdg_jax.training.session import Session
 
+pytestmark = pytest.mark.usefixtures("generators_are_shallow")
+
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 

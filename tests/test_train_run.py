@@ -30,7 +30,7 @@ from cfdg_jax.training.prepare import init
 from cfdg_jax.training.progress import Progress, Stopwatch
 from cfdg_jax.types import Source
 
-pytestmark = pytest.mark.usefixtures("programs_are_shared")
+pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from cfdg_jax.training.progress import Interrupted, Progress, Stopwatch
 from cfdg_jax.training.results import load_run
 from cfdg_jax.training.run import train
 
-pytestmark = pytest.mark.usefixtures("programs_are_shared")
+pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")
 
 CASES = {
     "agent": {"augment": "none", "vmap": {"agent.expectile": (0.6, 0.9), "agent.temperature": (1.0, 5.0)}},

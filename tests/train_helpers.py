@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
 
 import jax
 import numpy as np
+import pytest
 
+from cfdg_jax.augment import denoiser
 from cfdg_jax.config import TrainConfig
+from cfdg_jax.diffusion.network import resmlp
 from cfdg_jax.presets import make_config
 from cfdg_jax.training.progress import Interrupted, Interrupts
 from cfdg_jax.training.session import Session
@@ -54,6 +58,11 @@ def hopper_config(**values) -> TrainConfig:
     tiny = TINY | {"env.task": "hopper", "offline.steps": 0, "online.random_steps": 40}
     given = {name.replace("__", "."): value for name, value in values.items()}
     return make_config("", "sac", preset="smoke", **(tiny | given))
+
+
+def make_generators_shallow(patch: pytest.MonkeyPatch) -> None:
+    """Denoisers of generated rows get one block, not six."""
+    patch.setattr(denoiser, "resmlp", functools.partial(resmlp, blocks=1))
 
 
 @contextlib.contextmanager
