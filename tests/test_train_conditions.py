@@ -19,6 +19,8 @@ from cfdg_jax.training.prepare import go_online, init
 from cfdg_jax.training.progress import Interrupted, Progress, Stopwatch
 from cfdg_jax.types import Source
 
+pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")
+
 
 def begun(config):
     """A program, its state after a hand-over whose rings hold some offline rows, offline rows, and all rows' scores."""
