@@ -16,6 +16,7 @@ from cfdg_jax.core import ring
 from cfdg_jax.errors import UserError
 from cfdg_jax.training import checkpoint, once
 from cfdg_jax.training.build import load_program
+from cfdg_jax.training.generate import fit_generator, scores_of
 from cfdg_jax.training.prepare import init
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress, Stopwatch
 from cfdg_jax.training.refresh import beginning
@@ -66,11 +67,23 @@ def test_it_is_the_fit_on_the_offline_rows_and_every_seed_begins_with_it(augment
         assert all(np.array_equal(kept, seed) for seed in seeds)
 
 
+@pytest.mark.parametrize(("condition", "share"), [("surprise", 1.0), ("advantage", 0.0)])
+def test_of_a_condition_is_told_what_needs_no_agent(condition, share, folder):
+    program, found = pretrained(toy_config(augment__condition=condition, **SHORT))
+    np.testing.assert_array_equal(found.metrics["told"], share)
+    state = ready(program)
+    generator = beginning(program, state, found.generator, state.key)
+    scores = scores_of(program, state, program.offline_rows, state.key)
+    metrics = fit_generator(program, generator, state, program.offline_rows, state.key, steps=2, scores=scores)[1]
+    np.testing.assert_array_equal(metrics["told"], 1.0)
+
+
 def ready(program):
     state = init(program, "online")
     spread = np.asarray(program.offline_rows)[np.arange(2 * 40).reshape(2, 40)]
     full = jax.numpy.zeros_like(state.online.rows).at[:, :40].set(spread)
-    return state._replace(online=state.online._replace(rows=full, size=jax.numpy.int32(40)))
+    held = jax.numpy.int32(40)
+    return state._replace(online=state.online._replace(rows=full, position=held, size=held))
 
 
 def test_a_second_run_finds_it_and_logs_the_same_lines(folder, tmp_path, programs_are_shared):
