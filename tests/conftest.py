@@ -105,10 +105,7 @@ def programs_are_shared():
 
 @pytest.fixture(scope="module")
 def generators_are_shallow():
-    """Denoisers of generated rows have one block, not six: blocks are alike, and each is traced and compiled.
-
-    Not for runs with ``augment.pretrain_steps``: the data folder keeps a generator by its config, whatever its depth.
-    """
+    """Denoisers of generated rows have one block, not six: blocks are alike, and each is traced and compiled."""
     from train_helpers import make_generators_shallow
 
     PROGRAMS.clear()
