@@ -83,13 +83,13 @@ def sample(net, rows, columns, steps):
 
 def main():
     parser = arguments(__doc__)
-    parser.add_argument("what", choices=["fit", "sample"])
+    parser.add_argument("part", choices=["fit", "sample"])
     parser.add_argument("--rows", type=int, default=2_000, help="sampled at once")
     parser.add_argument("--steps", type=int, default=16, help="of the sampler")
     args = parser.parse_args()
     torch.manual_seed(0)
     columns = 2 * args.obs_dim + args.act_dim + 1
-    if args.what == "fit":
+    if args.part == "fit":
         fit, rows = Fit(columns, args.width), torch.randn(args.batch, columns)
         measured("eager PyTorch denoiser, a step of its fit", lambda: fit.step(rows), args)
         return
