@@ -179,3 +179,13 @@ def test_a_dry_run_says_what_the_run_would_do_and_writes_nothing(tmp_path, capsy
     assert " MB, most of it " in said["memory"]
     assert said["time"].startswith("unknown: no rates of this machine")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_without_any_argument_is_read(monkeypatch, capsys):
+    """Such as `make demo`, whose command is the name alone."""
+    asked = []
+    monkeypatch.setattr("cfdg_jax.demo.demo", lambda *arguments, **named: asked.append(arguments) or "report: page")
+    assert cli.main(["demo"]) == 0 and len(asked) == 1
+    assert capsys.readouterr().out == "report: page\n"
+    for command in ("sample", "report", "evaluate", "export", "sweep", "list"):
+        assert cli.main([command]) in (0, 2), command

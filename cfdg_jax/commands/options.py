@@ -5,6 +5,7 @@ They are read from the source (`cfdg_jax.catalog`), so that help, completion and
 
 from __future__ import annotations
 
+import itertools
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -145,7 +146,7 @@ def _flags(param: click.Parameter) -> list[str]:
 def _chosen(args: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The methods named among raw arguments, refused where they are unknown."""
     for choice in catalog.LISTS:
-        for flag, following in zip(args, [*args[1:], ""], strict=True):
+        for flag, following in itertools.zip_longest(args, args[1:], fillvalue=""):
             name, equals, value = flag.partition("=")
             if name == f"--{choice}" and (equals or following):
                 catalog.require_method(choice, value if equals else following)
