@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import pathlib
 from collections.abc import Iterable
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -30,6 +31,12 @@ class UserError(ValueError):
 
     def __reduce__(self) -> tuple:
         return UserError, (self.field, self.problem, self.remedy)  # pickled by what it is made of
+
+
+def require_run(folder: pathlib.Path) -> None:
+    """Refuses a folder that no run wrote."""
+    found = (folder / "config.yaml").is_file()
+    require(found, str(folder), "is no run folder (no config.yaml)", "name a folder that a run wrote")
 
 
 def require(condition: bool, field: str, problem: str, remedy: str = "") -> None:

@@ -6,11 +6,9 @@ ones (`golden_full_dir`) and small real recordings (`data_dir`) are not. Tests t
 """
 
 import gc
-import hashlib
 import importlib.metadata
 import os
 import pathlib
-import time
 from collections.abc import Callable
 
 import pytest
@@ -24,7 +22,6 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
 
 import jax
 import numpy as np
-from jax._src import compiler
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 if not os.environ.get("CI"):  # jaxlib 0.10.2 crashed once in thousands of writes; a fresh clone gains little by them
@@ -32,51 +29,13 @@ if not os.environ.get("CI"):  # jaxlib 0.10.2 crashed once in thousands of write
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
-MUCH_MEMORY = 3 << 30
+MUCH_MEMORY = 2 << 30
 """Resident bytes from which a test process lets go of what it has compiled."""
-
-
-EXECUTABLES = {}
-"""What `a_program_is_compiled_once` keeps, by the text of the program and the options it was compiled with."""
-MOST_EXECUTABLES = 300
-WORTH_KEEPING = 0.05
-"""Processor seconds from which a compilation is kept."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def a_program_is_compiled_once():
-    """Programs that are equal to the letter share what is compiled, within one process and in memory alone.
-
-    Every run traces its own functions, so that JAX compiles anew what the run before has compiled. A program is looked
-    up by all that XLA would be given: what is found is what XLA would make again.
-    """
-    if not hasattr(compiler, "backend_compile_and_load"):  # no public function of JAX takes what is compiled
-        yield
-        return
-    compile_now = compiler.backend_compile_and_load
-
-    def compile_once(backend, module, devices, options, host_callbacks, *rest):
-        text = hashlib.sha256(str(module).encode()).digest()  # without lines of the source
-        key = (backend.platform, text, options.SerializeAsString(), tuple(devices))
-        found = EXECUTABLES.pop(key, None)
-        if found is None or host_callbacks:  # a callback belongs to one function
-            before = time.process_time()
-            found = compile_now(backend, module, devices, options, host_callbacks, *rest)
-            if host_callbacks or time.process_time() - before < WORTH_KEEPING:
-                return found
-        EXECUTABLES[key] = found  # the newest last
-        if len(EXECUTABLES) > MOST_EXECUTABLES:
-            del EXECUTABLES[next(iter(EXECUTABLES))]
-        return found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiler, "backend_compile_and_load", compile_once)
-        yield
 
 
 PROGRAMS = {}
 """What `programs_are_shared` keeps, by config; a program with what is compiled takes some hundred megabytes."""
-MOST_PROGRAMS = 12
+MOST_PROGRAMS = 6
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +82,6 @@ def compiled_programs_are_let_go():
     resident = int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else MUCH_MEMORY
     if resident >= MUCH_MEMORY:
         PROGRAMS.clear()
-        EXECUTABLES.clear()
         jax.clear_caches()
         gc.collect()
 

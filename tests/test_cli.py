@@ -189,3 +189,23 @@ def test_a_command_without_any_argument_is_read(monkeypatch, capsys):
     assert capsys.readouterr().out == "report: page\n"
     for command in ("sample", "report", "evaluate", "export", "sweep", "list"):
         assert cli.main([command]) in (0, 2), command
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["train", "--explain", ""], "error: --explain: is empty; give it a value, or leave it out"),
+        (["train", "--resume", ""], "error: --resume: is empty; give it a value, or leave it out"),
+        (["train", "--out", ""], "error: --out: is empty; give it a value, or leave it out"),
+        (["train", "--resume", "nowhere"], "error: nowhere: is no run folder (no config.yaml)"),
+        (["evaluate", "nowhere"], "error: nowhere: is no run folder (no config.yaml)"),
+        (["train", "--agent.variant", "nope"], "error: agent.variant: 'nope' is unknown"),
+        (["train", "--seeds"], "see cfdg-jax train --help"),
+        (["data", "describe", "x"], "error: cfdg-jax data: 'describe' is no command"),
+    ],
+)
+def test_what_an_unset_variable_or_a_slip_gives_is_told_before_anything_is_imported(command, told, capsys, monkeypatch):
+    monkeypatch.setattr("cfdg_jax.commands.train.starting", lambda *arguments: pytest.fail("imports begin"))
+    monkeypatch.setattr("cfdg_jax.commands.runs.starting", lambda *arguments: pytest.fail("imports begin"))
+    assert cli.main(command) == 2
+    assert told in capsys.readouterr().err

@@ -24,7 +24,7 @@ class Choices(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Choices, short_help="list, describe, check, build, convert datasets")
+@click.group(cls=Choices, short_help="datasets: list, info, check, build, convert")
 def data() -> None:
     """List, describe, check, build and convert datasets."""
 
@@ -40,7 +40,7 @@ def list_data() -> None:
 json_option = click.option("--json", "as_json", is_flag=True, help="one json object a line")
 
 
-@data.command
+@data.command(short_help="describe a dataset")
 @click.argument("name", metavar="NAME_OR_PATH")
 @json_option
 def info(name: str, as_json: bool) -> int:
@@ -48,7 +48,7 @@ def info(name: str, as_json: bool) -> int:
     return _examine("info", name, as_json)
 
 
-@data.command
+@data.command(short_help="replay rows in the environment, name what differs")
 @click.argument("name", metavar="NAME_OR_PATH")
 @json_option
 def check(name: str, as_json: bool) -> int:
@@ -65,7 +65,7 @@ def _examine(action: str, name: str, as_json: bool) -> int:
     return code
 
 
-@data.command
+@data.command(short_help="download, convert or build, and print where")
 @click.argument("name", metavar="NAME")
 @click.option("--rows", type=FieldValue("rows", int), metavar="N", help="of a local: dataset, up to 2000000")
 def build(name: str, rows: str | None) -> None:
@@ -77,7 +77,7 @@ def build(name: str, rows: str | None) -> None:
     print(build_text(name, None if rows is None else coerce(int, rows, "rows")))
 
 
-@data.command
+@data.command(short_help="between HDF5, npz and Minari")
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @click.option("--clip-actions", is_flag=True, help="clip actions to [-1, 1] instead of refusing them")

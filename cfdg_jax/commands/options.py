@@ -6,6 +6,7 @@ They are read from the source (`cfdg_jax.catalog`), so that help, completion and
 from __future__ import annotations
 
 import itertools
+import pathlib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from click.shell_completion import CompletionItem
 from cfdg_jax import catalog
 from cfdg_jax.axis import read_axis
 from cfdg_jax.data.names import dataset_names, split_name
-from cfdg_jax.errors import UserError, nearest, require
+from cfdg_jax.errors import UserError, nearest, require, require_run
 from cfdg_jax.values import PRESETS, coerce, in_range, require_range
 
 CHOSEN = "cfdg_jax.chosen"
@@ -33,6 +34,25 @@ class Words(click.ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(word) for word in self.words() if word.startswith(incomplete)]
+
+
+class Text(click.ParamType):
+    """A text that is there: a shell's unset variable gives an empty one."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        option = param.opts[0] if param is not None else "value"
+        require(value != "", option, "is empty", "give it a value, or leave it out")
+        return value
+
+
+class RunFolder(Text):
+    """A folder that a run wrote."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        require_run(pathlib.Path(super().convert(value, param, ctx)))
+        return value
 
 
 class MethodName(Words):
@@ -116,6 +136,9 @@ class RunCommand(click.Command):
         ctx.meta[CHOSEN] = dict(_chosen(args))
         try:
             return super().parse_args(ctx, args)
+        except click.BadOptionUsage as error:
+            error.ctx = ctx  # of which click forgets whose option lacks a value
+            raise
         except click.NoSuchOption as error:
             path = error.option_name.removeprefix("--")
             if not error.option_name.startswith("--"):
@@ -156,8 +179,8 @@ def _chosen(args: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _field_options(chosen: Mapping[str, str]) -> Iterator[click.Option]:
     for path, field in catalog.fields(chosen).items():
         choice, _, leaf = path.partition(".")
-        variants = leaf == "variant" and choice in chosen
-        names = catalog.methods(choice)[chosen[choice]].variants if variants else ()
+        owners = ([chosen[choice]] if choice in chosen else catalog.owners(path)) if leaf == "variant" else []
+        names = list(dict.fromkeys(name for each in owners for name in catalog.methods(choice)[each].variants))
         spellings = dict.fromkeys((f"--{path}", f"--{path.replace('_', '-')}"))
         kind = FieldValue(path, field.annotation, names, _ranges(path, chosen))
         yield click.Option([*spellings, path.replace(".", "__")], type=kind, help=field.meaning)

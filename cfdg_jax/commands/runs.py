@@ -7,7 +7,7 @@ import time
 
 import click
 
-from cfdg_jax.commands.options import FieldValue
+from cfdg_jax.commands.options import FieldValue, RunFolder, Text
 from cfdg_jax.errors import PATH_ERRORS, UserError
 from cfdg_jax.process import render_offscreen, starting
 
@@ -17,7 +17,7 @@ WATCH = 30
 
 @click.command(short_help="curves, tables and pictures of runs as one page")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN_DIR...")
-@click.option("--out", metavar="DIR", help="folder for the page (default: beside the first run)")
+@click.option("--out", type=Text(), metavar="DIR", help="folder for the page (default: beside the first run)")
 @click.option("--watch", is_flag=True, help="write it again every half minute until all runs are done")
 def report(runs: tuple[str, ...], out: str | None, watch: bool) -> None:
     """Write curves, tables and pictures of runs as one HTML page."""
@@ -40,9 +40,11 @@ def report(runs: tuple[str, ...], out: str | None, watch: bool) -> None:
 
 
 @click.command(short_help="scores of a trained run, and a video")
-@click.argument("run", metavar="RUN_DIR")
+@click.argument("run", type=RunFolder(), metavar="RUN_DIR")
 @click.option("--episodes", type=FieldValue("evaluate.episodes", int), metavar="N", help="of each seed")
-@click.option("--video", metavar="FILE", help="also film one episode of the first seed: .gif, .webp or .mp4")
+@click.option(
+    "--video", type=Text(), metavar="FILE", help="also film one episode of the first seed: .gif, .webp or .mp4"
+)
 def evaluate(run: str, episodes: str | None, video: str | None) -> None:
     """Evaluate the newest checkpoint of a run on fresh environments, without its data."""
     if video:
@@ -76,8 +78,8 @@ def scores_table(seeds: list[str], scores: dict) -> str:
 
 
 @click.command(short_help="trained policies as plain arrays")
-@click.argument("run", metavar="RUN_DIR")
-@click.option("--out", required=True, metavar="FILE.npz", help="the file to write")
+@click.argument("run", type=RunFolder(), metavar="RUN_DIR")
+@click.option("--out", type=Text(), required=True, metavar="FILE.npz", help="the file to write")
 def export(run: str, out: str) -> None:
     """Write the trained policies of a run as plain arrays, which NumPy alone can act with."""
     with starting():

@@ -12,6 +12,8 @@ from cfdg_jax.commands.options import (
     DatasetName,
     FieldValue,
     RunCommand,
+    RunFolder,
+    Text,
     method_option,
     preset_option,
     quiet_option,
@@ -32,15 +34,22 @@ from cfdg_jax.training.progress import Interrupted
 @click.option("--seeds", type=FieldValue("seeds", int), metavar="N", help="seeds trained at once")
 @vmap_option
 @preset_option("paper")
-@click.option("--out", metavar="DIR", help="run folder, absent or empty")
-@click.option("--resume", metavar="DIR", help="continue a run folder from its newest checkpoint")
-@click.option("--from-offline", metavar="DIR", help="start from the finished pre-training of another run")
+@click.option("--out", type=Text(), metavar="DIR", help="run folder, absent or empty")
+@click.option("--resume", type=RunFolder(), metavar="DIR", help="continue a run folder from its newest checkpoint")
+@click.option(
+    "--from-offline", type=RunFolder(), metavar="DIR", help="start from the finished pre-training of another run"
+)
 @click.option("--show", is_flag=True, help="print the resolved config, with what differs from the preset, and stop")
-@click.option("--explain", metavar="FIELD", help="say what a config field means, with its defaults, and stop")
+@click.option(
+    "--explain", type=Text(), metavar="FIELD", help="say what a config field means, with its defaults, and stop"
+)
 @click.option("--dry-run", is_flag=True, help="read the data, print steps, memory and expected time, and stop")
 @quiet_option
 @click.option(
-    "--share", metavar="I/N", help="train part I of N of the seeds, on one of N machines, in a folder of its own"
+    "--share",
+    type=Text(),
+    metavar="I/N",
+    help="train part I of N of the seeds, on one of N machines",
 )
 @click.option("--deterministic", is_flag=True, help="deterministic kernels on GPU, slower")
 def train(

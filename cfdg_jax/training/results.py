@@ -18,7 +18,7 @@ import numpy as np
 from cfdg_jax.axis import Lane
 from cfdg_jax.config import REGISTRIES, TrainConfig, choice
 from cfdg_jax.diffusion.likelihood import log_density_of_rows
-from cfdg_jax.errors import UserError, require
+from cfdg_jax.errors import UserError, require, require_run
 from cfdg_jax.fields import config_hash, from_yaml, non_default
 from cfdg_jax.training import store
 from cfdg_jax.training.act import evaluate_act
@@ -207,7 +207,7 @@ def read_config(folder: pathlib.Path) -> TrainConfig:
       UserError: if there is none or it was edited.
     """
     path = folder / "config.yaml"
-    require(path.is_file(), str(folder), "is no run folder (no config.yaml)", "name a folder that a run wrote")
+    require_run(folder)
     try:
         text = path.read_text(encoding="utf-8")
         config = from_yaml(text, str(path))
