@@ -77,16 +77,21 @@ def refuse_bad(arrays: Mapping[str, np.ndarray], file: str, clip_actions: bool =
             _refuse_non_finite(key, checked[key], file)
     if clip_actions:
         checked["actions"] = np.clip(checked["actions"], -1, 1)
-    low, high = float(checked["actions"].min()), float(checked["actions"].max())
+    refuse_outside(checked["actions"], file)
+    return checked
+
+
+def refuse_outside(actions: np.ndarray, file: str, first: int = 0) -> None:
+    """Refuses actions `[n, A]` outside [-1, 1]; `first` is the number of the first row."""
+    low, high = float(actions.min()), float(actions.max())
     if max(-low, high) > 1 + ACTION_TOLERANCE:
-        row = int(np.argmax((np.abs(checked["actions"]) > 1 + ACTION_TOLERANCE).any(axis=1)))
+        row = first + int(np.argmax((np.abs(actions) > 1 + ACTION_TOLERANCE).any(axis=1)))
         raise UserError(
             f"{file}: actions",
             f"range over [{low:.4g}, {high:.4g}], first outside [-1, 1] in row {row}",
             "clip or rescale them to [-1, 1], as the environment received them; "
             "cfdg-jax data convert SRC DST --clip-actions writes a clipped copy",
         )
-    return checked
 
 
 def _refuse_shape(key: str, value: np.ndarray, rows: int, file: str) -> np.ndarray:

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from numpy.lib import format as npy
 
+from cfdg_jax.data.arrays import refuse_outside
 from cfdg_jax.data.files import atomic_path, require_room, told
 from cfdg_jax.data.hdf5 import open_hdf5 as open_file
 from cfdg_jax.data.hdf5 import read_metadata
@@ -145,13 +146,13 @@ def copy_flat(source: pathlib.Path, target: pathlib.Path, about: Mapping[str, An
       source: A file ending in .npz, or HDF5.
       target: Likewise.
       about: Scalars beside those of the source, which come first where both have one.
-      clip_actions: Whether ``actions`` are clipped to [-1, 1].
+      clip_actions: Whether ``actions`` outside [-1, 1] are clipped to it, not refused.
 
     Returns:
       The names of arrays that could not be copied, such as those of Python objects.
 
     Raises:
-      UserError: for a source that cannot be read.
+      UserError: for a source that cannot be read, or actions outside [-1, 1].
       OSError: if the disk is full, naming `target`.
     """
     with open_flat(source) as file:
@@ -162,10 +163,18 @@ def copy_flat(source: pathlib.Path, target: pathlib.Path, about: Mapping[str, An
         with _writer(temporary, target.suffix, scalars) as write:
             for column in file.columns():
                 require(column.shape[0] > 0, f"{source}: {column.name}", "holds no rows", "record or download it again")
-                clipped = clip_actions and column.name == "actions"
-                parts = (np.clip(part, -1, 1) for part in column.parts) if clipped else column.parts
+                parts = _actions(column.parts, source, clip_actions) if column.name == "actions" else column.parts
                 write(column._replace(parts=parts))
         return file.left_out
+
+
+def _actions(parts: Iterator[np.ndarray], source: pathlib.Path, clipped: bool) -> Iterator[np.ndarray]:
+    first = 0
+    for part in parts:
+        part = np.clip(part, -1, 1) if clipped else part
+        refuse_outside(part.reshape(len(part), -1), str(source), first)
+        yield part
+        first += len(part)
 
 
 @contextlib.contextmanager
