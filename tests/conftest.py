@@ -30,7 +30,9 @@ if not os.environ.get("CI"):  # jaxlib 0.10.2 crashed once in thousands of write
 
 
 MUCH_MEMORY = 2 << 30
-"""Resident bytes from which a test process lets go of what it has compiled."""
+"""Resident bytes from which a test process lets go of what it has compiled, between files."""
+MANY_MAPS = 30_000
+"""Memory mappings from which it does so after any test: programs have some each, and XLA aborts at Linux's 65,530."""
 
 
 PROGRAMS = {}
@@ -78,12 +80,28 @@ def generators_are_shallow():
 def compiled_programs_are_let_go():
     """Between files: a process that keeps thousands of programs holds many gigabytes of them."""
     yield
+    if much_is_held():
+        let_go()
+
+
+@pytest.fixture(autouse=True)
+def too_many_compiled_programs_are_let_go():
+    """After a test of a file that has compiled very many."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if much_is_held() and maps.exists() and maps.read_bytes().count(b"\n") >= MANY_MAPS:
+        let_go()
+
+
+def much_is_held():
     status = pathlib.Path("/proc/self/statm")
-    resident = int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else MUCH_MEMORY
-    if resident >= MUCH_MEMORY:
-        PROGRAMS.clear()
-        jax.clear_caches()
-        gc.collect()
+    return not status.exists() or int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >= MUCH_MEMORY
+
+
+def let_go():
+    PROGRAMS.clear()
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
