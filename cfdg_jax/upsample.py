@@ -47,7 +47,6 @@ from cfdg_jax.training.once import Once, fitted
 from cfdg_jax.training.progress import Interrupts, Progress
 from cfdg_jax.types import Array, Buffer, Metrics, Source, Spec
 
-FIT_REMEDY = "lower --augment.lr"
 COLUMNS = ("observations", "actions", "rewards", "terminals", "timeouts")
 
 

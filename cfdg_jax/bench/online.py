@@ -86,14 +86,14 @@ def _online_seconds(program: Program, steps: int) -> tuple[float, float, Any, tu
         current = env.reset(done) if done.any() else result.next_obs
         environment.append(time.perf_counter() - start)
         packet, obs = Packet(obs, action, result.reward, result.next_obs, result.terminal, current), current
-        step, rows = np.int32(t + 1), program.offline_rows
+        packed, step, rows = packet.pack(), np.int32(t + 1), program.offline_rows
         if program.config.online.overlap:
-            action = acting_step(program, state, packet.pack(), step, False)
-            state, meters = learning_step(program, state, meters, packet.pack(), step, rows, counts)
+            action = acting_step(program, state, packed, step, False)
+            state, meters = learning_step(program, state, meters, packed, step, rows, counts)
         else:
-            state, meters, action = online_step(program, state, meters, packet.pack(), step, rows, counts, False)
+            state, meters, action = online_step(program, state, meters, packed, step, rows, counts, False)
     env.close()
-    rest = (meters, packet.pack(), step, rows, counts, False)
+    rest = (meters, packed, step, rows, counts, False)
     return float(np.median(whole[10:])), float(np.median(environment[10:])), state, rest
 
 

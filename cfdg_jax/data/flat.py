@@ -1,7 +1,7 @@
 """Flat files copied as they are, HDF5 and npz: every array in its own type, part by part, and every scalar.
 
-Nothing is dropped, joined or checked: simulator states under ``infos/`` come along, and rows stay those of the file. A
-part is all that memory holds of it, whatever the number of rows.
+Nothing is dropped or joined: simulator states under ``infos/`` come along, and rows stay those of the file. Of their
+values actions alone are checked. A part is all that memory holds of it, whatever the number of rows.
 """
 
 from __future__ import annotations
@@ -22,12 +22,11 @@ from cfdg_jax.data.arrays import refuse_outside
 from cfdg_jax.data.files import atomic_path, require_room, told
 from cfdg_jax.data.hdf5 import open_hdf5 as open_file
 from cfdg_jax.data.hdf5 import read_metadata
+from cfdg_jax.data.npz import ABOUT
 from cfdg_jax.errors import UserError, require
 
 PART = 1 << 24
 """Bytes that are copied at once."""
-ABOUT = "about"
-"""The array of an npz file that holds its scalars as json."""
 
 
 class Column(NamedTuple):

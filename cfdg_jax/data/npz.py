@@ -11,13 +11,14 @@ import numpy as np
 
 from cfdg_jax.errors import UserError
 
-_ABOUT = "about"
+ABOUT = "about"
+"""The array that holds the scalars of a file as json."""
 
 
 def write_npz(path: pathlib.Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
     """Writes a file that is whole or absent."""
     part = path.with_suffix(".part.npz")
-    columns: dict[str, Any] = {**arrays, _ABOUT: np.asarray(json.dumps(dict(about)))}
+    columns: dict[str, Any] = {**arrays, ABOUT: np.asarray(json.dumps(dict(about)))}
     np.savez(part, **columns)
     part.rename(path)
 
@@ -34,5 +35,5 @@ def read_npz(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
     except (OSError, ValueError, EOFError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(str(path), f"cannot be read as npz ({reason})", "write it anew with numpy.savez") from error
-    about = json.loads(str(arrays.pop(_ABOUT))) if _ABOUT in arrays else {}
+    about = json.loads(str(arrays.pop(ABOUT))) if ABOUT in arrays else {}
     return arrays, about
