@@ -43,7 +43,7 @@ from cfdg_jax.presets import make_config
 from cfdg_jax.training.checkpoint import Kept
 from cfdg_jax.training.generate import Chunk, Make, chunks, make_on, rows_by_source
 from cfdg_jax.training.logging import write_atomic
-from cfdg_jax.training.once import Once, fitted
+from cfdg_jax.training.once import fitted, once_of
 from cfdg_jax.training.progress import Interrupts, Progress
 from cfdg_jax.types import Array, Buffer, Metrics, Source, Spec
 
@@ -197,7 +197,7 @@ def _sample(job: Job, progress: Progress) -> pathlib.Path:
         _require_room(job)
         offline = jnp.asarray(job.offline)
         per_call = job.config.refresh.fit_steps_per_call
-        once = Once(job.augmenter, offline, _online(job, offline), job.key, per_call)
+        once = once_of(job.augmenter, offline, _online(job, offline), job.key, per_call)
         kept = Kept(job.generator / job.identity, job.identity, progress.warn)
         generator, make = fitted(once, kept, progress, interrupts).generator, _make(job)
         with h5py.File(job.partial, "a") as file:

@@ -20,8 +20,7 @@ from numpy.lib import format as npy
 
 from cfdg_jax.data.arrays import refuse_outside
 from cfdg_jax.data.files import atomic_path, require_room, told
-from cfdg_jax.data.hdf5 import open_hdf5 as open_file
-from cfdg_jax.data.hdf5 import read_metadata
+from cfdg_jax.data.hdf5 import open_hdf5, read_metadata, reading, write_scalars
 from cfdg_jax.data.npz import ABOUT
 from cfdg_jax.errors import UserError, require
 
@@ -79,11 +78,9 @@ class _Hdf5:
     def _parts(self, name: str, item: h5py.Dataset) -> Iterator[np.ndarray]:
         step = rows_of_part(item.shape, item.dtype)
         for start in range(0, item.shape[0], step):
-            try:
-                yield item[start : start + step]
-            except OSError as error:
-                problem = f"cannot be read, the file is damaged: {str(error).splitlines()[0]}"
-                raise UserError(f"{self._path}: {name}", problem, "copy or download it again") from error
+            with reading(self._path, name):
+                part = item[start : start + step]
+            yield part
 
 
 class _Npz:
@@ -127,7 +124,7 @@ def open_flat(path: pathlib.Path) -> Iterator[Flat]:
       UserError: if it is absent, damaged or of no such layout; also from within the block, when reading finds it out.
     """
     if path.suffix != ".npz":
-        with open_file(path) as file:
+        with open_hdf5(path) as file:
             yield _Hdf5(file, path)
         return
     try:
@@ -186,9 +183,7 @@ def _writer(path: pathlib.Path, suffix: str, about: Mapping[str, Any]) -> Iterat
         return
     with h5py.File(path, "w") as file:
         yield lambda column: _write_dataset(file, column)
-        for name, scalar in about.items():
-            text = isinstance(scalar, str)  # of fixed length: HDF5 2 can hang on a damaged heap of variable ones
-            file.create_dataset(f"metadata/{name}", data=np.array(scalar.encode()) if text else scalar)
+        write_scalars(file, about)
 
 
 def _write_member(archive: zipfile.ZipFile, column: Column) -> None:

@@ -91,7 +91,7 @@ def _reason(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def _reading(path: pathlib.Path, what: str = "") -> Iterator[None]:
+def reading(path: pathlib.Path, what: str = "") -> Iterator[None]:
     """Turns whatever the block raises while it reads `what` into a `UserError`: h5py raises many kinds."""
     try:
         yield
@@ -126,7 +126,7 @@ def read_hdf5(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     before = _version(path)
     with open_hdf5(path) as file:
         metadata = _metadata(path, file)
-        with _reading(path):
+        with reading(path):
             names = [os.fsdecode(name) for name in file if name not in ("infos", "metadata")]  # bytes if not UTF-8
         for name in names:
             arrays[name] = _array(path, file, name) if name in (*REQUIRED, *OPTIONAL) else np.empty(0)
@@ -135,13 +135,13 @@ def read_hdf5(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _version(path: pathlib.Path) -> tuple[int, int]:
-    with _reading(path):
+    with reading(path):
         status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def _array(path: pathlib.Path, file: h5py.File, name: str) -> np.ndarray:
-    with _reading(path, name):
+    with reading(path, name):
         link = file.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink | h5py.SoftLink) and file.get(name) is None:
             target = link.filename if isinstance(link, h5py.ExternalLink) else link.path
@@ -175,9 +175,9 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
 
 
 def _metadata(path: pathlib.Path, file: h5py.File) -> dict[str, Any]:
-    with _reading(path, "attributes"):
+    with reading(path, "attributes"):
         scalars = {os.fsdecode(name): _scalar(value) for name, value in file.attrs.items() if np.ndim(value) == 0}
-    with _reading(path, "metadata"):
+    with reading(path, "metadata"):
         if isinstance(group := file.get("metadata"), h5py.Group):
             items = {name: item for name, item in group.items() if isinstance(item, h5py.Dataset) and item.shape == ()}
             scalars |= {os.fsdecode(name): _scalar(item[()]) for name, item in items.items()}
@@ -214,9 +214,14 @@ def write_hdf5(
     with h5py.File(image, "w") as file:
         for name, value in arrays.items():
             file.create_dataset(name, data=value, compression=compression)
-        for name, scalar in metadata.items():
-            text = isinstance(scalar, str)  # of fixed length: HDF5 2 can hang on a damaged heap of variable ones
-            file.create_dataset(f"metadata/{name}", data=np.array(scalar.encode()) if text else scalar)
+        write_scalars(file, metadata)
     with atomic_path(pathlib.Path(path)) as temporary:
         require_room(temporary, image.getbuffer().nbytes)
         temporary.write_bytes(image.getbuffer())
+
+
+def write_scalars(file: h5py.File, metadata: Mapping[str, Any]) -> None:
+    """Writes the ``metadata/`` group."""
+    for name, scalar in metadata.items():
+        text = isinstance(scalar, str)  # of fixed length: HDF5 2 can hang on a damaged heap of variable ones
+        file.create_dataset(f"metadata/{name}", data=np.array(scalar.encode()) if text else scalar)

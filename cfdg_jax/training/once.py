@@ -10,7 +10,7 @@ kind. So runs share it whose methods differ only in what it does not ask, such a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +37,7 @@ class Once(NamedTuple):
       offline: `[N, D]` rows.
       online: A ring, or the offline rows as one.
       key: `[]`.
+      told: What the fit is told of the real rows, see `told_alone`.
       per_call: Steps of one dispatch.
       bar: The name of its bar.
     """
@@ -45,8 +46,14 @@ class Once(NamedTuple):
     offline: Array
     online: Buffer
     key: Key
+    told: Mapping[str, Any]
     per_call: int
     bar: str = "fit"
+
+
+def once_of(augmenter: Augmenter, offline: Array, online: Buffer, key: Key, per_call: int, bar: str = "fit") -> Once:
+    """A `Once` with the scores of its rows, where its fit is told any."""
+    return Once(augmenter, offline, online, key, told_alone(augmenter, offline, online, key), per_call, bar)
 
 
 class Fitted(NamedTuple):
@@ -73,11 +80,7 @@ class Fitted(NamedTuple):
 def begin(once: Once) -> Fitted:
     """Nothing done."""
     generator = jax.jit(once.augmenter.init)(purpose_key(once.key, "init"), once.offline, once.online)
-
-    def measured(generator: Any) -> Metrics:
-        told = told_alone(once.augmenter, once.offline, once.online, once.key)
-        return once.augmenter.fit(generator, once.offline, once.online, once.key, 1, **told)[1]
-
+    measured = lambda generator: once.augmenter.fit(generator, once.offline, once.online, once.key, 1, **once.told)[1]
     steps = once.augmenter.fit_steps
     ends = np.minimum(np.arange(once.per_call, steps + once.per_call, once.per_call), steps)
     unknown = {name: jnp.full(len(ends), jnp.nan) for name in jax.eval_shape(measured, generator)}
@@ -94,13 +97,12 @@ def fitted(once: Once, kept: Kept, progress: Progress, interrupts: Interrupts) -
     fit = jax.jit(once.augmenter.fit, static_argnames="steps", donate_argnums=0)
 
     def step(generator: Any, start: int, steps: int) -> tuple[Any, Metrics]:
-        return fit(generator, once.offline, once.online, purpose_key(once.key, "fit", start), steps=steps, **told)
+        return fit(generator, once.offline, once.online, purpose_key(once.key, "fit", start), steps=steps, **once.told)
 
     state = begun = kept.load(jax.eval_shape(lambda: begin(once))) or begin(once)
     work = Fit(step, once.augmenter.fit_steps, once.per_call, once.bar)
     if int(begun.done) == work.steps:
         return begun
-    told = told_alone(once.augmenter, once.offline, once.online, once.key)
     try:
         for done, generator, metrics in fit_on(work, begun.generator, int(begun.done), progress):
             values = {name: float(value) for name, value in metrics.items()}
@@ -138,7 +140,7 @@ def before_online(program: Program) -> Once:
     augmenter, rows = program.augmenter.pretraining, program.offline_rows
     assert augmenter is not None, "asked of a generator that is pre-trained"
     key = purpose_key(jax.random.key(program.config.run_key), "generator")
-    return Once(augmenter, rows, ring.full(rows), key, program.config.refresh.fit_steps_per_call, "generator")
+    return once_of(augmenter, rows, ring.full(rows), key, program.config.refresh.fit_steps_per_call, "generator")
 
 
 def identity(once: Once) -> str:
@@ -146,10 +148,9 @@ def identity(once: Once) -> str:
     start = jax.eval_shape(lambda: begin(once)).generator
     init = jax.jit(once.augmenter.init).lower(once.key, once.offline, once.online)
     fit = jax.jit(once.augmenter.fit, static_argnames="steps")
-    told = told_alone(once.augmenter, once.offline, once.online, once.key)
-    program = fit.lower(start, once.offline, once.online, once.key, steps=once.per_call, **told)
+    program = fit.lower(start, once.offline, once.online, once.key, steps=once.per_call, **once.told)
     where = (jax.__version__, jax.local_devices()[0].device_kind, cores())
     work = (once.augmenter.fit_steps, once.per_call, np.asarray(jax.random.key_data(once.key)).tolist())
-    arrays = [digest_of(np.asarray(each)) for each in (once.offline, *jax.tree.leaves(told))]
+    arrays = [digest_of(np.asarray(each)) for each in (once.offline, *jax.tree.leaves(once.told))]
     said = (init.as_text(), program.as_text(), *where, *work, *arrays)
     return hashlib.sha256(repr(said).encode()).hexdigest()[:20]
