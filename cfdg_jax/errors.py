@@ -12,6 +12,8 @@ PATH_ERRORS = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
 )  # fmt: skip
 """What is wrong with a path that a user named."""
+MUCH_LESS = 0.1
+"""Likeness below the best one's from which a name is no suggestion."""
 FEW = 4
 """Valid names that a message gives in full, though a command lists them."""
 
@@ -39,6 +41,11 @@ def require_run(folder: pathlib.Path) -> None:
     require(found, str(folder), "is no run folder (no config.yaml)", "name a folder that a run wrote")
 
 
+def require_file(path: pathlib.Path) -> None:
+    """Refuses a yaml file that is not there."""
+    require(path.is_file(), str(path), "does not exist", "name a yaml file")
+
+
 def require(condition: bool, field: str, problem: str, remedy: str = "") -> None:
     """Raises `UserError` unless `condition` holds."""
     if not condition:
@@ -55,5 +62,7 @@ def nearest(name: str, names: Iterable[str], listing: str = "") -> str:
     """
     names = list(names)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    likeness = [difflib.SequenceMatcher(None, each, name).ratio() for each in close]
+    close = [each for each, value in zip(close, likeness, strict=True) if value > likeness[0] - MUCH_LESS]
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     return meant + (f"`{listing}` lists all" if listing and len(names) > FEW else f"valid: {', '.join(names)}")

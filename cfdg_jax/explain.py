@@ -47,8 +47,8 @@ def _defaults(path: str, given: dict[str, Any], users: list[str]) -> list[str]:
         own = {choice: name} if name else {}
         values = [f"{preset} {leaf_paths(_made(dataset, own, given, preset))[path]}" for preset in PRESETS]
         rows.setdefault(", ".join(values), []).append(name)
-    shown = [f"{values}" + (f"   ({', '.join(names)})" if names != [""] else "") for values, names in rows.items()]
-    return [*shown, f"all on {dataset or given.get('env.task')}"]
+    task = dataset or given.get("env.task")
+    return [f"{values}   ({', '.join([*filter(None, names), f'on {task}'])})" for values, names in rows.items()]
 
 
 def _made(dataset: str, own: dict[str, Any], given: Mapping[str, Any], preset: str) -> TrainConfig:

@@ -25,7 +25,7 @@ import yaml
 
 from cfdg_jax import grid
 from cfdg_jax.config import REGISTRIES, TrainConfig
-from cfdg_jax.errors import UserError, nearest, require
+from cfdg_jax.errors import UserError, nearest, require, require_file
 from cfdg_jax.fields import leaf_paths
 from cfdg_jax.presets import make_config
 from cfdg_jax.report.build import build_report
@@ -40,7 +40,7 @@ def read_sweep(path: str | os.PathLike) -> list[TrainConfig]:
       UserError: if the file is missing or no such mapping, or a name, field or value in it is wrong.
     """
     path = pathlib.Path(path)
-    require(path.is_file(), str(path), "does not exist", "name a yaml file")
+    require_file(path)
     try:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -156,7 +156,7 @@ def test_a_field_is_explained(capsys):
     text = capsys.readouterr().out
     assert text.startswith("agent.expectile   float\n  meaning   tau of the value regression; AntMaze 0.9\n")
     assert "used by   iql, pex" in text and "paper 0.9, reduced 0.9, smoke 0.9" in text and "iql pex: 0.9" in text
-    assert "docs/algorithms.md#iql" in text and "Kostrikov" in text and "all on d4rl:antmaze-umaze-v2" in text
+    assert "docs/algorithms.md#iql" in text and "Kostrikov" in text and "on d4rl:antmaze-umaze-v2)" in text
 
 
 def test_show_marks_what_differs_from_the_preset(capsys):

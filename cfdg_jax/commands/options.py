@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 from cfdg_jax import catalog
 from cfdg_jax.axis import read_axis
 from cfdg_jax.data.names import dataset_names, split_name
-from cfdg_jax.errors import UserError, nearest, require, require_run
+from cfdg_jax.errors import UserError, nearest, require, require_file, require_run
 from cfdg_jax.values import PRESETS, coerce, in_range, require_range
 
 CHOSEN = "cfdg_jax.chosen"
@@ -52,6 +52,14 @@ class RunFolder(Text):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         require_run(pathlib.Path(super().convert(value, param, ctx)))
+        return value
+
+
+class YamlFile(Text):
+    """A yaml file that is there."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        require_file(pathlib.Path(super().convert(value, param, ctx)))
         return value
 
 
