@@ -159,14 +159,22 @@ def test_screen_with_more_rejected_than_accepted_rows():
     assert rejected == 4
 
 
-def test_the_first_places_go_to_rows_that_are_wanted_there():
+def test_as_many_rows_end_as_are_wanted():
     x = jnp.arange(10.0)[:, None]
-    accepted, ends = jnp.arange(10) >= 4, jnp.isin(jnp.arange(10), jnp.array([6, 9]))
-    filled = lambda *wanted: np.asarray(jax.jit(screen)(x, accepted, *wanted)[0])[:, 0].tolist()
-    plain = [4, 5, 6, 7, 4, 5, 6, 7, 8, 9]
-    assert filled() == filled(ends, -2) == filled(ends & False, 3) == plain
-    assert filled(ends, 3) == [6, 9, 6, *plain[3:]]
-    assert filled(ends, 99) == [6, 9, 6, 9, *plain[4:]]
+    accepted, ends = jnp.arange(10) >= 4, jnp.isin(jnp.arange(10), jnp.array([0, 6, 9]))  # 0 is not accepted
+
+    def filled(wanted, ends=ends):
+        rows, rejected = jax.jit(screen)(x, accepted, ends, wanted)
+        assert rejected == 4
+        return np.asarray(rows)[:, 0].astype(int).tolist()
+
+    kept = lambda rows, *places: all(rows[place] == place for place in places)
+    assert [sum(row in (6, 9) for row in filled(wanted)) for wanted in range(11)] == list(range(11))
+    assert set(filled(6)[:4]) == {6, 9} and kept(filled(6), *range(4, 10)), "the places of those not accepted first"
+    assert set(filled(8)) == {4, 5, 6, 7, 8, 9} - {4, 5} and kept(filled(8), 6, 7, 8, 9)
+    assert set(filled(0)) == {4, 5, 7, 8} and kept(filled(0), 4, 5, 7, 8)
+    assert set(filled(3, ends & False)) == set(range(4, 10)), "no row ends"
+    assert set(filled(3, ends | True)) == set(range(4, 10)), "every row ends"
 
 
 def test_nothing_accepted_gives_nan_rows_that_stop_a_run(small):

@@ -129,7 +129,7 @@ def cfdg(config: CFDGConfig, spec: Spec) -> Augmenter:
         labelled = edm.denoiser(network, state.denoiser.ema)
         guided = classifier_free(labelled, told(LABELS[int(source)], quantile), null, config.w, config.guided)
         made = row_model(guided, state, config, spec, LABELS[int(source)])
-        return made._replace(rate=0.0) if scored else made  # rows of high scores end as they do, not as all rows
+        return made._replace(rate=None) if scored else made  # rows of high scores end as they do, not as all rows
 
     def model(state: RowState, source: int) -> RowModel:
         return at(state, source, 1.0 - config.condition_top / 2)

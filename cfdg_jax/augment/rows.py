@@ -21,6 +21,7 @@ from cfdg_jax.diffusion.samplers import Push, sample
 from cfdg_jax.types import Array, Buffer, Key, Metrics, RowLayout, Spec
 
 OUTLIER = 10.0  # |z| beyond which a generated row is screened out (docs/algorithms.md#synther)
+OFTEN = 2  # times that a row may stand among generated ones
 ACTION_LIMIT = 1.0 - 1e-5  # keeps atanh finite for squashed policies
 
 
@@ -79,7 +80,7 @@ class RowModel(NamedTuple):
       columns: ``(rows [..., D]) -> [..., d]``, the columns of packed rows in raw units. Its Jacobian has determinant 1.
       ended: ``(obs [..., O]) -> [...]`` bool, whether the task ends at a state; None where it never does.
       over: The same of states that no row starts from.
-      rate: `[]`, share of the real rows of its kind that end.
+      rate: `[]`, share of the real rows of its kind that end; None where that is not known.
     """
 
     denoise: Denoise
@@ -87,7 +88,7 @@ class RowModel(NamedTuple):
     columns: Callable[[Array], Array]
     ended: Callable[[Array], Array] | None = None
     over: Callable[[Array], Array] | None = None
-    rate: Array | float = 0.0
+    rate: Array | float | None = None
 
 
 def row_model(
@@ -119,8 +120,8 @@ def generate_rows(
     """`rows` packed rows `[rows, D]` of `source` from a model, and ``rejected``; `push` as for `samplers.sample`.
 
     Rejected are rows that are not finite, that leave ``|z| <= 10`` in normalised space, or that start where the task
-    has ended. Most of these would have ended: a denoiser blurs on which side of the line they start. So rows that end
-    take the places, until as many end as in the data.
+    has ended. Most of these would have ended: a denoiser blurs on which side of the line they start. So those that do
+    end are drawn again, until as many do as in the data, but none more than `OFTEN` times.
     """
     z = sample(model.denoise, config.sampler, key, (rows, layout.generative_width), push)
     x = unnormalise(model.normaliser, z)
@@ -132,32 +133,36 @@ def generate_rows(
         return to_rows(x, layout, source, 0.0), {"rejected": rejected}
     accepted &= ~model.over(x[:, layout.obs])
     ends = model.ended(x[:, layout.next_obs]) & accepted
-    x, rejected = screen(x, accepted, ends, jnp.round(model.rate * rows) - ends.sum())
+    count = ends.sum()
+    wanted = count if model.rate is None else jnp.clip(jnp.round(model.rate * rows), count, OFTEN * count)
+    x, rejected = screen(x, accepted, ends, wanted)
     return to_rows(x, layout, source, model.ended(x[:, layout.next_obs])), {"rejected": rejected}
 
 
-def screen(x: Array, accepted: Array, first: Array | None = None, wanted: Array | float = 0.0) -> tuple[Array, Array]:
-    """Replaces generated rows that are not accepted by accepted ones of the same chunk.
+def screen(x: Array, accepted: Array, ends: Array | bool = False, wanted: Array | float = 0.0) -> tuple[Array, Array]:
+    """Replaces generated rows that are not accepted by accepted ones of the same chunk, `wanted` of which end.
 
     Args:
       x: `[n, d]` generated rows.
       accepted: `[n]` bool.
-      first: `[n]` bool, accepted rows that fill the first `wanted` places, in turn, where there are any.
-      wanted: `[]`.
+      ends: `[n]` bool, which of the accepted rows end.
+      wanted: `[]`, number of rows that end; of no account where none of the accepted ones does, or all of them.
 
     Returns:
-      `[n, d]` rows, all accepted ones in their places, and the number of rows replaced, float32. Where no row is
-      accepted there is nothing to draw on: every row is NaN then and the number is n, by which a refresh knows to
-      keep the rows it had.
+      `[n, d]` rows and the number that was not accepted, float32. Rows stay in their places, but for those not
+      accepted and those of the kind that is too many. Where no row is accepted there is nothing to draw on: every row
+      is NaN then and the number is n, by which a refresh knows to keep the rows it had.
     """
-    rows, count = x.shape[0], accepted.sum()
-    place = jnp.cumsum(~accepted) - 1
-    in_turn = lambda some: jnp.argsort(~some, stable=True)[place % jnp.maximum(some.sum(), 1)]
-    index = jnp.where(accepted, jnp.arange(rows), in_turn(accepted))
-    if first is not None:
-        index = jnp.where(~accepted & first.any() & (place < wanted), in_turn(first), index)
-    screened = x[index]
-    return jnp.where(count > 0, screened, jnp.nan), (x.shape[0] - count).astype(jnp.float32)
+    count, ends = x.shape[0], accepted & ends
+    goes_on = accepted & ~ends
+    order = jnp.argsort(jnp.where(ends, 0, jnp.where(goes_on, 2, 1)), stable=True)
+    first = jnp.arange(count)  # places in that order; ends fill them from the front, the others from the back
+    last = count - 1 - first
+    repeated = lambda place, some: place % jnp.maximum(some.sum(), 1)
+    wanted = jnp.where(ends.any(), jnp.where(goes_on.any(), wanted, count), 0)
+    taken = jnp.where(first < wanted, order[repeated(first, ends)], order[count - 1 - repeated(last, goes_on)])
+    screened = x[jnp.zeros(count, int).at[order].set(taken)]
+    return jnp.where(accepted.any(), screened, jnp.nan), (count - accepted.sum()).astype(jnp.float32)
 
 
 def to_rows(x: Array, layout: RowLayout, source: int, terminal: Array | float) -> Array:
