@@ -5,6 +5,7 @@ ones (`golden_full_dir`) and small real recordings (`data_dir`) are not. Tests t
 ``CFDG_REFERENCE_DIR`` or in a folder beside the repository, and skip, saying so, where neither exists.
 """
 
+import dataclasses
 import gc
 import importlib.metadata
 import os
@@ -38,29 +39,58 @@ MANY_MAPS = 30_000
 PROGRAMS = {}
 """What `programs_are_shared` keeps, by config; a program with what is compiled takes some hundred megabytes."""
 MOST_PROGRAMS = 6
+OF_THE_LOOP = ("evaluate", "log", "checkpoint", "refresh")
+"""Parts of a config that no compiled function reads; only the control of a refresh is looked at when a run is built."""
+MEETS = {"_init_agent": "agent", "_init_stratifier": "stratify", "_init_mix": "mix"}
+MEETS |= dict.fromkeys(("start_generator", "adopt_generator", "fit_generator", "generate"), "augment")
+"""Compiled functions that ask one method alone."""
 
 
 @pytest.fixture(scope="module")
 def programs_are_shared():
-    """Runs of equal config on the toy task share what is compiled, which is most of their time."""
+    """Runs on the toy task whose configs differ in `OF_THE_LOOP` alone share what is compiled, most of their time.
+
+    Runs that have one method in common share what asks that one alone.
+    """
+    from cfdg_jax.config import RefreshConfig, TrainConfig, resolved
     from cfdg_jax.training import results, run
     from cfdg_jax.training.build import load_program
+    from cfdg_jax.training.program import Compiled
+
+    def known_as(config):
+        refresh = RefreshConfig(control=config.refresh.control)
+        rest = {name: getattr(TrainConfig(), name) for name in OF_THE_LOOP} | {"refresh": refresh, "label": ""}
+        return repr(dataclasses.replace(config, **rest))
 
     def shared(config, progress, clock, transforms=None):
-        known = PROGRAMS.get(repr(config))
+        known = PROGRAMS.get(known_as(config))
         if known is not None and (transforms is None or same(transforms, known.transforms)):
-            return known
+            own = {name: getattr(config, name) for name in (*OF_THE_LOOP, "label")}
+            program = dataclasses.replace(known, config=dataclasses.replace(known.config, **own))
+            object.__setattr__(program, "kept", known.kept)
+            return program
         program = load_program(config, progress, clock, transforms)
         if config.dataset.startswith("local:toy"):  # whose rows are always the same
             for key in list(PROGRAMS)[:-MOST_PROGRAMS]:
                 del PROGRAMS[key]
-            PROGRAMS[repr(config)] = PROGRAMS[repr(program.config)] = program
+            PROGRAMS[known_as(config)] = PROGRAMS[known_as(program.config)] = program
         return program
 
     same = lambda a, b: all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+    of, kept = Compiled.of, {}
+
+    def of_method(self, program):
+        config, name = program.config, self.plain.__name__
+        if name in MEETS and self.plain not in program.kept and not program.settings and program.mesh is None:
+            steps = config.offline.steps, config.online.updates, config.run_key
+            asked = (name, resolved(config)[MEETS[name]], steps, program.spec, config.seeds, config.seed_axis)
+            program.kept[self.plain] = kept[repr(asked)] = kept.get(repr(asked)) or of(self, program)
+        return of(self, program)
+
     with pytest.MonkeyPatch.context() as patch:
         for module in (run, results):
             patch.setattr(module, "load_program", shared)
+        patch.setattr(Compiled, "of", of_method)
         yield
 
 

@@ -36,9 +36,9 @@ def outcome(devices: str) -> dict:
         state = state._replace(stratifier=stratifier)
     state = go_online(program, state)
     state = state._replace(online=jax.jit(ring.insert)(state.online, jnp.tile(rows[None, :80], (8, 1, 1))))
-    generator = start_generator(program, state, state.key, rows)
-    programs["fit"] = fit_generator.of(program).lower(generator, state, rows, state.key, steps=5).compile()
-    generator, _ = programs["fit"](settings, generator, state, rows, state.key)
+    generator = start_generator(program, state.online, state.key, rows)
+    programs["fit"] = fit_generator.of(program).lower(generator, state.online, rows, state.key, steps=5).compile()
+    generator, _ = programs["fit"](settings, generator, state.online, rows, state.key)
     made = {source: generate(program, generator, state.key, source, 20)[0] for source in program.augmenter.shares}
     finite = float(np.nan_to_num(np.stack([np.asarray(each) for each in made.values()]), neginf=0.0).sum())
     state = state._replace(synthetic={source: ring.full(each) for source, each in made.items()})

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from train_helpers import optimised
 
 from cfdg_jax.diffusion import behavior, energy
 from cfdg_jax.diffusion.guidance import energy_guided
@@ -223,7 +224,7 @@ def test_a_trained_network_has_the_analytic_gradient():
         target = energy.labels(obs * a[..., 0], beta)
         return energy.fit_step(network, tx, state, obs, a, target, fit_key)
 
-    @jax.jit
+    @optimised
     def run(key):
         init_key, fit_key, test_key = jax.random.split(key, 3)
         params = network.init(init_key)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train_helpers import optimised
 
 from cfdg_jax.agents.registry import AGENTS, make_agent
 from cfdg_jax.types import Batch, Source, Spec
@@ -85,7 +86,7 @@ def test_known_values_and_policies(name):
     offline, online = (make_agent(config, SPEC, phase, 1_000) for phase in ("offline", "online"))
     keys = jax.random.split(jax.random.key(0), len(PROBES))
     state = jax.vmap(offline.go_online)(jax.vmap(offline.init)(keys), keys)
-    update = jax.jit(jax.vmap(online.update, in_axes=(0, 0, 0, None)))
+    update = optimised(jax.vmap(online.update, in_axes=(0, 0, 0, None)))
     for call, batches in enumerate(data()[: CALLS_CROSSQ if name == "crossq" else CALLS]):
         keys = jax.random.split(jax.random.key(call + 1), len(PROBES))
         state, _ = update(state, batches, keys, jnp.asarray(call * UPDATES))

@@ -70,10 +70,10 @@ def test_it_is_the_fit_on_the_offline_rows_and_every_seed_begins_with_it(augment
 def test_of_a_condition_is_told_what_needs_no_agent(condition, share, folder):
     program, found = pretrained(toy_config(augment__condition=condition, **SHORT))
     np.testing.assert_array_equal(found.metrics["told"], share)
-    state = ready(program)
+    state, rows = ready(program), program.offline_rows
     generator = beginning(program, state, found.generator, state.key)
-    scores = scores_of(program, state, program.offline_rows, state.key)
-    metrics = fit_generator(program, generator, state, program.offline_rows, state.key, steps=2, scores=scores)[1]
+    scores = scores_of(program, state, rows, state.key)
+    metrics = fit_generator(program, generator, state.online, rows, state.key, steps=2, scores=scores)[1]
     np.testing.assert_array_equal(metrics["told"], 1.0)
 
 

@@ -365,7 +365,7 @@ def test_a_refresh_needs_the_memory_of_a_chunk_beside_the_rings():
     small |= {"refresh.capacity": 1_000_000}
     program = program_of("hopper", 2, 1_000, small)
     state = jax.eval_shape(lambda: init(program, "online"))
-    generator = jax.eval_shape(start_generator.of(program), state, state.key, program.offline_rows)
+    generator = jax.eval_shape(start_generator.of(program), state.online, state.key, program.offline_rows)
     source, rows = next(iter(synthetic_rows(program).items()))
     generated = generate.of(program).lower(generator, state.key, source, program.config.refresh.chunk).compile()
     chunk = 2 * program.config.refresh.chunk * program.spec.layout.width * 4

@@ -44,8 +44,8 @@ def outcome(config):
     state = go_online(program, state)._replace(online=ring.full(jnp.tile(rows[None, :100], (lanes, 1, 1))))
     made = {}
     if program.augmenter.shares:
-        generator = start_generator(program, state, state.key, rows)
-        generator, _ = fit_generator(program, generator, state, rows, state.key, steps=5)
+        generator = start_generator(program, state.online, state.key, rows)
+        generator, _ = fit_generator(program, generator, state.online, rows, state.key, steps=5)
         made = {source: generate(program, generator, state.key, source, 20)[0] for source in program.augmenter.shares}
         state = state._replace(synthetic={source: ring.full(each) for source, each in made.items()})
     made_rows = {source: np.array(each)[..., : program.spec.layout.terminal] for source, each in made.items()}

@@ -17,6 +17,8 @@ from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.types import Source
 
 DATA, OTHER = "local:toy-dense-medium-replay-v0", "local:toy-dense-medium-v0"
+pytestmark = pytest.mark.usefixtures("generators_are_shallow")
+
 SMALL = ["--preset", "smoke", "--quiet", "--refresh.chunk", "60", "--augment.steps", "20"]
 SMALL += ["--refresh.fit_steps_per_call", "10"]
 
@@ -30,6 +32,19 @@ def run(out, *more, augment="synther", rows="150"):
 @pytest.fixture(autouse=True)
 def no_setup(monkeypatch):
     monkeypatch.setattr(process, "setup", lambda *arguments: None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def equal_generators_are_one():
+    """JAX compiles a function once, and a generator that is made anew brings functions of its own."""
+    made, make = {}, module.make_augmenter
+
+    def known(config, spec):
+        return made.setdefault(repr((config, spec)), make(config, spec))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "make_augmenter", known)
+        yield
 
 
 def d4rl_pairs(path):

@@ -22,6 +22,9 @@ from cfdg_jax.training.session import Session
 
 WALL_CLOCK = {"seconds", "steps_per_second", "refresh_seconds"}
 
+optimised = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 2})
+"""For what runs longer than it compiles; see the flags in conftest.py."""
+
 TOY = "local:toy-dense-medium-replay-v0"
 TINY = {  # what happens comes at multiples of 20 steps, since every other number of steps is a program to compile
     "mix.batch_size": 32,

@@ -44,8 +44,8 @@ def kernel_counts(quick: bool) -> dict[str, Any]:
     values = {"augment.width": width, "augment.solver": "dpm++2m", "augment.sampler_steps": SAMPLER_STEPS}
     program = program_of("hopper", seeds, 20_000, values | {"online.capacity": 20_000})
     state = jax.eval_shape(lambda: init(program, "online"))
-    generator = jax.eval_shape(start_generator.of(program), state, state.key, program.offline_rows)
-    fit = (generator, state, program.offline_rows, state.key)
+    generator = jax.eval_shape(start_generator.of(program), state.online, state.key, program.offline_rows)
+    fit = (generator, state.online, program.offline_rows, state.key)
     results["fit step"] = _step_kernels(fit_generator.of(program), fit, {"steps": STEPS}, STEPS)
     options = {"source": int(Source.SYNTHETIC_ONLINE), "rows": 256}
     results["sampler evaluation"] = _step_kernels(generate.of(program), (generator, state.key), options, SAMPLER_STEPS)

@@ -117,11 +117,11 @@ def generator_rates(quick: bool) -> dict[str, Any]:
         state = init(program, "online")
         online = ring.insert(state.online, jnp.asarray(noise_rows(program.spec, 10_000))[None])
         state = state._replace(online=online)
-        generator = start_generator(program, state, state.key, program.offline_rows)
+        generator = start_generator(program, state.online, state.key, program.offline_rows)
 
         learn = functools.partial(fit_generator, program, steps=steps)
         sample = functools.partial(generate, program, source=int(Source.SYNTHETIC_ONLINE), rows=rows)
-        learnt, drawn = (state, program.offline_rows, state.key), (generator, state.key)
+        learnt, drawn = (state.online, program.offline_rows, state.key), (generator, state.key)
         flop = {"fit": product_flop(learn, generator, *learnt) / steps, "sample": product_flop(sample, *drawn) / rows}
 
         def fit(learn=learn, learnt=learnt):

@@ -289,6 +289,6 @@ def template(program: Program, record: Record) -> TrainState:
     shapes = shapes._replace(online=online, synthetic=synthetic)
     if synthetic:
         offline: Any = jax.ShapeDtypeStruct((record.offline_rows, width), np.float32)
-        generator = jax.eval_shape(start_generator.of(program), shapes, shapes.key, offline)
+        generator = jax.eval_shape(start_generator.of(program), shapes.online, shapes.key, offline)
         shapes = shapes._replace(generator=generator)
     return shapes

@@ -24,25 +24,24 @@ from cfdg_jax.training.progress import Progress
 from cfdg_jax.types import Array, Buffer, Key, Metrics, TrainState
 
 
-def _over_online(program: Program, fn: Callable, state: TrainState, *seeded: Any) -> Any:
-    """``fn(augmenter, online Buffer, *seeded)`` for every seed."""
-    online = state.online
+def _over_online(program: Program, fn: Callable, online: Buffer, *seeded: Any) -> Any:
+    """``fn(augmenter, online Buffer, *seeded)`` for every seed; `online` holds the rows of all."""
     one = lambda lane, rows, *args: fn(lane.augmenter, Buffer(rows, online.position, online.size), *args)
     return each_seed(program, one, (0,) * (1 + len(seeded)))(online.rows, *seeded)
 
 
 @compiled()
-def start_generator(program: Program, state: TrainState, keys: Key, offline_rows: Array) -> Any:
+def start_generator(program: Program, online: Buffer, keys: Key, offline_rows: Array) -> Any:
     """Fresh generator states for all seeds, normalisers fitted."""
     init = lambda augmenter, online, key: augmenter.init(key, offline_rows, online)
-    return _over_online(program, init, state, keys)
+    return _over_online(program, init, online, keys)
 
 
 @compiled()
-def adopt_generator(program: Program, generator: Any, state: TrainState, offline_rows: Array) -> Any:
+def adopt_generator(program: Program, generator: Any, online: Buffer, offline_rows: Array) -> Any:
     """The states that a refresh begins with, of those of all seeds before it."""
     adopt = lambda augmenter, online, gen: augmenter.adopt(gen, offline_rows, online)
-    return _over_online(program, adopt, state, generator)
+    return _over_online(program, adopt, online, generator)
 
 
 @compiled()
@@ -73,7 +72,7 @@ def told_alone(augmenter: Augmenter, offline_rows: Array, online: Buffer, key: K
 
 @compiled(static=("steps",), donate=("generator",))
 def fit_generator(
-    program: Program, generator: Any, state: TrainState, offline_rows: Array, keys: Key, steps: int, scores: Any = ()
+    program: Program, generator: Any, online: Buffer, offline_rows: Array, keys: Key, steps: int, scores: Any = ()
 ) -> tuple[Any, Metrics]:
     """`steps` optimiser steps of all seeds; `scores` are those of `scores_of`."""
 
@@ -81,7 +80,7 @@ def fit_generator(
         told = {} if augmenter.score is None else {"scores": scores}
         return augmenter.fit(gen, offline_rows, online, key, steps, **told)
 
-    return _over_online(program, one, state, generator, keys, scores)
+    return _over_online(program, one, online, generator, keys, scores)
 
 
 @compiled(static=("source", "rows"))

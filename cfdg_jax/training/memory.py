@@ -60,12 +60,12 @@ def _of_generator(program: Program) -> dict[str, float]:
     """What the generator holds and takes: its state and gradients, one step of its fit, one chunk of rows."""
     config, offline = program.config.refresh, program.offline_rows
     state = jax.eval_shape(lambda: init(program, "online"))
-    generator = jax.eval_shape(start_generator.of(program), state, state.key, offline)
+    generator = jax.eval_shape(start_generator.of(program), state.online, state.key, offline)
     source = next(iter(program.augmenter.shares))
     rows = min(config.chunk, synthetic_rows(program)[source])
     scores = jax.eval_shape(lambda state: scores_of(program, state, offline, state.key), state)
     traced = [
-        fit_generator.of(program).trace(generator, state, offline, state.key, steps=1, scores=scores),
+        fit_generator.of(program).trace(generator, state.online, offline, state.key, steps=1, scores=scores),
         generate.of(program).trace(generator, state.key, source=source, rows=rows),
     ]
     if scores:

@@ -150,12 +150,12 @@ _insert = jax.jit(ring.insert, donate_argnums=0)
 def beginning(program: Program, state: TrainState, pretrained: Any, keys: Key) -> Any:
     """The generators of all seeds as a refresh finds them: fresh ones, those before it, or the pre-trained one."""
     if program.augmenter.pretraining is None:
-        return start_generator(program, state, purpose_keys(keys, "init"), program.offline_rows)
+        return start_generator(program, state.online, purpose_keys(keys, "init"), program.offline_rows)
     lanes, last = len(program.config.lanes), state.generator
     if not state.synthetic:
         last = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (lanes, *leaf.shape)), pretrained)
     last = jax.tree.map(jnp.copy, last)  # fitting donates it; an interrupted refresh needs the old
-    return adopt_generator(program, placed(program.mesh, last), state, program.offline_rows)
+    return adopt_generator(program, placed(program.mesh, last), state.online, program.offline_rows)
 
 
 def begin(program: Program, state: TrainState, keys: Key, generator: Any) -> Refresh:
@@ -163,7 +163,7 @@ def begin(program: Program, state: TrainState, keys: Key, generator: Any) -> Ref
     lanes, width = len(program.config.lanes), program.spec.layout.width
     fit = functools.partial(fit_generator.of(program), steps=1)
     scores = jax.eval_shape(lambda: scores_of(program, state, program.offline_rows, keys))
-    metrics = jax.eval_shape(fit, generator, state, program.offline_rows, keys, scores=scores)[1]
+    metrics = jax.eval_shape(fit, generator, state.online, program.offline_rows, keys, scores=scores)[1]
     empty = lambda: {str(s): jnp.zeros((lanes, n, width), jnp.float32) for s, n in synthetic_rows(program).items()}
     work = Refresh(
         fitted=jnp.zeros((), jnp.int32),
@@ -183,7 +183,7 @@ def advance(program: Program, state: TrainState, keys: Key, done: Refresh, progr
 
     def step(generator: Any, start: int, steps: int) -> tuple[Any, Metrics]:
         fit_keys = purpose_keys(keys, "fit", start)
-        return fit_generator(program, generator, state, offline_rows, fit_keys, steps=steps, scores=scores)
+        return fit_generator(program, generator, state.online, offline_rows, fit_keys, steps=steps, scores=scores)
 
     def make(generator: Any, source: int, start: int, rows: int) -> tuple[Array, Metrics]:
         return generate(program, generator, purpose_keys(keys, f"generate{source}", start), source, rows)

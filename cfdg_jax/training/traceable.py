@@ -106,9 +106,12 @@ def _online(program: Program, state: TrainState, rows: Array) -> None:
     """A refresh and a step of the online phase."""
     lanes, layout, shares = len(program.config.lanes), program.spec.layout, program.augmenter.shares
     if shares:
-        generator = start_generator(program, state, state.key, rows)
-        generator, scores = adopt_generator(program, generator, state, rows), scores_of(program, state, rows, state.key)
-        generator, _ = fit_generator(program, generator, state, rows, state.key, steps=1, scores=scores)
+        generator = start_generator(program, state.online, state.key, rows)
+        generator, scores = (
+            adopt_generator(program, generator, state.online, rows),
+            scores_of(program, state, rows, state.key),
+        )
+        generator, _ = fit_generator(program, generator, state.online, rows, state.key, steps=1, scores=scores)
         made = {source: generate(program, generator, state.key, source, 2)[0] for source in shares}
         state = state._replace(generator=generator, synthetic={source: ring.full(made[source]) for source in shares})
     zeros = lambda *shape: jnp.zeros((lanes, *shape))
