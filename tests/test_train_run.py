@@ -237,6 +237,8 @@ def test_nan_in_one_seed_leaves_the_others_untouched_and_is_reported(toy_run, tm
     broken = cfdg_jax.train(toy_run.config, tmp_path / "nan", progress=True)
     assert broken.summary["failed_seeds"] == {"0": ["online", 20]}
     assert "seed 0: parameters are not finite (online, step 20)" in capsys.readouterr().err
+    scores = cfdg_jax.evaluate(broken, episodes=1)
+    assert np.isnan(scores["return"]).tolist() == np.isnan(scores["success"]).tolist() == [[True], [False]]
     for healthy, other in zip(final_leaves(toy_run), final_leaves(broken), strict=True):
         if healthy.ndim and healthy.shape[0] == 2:
             np.testing.assert_array_equal(healthy[1], other[1])

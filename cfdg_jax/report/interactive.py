@@ -5,6 +5,7 @@ Everything the buttons and the slider show is computed here, so that the page ne
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from cfdg_jax.report import stats
+from cfdg_jax.report import alt, stats
 from cfdg_jax.report.plots import COLORS, INK
 from cfdg_jax.report.published import SOURCE, published
 from cfdg_jax.report.runs import PHASES, Run
@@ -48,7 +49,8 @@ def curves(runs: Sequence[Run], name: str) -> str:
         updatemenus=[_seed_picker(runs, traces)], sliders=[_smoothing(traces)],
     )  # fmt: skip
     options = {"displayModeBar": False, "responsive": True}  # its buttons would lie over the legend
-    return figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=options)
+    plot = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=options)
+    return f'<div role="group" aria-label="{html.escape(alt.interactive(runs))}">{plot}</div>'
 
 
 Trace = tuple[Any, int, int | None, np.ndarray]

@@ -202,9 +202,9 @@ def _summarised(session: Session) -> Iterator[None]:
     except Interrupted:
         summarise(session, "interrupted")
         raise
-    except Exception:
+    except Exception as error:
         with contextlib.suppress(OSError):
-            summarise(session, "failed")
+            summarise(session, "failed", error)
         raise
     finally:
         session.logger.close()
