@@ -167,7 +167,7 @@ def eight(tmp_path_factory):
     """A page of eight runs, two of them told apart by their long folders alone, with long values that differ."""
     base = tmp_path_factory.mktemp("eight")
     labels = ("IQL", "IQL + CFDG", "StratDiff on Cal-QL, learning_rate 0.0003", "TD3+BC", "PEX", "AWAC", "RLPD", "RLPD")
-    runs = [write_run(base / f"{'local_hopper_medium_replay_v0_' * (i > 5)}run{i}", label=label)
+    runs = [write_run(base / f"{'local_hopper_medium_replay_v0_' * 4 * (i > 5)}run{i}", label=label)
             for i, label in enumerate(labels)]  # fmt: skip
     for run in runs:
         command = f"/a/place/.venv/bin/cfdg-jax train --out {run} --agent iql"

@@ -143,7 +143,7 @@ def test_seed_scores_draw_every_episode(tmp_path):
 
 def test_names_beside_dots_and_bars_never_meet(tmp_path):
     label = "IQL + StratDiff without guidance, learning_rate 0.0003, a"
-    runs = read_runs([write_run(tmp_path / str(n), label=f"{label} {n}") for n in range(7)])
+    runs = read_runs([write_run(tmp_path / str(n), label=f"{label * (n % 3 + 1)} {n}") for n in range(7)])
     for figure in (plots.seed_scores(runs), plots.seconds_per_phase(runs)):
         FigureCanvasAgg(figure).draw()
         boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]

@@ -21,6 +21,10 @@ from cfdg_jax.report.tables import Table
 Saver = Callable[[str, Figure, str], str]
 """``(name, figure, what it shows) -> img element``, having written the figure as a PNG."""
 
+WIDE = 16
+"""Letters of an interval that may stand on two lines, so that a table of many fits."""
+NAMES = ("Dataset", "Method", "Comparison")
+"""Columns of words, in which a user's own names stand."""
 ABREAST = 4
 """Runs beside one another in a table of fields: as many as a page of 1280 pixels holds."""
 
@@ -63,15 +67,18 @@ def figure(image: str, caption: str) -> str:
 def table(shown: Table) -> str:
     """A table with its title, its notes and itself as csv."""
     head = "".join(f"<th>{escape(name)}</th>" for name in shown.header)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in shown.rows)
+    body = "".join(f"<tr>{''.join(map(_cell, shown.header, row))}</tr>" for row in shown.rows)
     notes = "".join(f"<li>{escape(note)}</li>" for note in shown.notes)
     link = download(f"{_slug(shown.title)}.csv", csvs.table(shown))
     return f'<h3>{escape(shown.title)}</h3>{_grid(head, body)}<ul class="notes">{notes}</ul>{link}'
 
 
-def _cell(cell: str) -> str:
-    """A table cell; an interval goes on a line of its own."""
+def _cell(column: str, cell: str) -> str:
+    """A table cell; an interval goes on a line of its own, and a long name breaks anywhere."""
+    if column in NAMES:
+        return f'<td class="name">{escape(cell)}</td>'
     value, bracket, interval = cell.partition(" [")
+    interval = interval.replace(", ", ",\N{NO-BREAK SPACE}") if len(interval) < WIDE else interval
     return f"<td>{escape(value)}{f'<br><small>[{escape(interval)}</small>' if bracket else ''}</td>"
 
 
@@ -94,7 +101,8 @@ def field_table(title: str, runs: Sequence[Run], values: Sequence[Mapping[str, s
     parts = [_field_grid(["all runs"], {name: rows[name][:1] for name in same})] if same else []
     for first in range(0, len(runs) if other else 0, ABREAST):
         part = slice(first, first + ABREAST)
-        parts.append(_field_grid([run.label for run in runs[part]], {name: rows[name][part] for name in other}))
+        own = {name: rows[name][part] for name in other if set(rows[name][part]) != {tables.MISSING}}
+        parts.append(_field_grid([run.label for run in runs[part]], own))
     whole = csvs.lines([("field", *(run.label for run in runs)), *((name, *rows[name]) for name in names)])
     return "".join(parts) + download(f"{_slug(title)}.csv", whole)
 

@@ -43,8 +43,8 @@ ROW_COLORS = {
 STEP_LABELS = {"offline": "gradient updates, offline", "online": "environment steps per seed, online"}
 CURVES_WIDTH, LEGEND_COLUMNS, LETTER, HANDLE = 7.2, 4, 0.072, 0.55
 """Inches of the curves; most columns of their legend; inches of a letter and of what stands before a label in it."""
-LABEL = 34
-"""Letters of a line of a label beside an axis."""
+LABEL, LINE = 34, 0.15
+"""Letters of a line of a label beside an axis, and inches of its height."""
 INK, FAINT = "#333333", "#E4E4E4"
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -229,7 +229,7 @@ def seconds_per_phase(runs: Sequence[Run]) -> Figure:
     unit, seconds_per_unit = ("s", 1) if longest < 600 else ("min", 60) if longest < 7200 else ("h", 3600)
     places, ends = np.arange(len(runs))[::-1], np.zeros(len(runs))
     with style():
-        figure = Figure(figsize=(7.2, 1.0 + 0.42 * len(runs)), layout="constrained")
+        figure = Figure(figsize=(7.2, 1.0 + _row(runs, 0.42) * len(runs)), layout="constrained")
         ax = figure.subplots()
         for phase, seconds in phases.items():
             lengths = seconds / seconds_per_unit
@@ -259,7 +259,7 @@ def seed_scores(runs: Sequence[Run]) -> Figure:
     """The last evaluation of every seed of runs on one dataset: a large dot per seed, a small one per episode, and the
     mean over seeds with its 95 % interval below them. A row per run, so that names of any length fit beside it."""
     with style():
-        figure = Figure(figsize=(7.2, 0.8 + 0.55 * len(runs)), layout="constrained")
+        figure = Figure(figsize=(7.2, 0.8 + _row(runs, 0.55) * len(runs)), layout="constrained")
         ax = figure.subplots()
         for i, run in enumerate(runs):
             color = COLORS[i % len(COLORS)]
@@ -282,3 +282,8 @@ def seed_scores(runs: Sequence[Run]) -> Figure:
 def _names(runs: Sequence[Run]) -> list[str]:
     """Labels beside an axis, on several lines where they are long."""
     return [textwrap.fill(run.shown, LABEL) for run in runs]
+
+
+def _row(runs: Sequence[Run], least: float) -> float:
+    """Inches of a row in which the longest label fits."""
+    return max(least, *(LINE * (1 + label.count("\n")) + 0.1 for label in _names(runs)))
