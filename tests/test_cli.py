@@ -6,9 +6,12 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 
 from cfdg_jax import cli, process
+from cfdg_jax.axis import Lane
+from cfdg_jax.commands.runs import scores_table
 from cfdg_jax.fields import from_yaml
 from cfdg_jax.presets import make_config
 
@@ -209,3 +212,15 @@ def test_what_an_unset_variable_or_a_slip_gives_is_told_before_anything_is_impor
     monkeypatch.setattr("cfdg_jax.commands.runs.starting", lambda *arguments: pytest.fail("imports begin"))
     assert cli.main(command) == 2
     assert told in capsys.readouterr().err
+
+
+def test_evaluation_names_lost_seeds_and_keeps_values_apart():
+    lanes = [Lane(seed, {"agent.tau": value}) for value in (0.1, 0.9) for seed in (0, 1)]
+    returns = np.array([[1.0, 3.0], [np.nan] * 2, [5.0, 5.0], [7.0, 7.0]])
+    scores = {"return": returns, "normalized_score": None, "success": 0 * returns, "length": np.full((4, 2), 9)}
+    lines = [" ".join(line.split()) for line in scores_table(lanes, scores).splitlines()]
+    assert lines[2] == "1 at tau 0.1 lost in training: its parameters are not finite"
+    assert lines[5:] == [
+        "all at tau 0.1 2 2.0 1.0 - 0.00 9 over 1 of 2 seeds",
+        "all at tau 0.9 4 6.0 1.0 - 0.00 9",
+    ]

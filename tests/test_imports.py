@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "fields": (*METHODS, "config", "catalog", "values"),
     "presets": (*METHODS, "config", "fields", "data"),
     "training": BELOW_TRAINING,
-    "report": ("axis", "errors", "types"),
+    "report": ("axis", "errors", "types", "training.lock"),
     "upsample": (*BELOW_TRAINING, "training"),
     "bench": (*BELOW_TRAINING, "training"),
     "grid": (*ABOVE_TRAINING, "process"),

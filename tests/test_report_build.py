@@ -14,7 +14,8 @@ from fake_runs import write_run
 
 from cfdg_jax import cli
 from cfdg_jax.errors import UserError
-from cfdg_jax.report.build import build_report, flatten
+from cfdg_jax.report.build import build_report
+from cfdg_jax.report.fields import flatten
 from cfdg_jax.report.runs import going_on
 
 VOID = {"meta", "img", "br", "link"}
@@ -75,7 +76,16 @@ def test_page_is_self_contained(folder):
     own = re.sub(r"<script.*?</script>", "", text, flags=re.S)
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:(?:image/png|text/csv);base64,)|url\(|@import", own)
     assert not re.search(r"<script[^>]*src", text)
-    assert all(re.findall(r'<img [^>]*alt="([^"]*)"', own)), "every picture says what it shows"
+    words = re.findall(r'<img [^>]*alt="([^"]*)"', own) + re.findall(r'role="group" aria-label="([^"]*)"', own)
+    shown = (
+        "Learning curves on",
+        "Last evaluation on",
+        "t-SNE map of the rows",
+        "Wall-clock time",
+        "Interactive: a menu",
+    )
+    assert len(words) == 5 and all(any(text.startswith(start) for text in words) for start in shown)
+    assert "Means at the end: IQL 64.6, IQL + CFDG 63.8." in " ".join(words)
     embedded = [base64.b64decode(source.split(",", 1)[1]) for source in page.images]
     beside = [path.read_bytes() for path in folder.glob("*.png")]
     assert len(embedded) == 4 and sorted(embedded) == sorted(beside)
@@ -97,7 +107,12 @@ def test_every_table_can_be_taken_away(folder):
         r'<a download="([^"]+)" href="data:text/csv;base64,([^"]+)">', (folder / "report.html").read_text()
     )
     files = {name: base64.b64decode(data).decode() for name, data in links}
-    assert {"evaluations.csv", "local-normalised-score.csv", "local-which-method-ends-higher.csv"} <= set(files)
+    assert set(files) == {
+        "evaluations.csv", "local-normalised-score.csv", "local-which-method-ends-higher.csv", "seconds-per-phase.csv",
+        "all-fields.csv", "provenance.csv",
+    }  # fmt: skip
+    assert files["all-fields.csv"].splitlines()[:2] == ["field,IQL,IQL + CFDG", "agent.expectile,0.7,0.7"]
+    assert files["seconds-per-phase.csv"].splitlines()[1] == "IQL,12.000,95.000,160.000,70.000,21.000"
     assert files["local-normalised-score.csv"].startswith("Dataset,Method,Seeds,")
     assert files["evaluations.csv"] == (folder / "evaluations.csv").read_text()
 
@@ -107,7 +122,9 @@ def test_a_failed_run_and_one_that_goes_on_are_told_at_the_top(tmp_path):
     assert going_on(runs) and not going_on(runs[:1])
     text = build_report(runs, tmp_path / "out", refresh=30).read_text()
     head = text[: text.index("Learning curves")]
-    assert "the run failed: its numbers are not final" in head and "the run goes on" in head
+    assert (
+        "the run failed: its numbers are not final; <code>cfdg-jax train --resume" in head and "the run goes on" in head
+    )
     assert '<meta http-equiv="refresh" content="30">' in head
     assert "http-equiv" not in build_report(runs, tmp_path / "out").read_text()[:3000]
 
@@ -127,7 +144,8 @@ def test_watching_writes_the_page_until_all_runs_are_done(tmp_path, monkeypatch,
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PROBE = """<script>addEventListener("load", () => setTimeout(() => {
+PROBE = """<script>document.querySelectorAll("details").forEach(e => { e.open = true });
+addEventListener("load", () => setTimeout(() => {
 const all = selector => [...document.querySelectorAll(selector)], box = e => e.getBoundingClientRect();
 const range = document.createRange();
 const lines = e => { range.selectNodeContents(e); return range.getClientRects().length };
@@ -144,13 +162,26 @@ FRAME = """<body><iframe src="page.html" width="{width}" height="900" style="bor
 <script>addEventListener("message", event => {{ document.title = event.data }})</script></body>"""
 
 
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    """A page of eight runs, two of them told apart by their long folders alone, with long values that differ."""
+    base = tmp_path_factory.mktemp("eight")
+    labels = ("IQL", "IQL + CFDG", "StratDiff on Cal-QL, learning_rate 0.0003", "TD3+BC", "PEX", "AWAC", "RLPD", "RLPD")
+    runs = [write_run(base / f"{'local_hopper_medium_replay_v0_' * 4 * (i > 5)}run{i}", label=label)
+            for i, label in enumerate(labels)]  # fmt: skip
+    for run in runs:
+        command = f"/a/place/.venv/bin/cfdg-jax train --out {run} --agent iql"
+        edited = json.loads((run / "summary.json").read_text()) | {"command": command, "non_default": {"out": str(run)}}
+        (run / "summary.json").write_text(json.dumps(edited))
+        (run / "config.yaml").write_text((run / "config.yaml").read_text() + f"out: {run}\n")
+    return build_report(runs, base / "out")
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed to look at the page with")
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_scrolls_sideways_in_a_browser(tmp_path, width):
+def test_nothing_scrolls_sideways_in_a_browser(eight, tmp_path, width):
     """In a frame: a window of Chromium is never narrower than 500 pixels."""
-    labels = ("IQL", "IQL + CFDG", "StratDiff on Cal-QL", "TD3+BC")
-    report = build_report([write_run(tmp_path / f"run{i}", label=label) for i, label in enumerate(labels)], tmp_path)
-    (tmp_path / "page.html").write_text(report.read_text().replace("</body>", PROBE + "</body>"))
+    (tmp_path / "page.html").write_text(eight.read_text().replace("</body>", PROBE + "</body>"))
     frame = tmp_path / "frame.html"
     frame.write_text(FRAME.format(width=width))
     words = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,900"]
@@ -179,6 +210,24 @@ def test_every_kind_of_run_has_a_report(tmp_path, options):
     assert "Where the rows lie" not in page.text and "b" not in page.tags
     assert options.get("label", "IQL") in page.text
     assert ("numbers are not final" in page.text) == ("status" in options)
+
+
+def test_a_run_of_several_values_reports_in_its_own_folder(tmp_path):
+    run = write_run(tmp_path / "run", seeds=4)
+    lanes = [{"agent.expectile": value} for value in (0.5, 0.5, 0.9, 0.9)]
+    edited = json.loads((run / "summary.json").read_text()) | {"seeds": [0, 1, 0, 1], "lanes": lanes}
+    (run / "summary.json").write_text(json.dumps(edited))
+    page = build_report([run])
+    assert page == run / "report" / "report.html"
+    assert "1 run, 2 settings, 2 seeds each; offline pre-training, then" in Page(page.read_text()).text
+
+
+def test_a_page_says_what_its_runs_did(tmp_path):
+    run = write_run(tmp_path / "run", dataset="")
+    lines = (run / "evaluations.jsonl").read_text().splitlines(keepends=True)
+    (run / "evaluations.jsonl").write_text("".join(line for line in lines if '"online"' in line))
+    text = Page(build_report([run]).read_text()).text
+    assert "1 run, 3 seeds; online training from the first step, without pre-training." in text
 
 
 def test_many_runs_report_beside_the_first(tmp_path):

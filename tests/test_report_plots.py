@@ -75,7 +75,7 @@ def test_runs_beyond_the_colours_are_told_apart_by_their_lines(tmp_path):
 def test_raw_returns_are_labelled_as_such(tmp_path):
     run = read_run(write_run(tmp_path / "a", normalized=False))
     assert plots.learning_curves([run]).axes[0].get_ylabel() == "return"
-    assert plots.seed_scores([run]).axes[0].get_ylabel() == "return"
+    assert plots.seed_scores([run]).axes[0].get_xlabel() == "return"
 
 
 @pytest.mark.parametrize(("step", "label"), [(0, "0"), (500, "500"), (20_000, "20k"), (1_500_000, "1.5M")])
@@ -137,8 +137,18 @@ def test_unknown_phases_are_not_lost(tmp_path):
 def test_seed_scores_draw_every_episode(tmp_path):
     run = read_run(write_run(tmp_path / "a", seeds=4, episodes=7))
     ax = plots.seed_scores([run]).axes[0]
-    points = np.concatenate([line.get_ydata() for line in ax.lines if line.get_marker() == "."])
+    points = np.concatenate([line.get_xdata() for line in ax.lines if line.get_marker() == "."])
     np.testing.assert_allclose(np.sort(points), np.sort(run.evaluations[-1].scores.ravel()))
+
+
+def test_names_beside_dots_and_bars_never_meet(tmp_path):
+    label = "IQL + StratDiff without guidance, learning_rate 0.0003, a"
+    runs = read_runs([write_run(tmp_path / str(n), label=f"{label * (n % 3 + 1)} {n}") for n in range(7)])
+    for figure in (plots.seed_scores(runs), plots.seconds_per_phase(runs)):
+        FigureCanvasAgg(figure).draw()
+        boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        assert min(box.x0 for box in boxes) >= 0 and figure.axes[0].get_window_extent().width > 300
 
 
 def test_equal_runs_give_equal_files(tmp_path):

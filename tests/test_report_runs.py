@@ -10,15 +10,22 @@ import yaml
 from fake_runs import SECONDS, write_run
 
 from cfdg_jax.errors import UserError
+from cfdg_jax.report import csvs
 from cfdg_jax.report.groups import read_runs
-from cfdg_jax.report.runs import read_run
-from cfdg_jax.report.tables import all_tables, evaluations_csv, paired_difference, to_csv
+from cfdg_jax.report.runs import going_on, read_run
+from cfdg_jax.report.tables import all_tables, paired_difference
+from cfdg_jax.training.lock import only_process
 
 
 def edit_lines(path, change):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     change(lines)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def edit_summary(folder, **changes):
+    path = folder / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_curve_averages_episodes_and_keeps_seeds(tmp_path):
@@ -98,9 +105,39 @@ def test_a_run_without_a_dataset_is_named_by_its_task(tmp_path):
     assert (run.dataset, run.origin) == ("scratch:Hopper-v4", "scratch")
 
 
-def test_an_interrupted_run_says_so(tmp_path):
-    run = read_run(write_run(tmp_path / "run", status="interrupted"))
-    assert run.notes == ("the run was interrupted: its numbers are not final",)
+def test_a_lost_seed_has_no_scores_in_the_csv_from_where_it_was_lost(tmp_path):
+    """Training looks at step 4,000 and before that at 1,000: what was played between them may be of lost parameters."""
+    folder = write_run(tmp_path / "run")
+    edit_summary(folder, failed_seeds={"1": ["online", 4000]})
+    edit_lines(folder / "metrics.jsonl", lambda lines: lines.append({"phase": "online", "step": 1000}))
+    rows = list(csv.DictReader(csvs.evaluations(read_runs([folder])).splitlines()))
+    gone = [(row["phase"], int(row["step"])) for row in rows if row["return"] == row["normalized_score"] == ""]
+    assert gone == [("online", step) for step in range(2000, 10001, 1000)]
+    assert {row["seed"] for row in rows if row["return"] == ""} == {"1"}
+    assert {(row["seed"], row["lost"]) for row in rows} == {("0", "False"), ("1", "True"), ("2", "False")}
+
+
+def test_a_run_that_ended_early_says_where_why_and_what_continues_it(tmp_path):
+    told = []
+    for status in ("interrupted", "failed"):
+        folder = write_run(tmp_path / f"{status} run", status=status)
+        edit_summary(folder, phase="online", step=10_800, **({"error": "OSError: disk"} if status == "failed" else {}))
+        told += read_run(folder).notes
+    resume = f": its numbers are not final; `cfdg-jax train --resume '{tmp_path}/%s run'` continues it"
+    assert told == [
+        "the run was interrupted at online step 10,800" + resume % "interrupted",
+        "the run failed at online step 10,800 (OSError: disk)" + resume % "failed",
+    ]
+
+
+def test_a_run_whose_process_is_gone_was_killed(tmp_path):
+    folder = write_run(tmp_path / "run", status="running")
+    assert going_on([folder]), "without a lock nobody can know"
+    with only_process(folder):
+        assert going_on([folder]) and read_run(folder).notes == ("the run goes on: its numbers are not final",)
+    assert not going_on([folder])
+    (note,) = read_run(folder).notes
+    assert note.startswith("the run was killed after online step 10,000: ") and f"--resume {folder}`" in note
 
 
 def test_refreshes_come_from_the_metrics(tmp_path):
@@ -203,11 +240,11 @@ def test_lanes_of_different_values_are_runs_of_their_own(tmp_path):
         for a, b in zip(part.evaluations, whole.evaluations, strict=True):
             np.testing.assert_array_equal(a.scores, b.scores[index])
         assert part.metrics[0]["critic_loss"] == [0.5, 0.5] and part.summary["seeds"] == [5, 6]
-    rows = list(csv.DictReader(evaluations_csv(runs).splitlines()))
+    rows = list(csv.DictReader(csvs.evaluations(runs).splitlines()))
     assert {(row["label"], row["seed"], row["agent.expectile"]) for row in rows} == {
         (label, seed, label[-3:]) for label in ("IQL, expectile 0.9", "IQL, expectile 0.5") for seed in "56"
     }
-    assert {row["agent.expectile"] for row in csv.DictReader(to_csv(runs).splitlines())} == {"0.9", "0.5"}
+    assert {row["agent.expectile"] for row in csv.DictReader(csvs.scores(runs).splitlines())} == {"0.9", "0.5"}
     assert three.finite.all() and one.finite.tolist() == [True, False]
     whole_seeds = dataclasses.replace(one, summary=one.summary | {"failed_seeds": {}})
     assert len(paired_difference(whole_seeds, three)) == 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_runs import write_run
 
-from cfdg_jax.report import stats, tables
+from cfdg_jax.report import csvs, stats, tables
 from cfdg_jax.report.groups import read_runs
 
 
@@ -103,7 +103,7 @@ def test_no_normalised_score_is_printed_without_a_reference(tmp_path):
     last = numbers(runs[0])[1][-1]
     (table,) = tables.all_tables(runs)
     assert dict(zip(table.header, table.rows[0], strict=True))["Last evaluation"].startswith(f"{last.mean():.1f} ")
-    assert "normalized_score" not in tables.to_csv(runs)
+    assert "normalized_score" not in csvs.scores(runs)
 
 
 def test_two_seeds_have_no_interval_and_one_no_deviation(tmp_path):
@@ -156,14 +156,19 @@ def test_all_seeds_diverged_prints_dashes(tmp_path):
     assert table.rows[0][2:] == ("0 of 3", "10", tables.MISSING, tables.MISSING, tables.MISSING, tables.MISSING)
 
 
-def test_success_is_shown_in_per_cent_where_there_is_any(tmp_path):
-    folder = write_run(tmp_path / "a", episodes=4)
-    lines = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
-    for line in lines:
-        line["success"] = [[True, False, False, False], [True] * 4, [False] * 4]
-    (folder / "evaluations.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    (table,) = tables.all_tables(read_runs([folder]))
-    assert dict(zip(table.header, table.rows[0], strict=True))["Success"] == "41.7 [0.0, 100.0]"
+def test_success_is_shown_in_per_cent_for_all_runs_of_a_dataset_where_any_has_one(tmp_path):
+    some = [[True, False, False, False], [True] * 4, [False] * 4]
+    folders = []
+    for label, dataset, success in (("IQL", "d4rl:a-v0", some), ("PEX", "d4rl:a-v0", [[False] * 4] * 3),
+                                    ("IQL", "d4rl:b-v0", [[False] * 4] * 3)):  # fmt: skip
+        folder = write_run(tmp_path / f"{label}{dataset[-4]}", label=label, dataset=dataset, episodes=4)
+        lines = [json.loads(line) for line in (folder / "evaluations.jsonl").read_text().splitlines()]
+        (folder / "evaluations.jsonl").write_text("\n".join(json.dumps(line | {"success": success}) for line in lines))
+        folders.append(folder)
+    table = tables.all_tables(read_runs(folders))[0]
+    shown = [row[table.header.index("Success")] for row in table.rows]
+    assert shown == ["41.7 [0.0, 100.0]", "0.0 [0.0, 0.0]", tables.MISSING]
+    assert "Success" not in tables.all_tables(read_runs(folders[1:]))[0].header
 
 
 def test_markdown_and_csv_carry_the_same_cells(pair):
@@ -173,9 +178,12 @@ def test_markdown_and_csv_carry_the_same_cells(pair):
     assert [[cell.strip() for cell in line.strip("|").split("|")] for line in (grid[0], *grid[2:])] == [
         list(row) for row in (table.header, *table.rows)
     ]
-    rows = list(csv.DictReader(io.StringIO(tables.to_csv(pair))))
+    rows = list(csv.DictReader(io.StringIO(csvs.scores(pair))))
     last = next(row for row in rows if row["number"] == "last" and row["label"] == "IQL + CFDG")
-    scores = np.array([float(score) for score in last["per_seed"].split()])
+    seeds = list(csv.DictReader(io.StringIO(csvs.seeds(pair))))
+    seeds = [row for row in seeds if row["number"] == "last" and row["label"] == "IQL + CFDG"]
+    assert [row["seed"] for row in seeds] == ["0", "1", "2"]
+    scores = np.array([float(row["value"]) for row in seeds])
     np.testing.assert_array_equal(scores, tables.per_seed(pair[1])["last"])
     assert float(last["mean"]) == pytest.approx(scores.mean()) and float(last["iqm"]) == pytest.approx(
         stats.iqm(scores)

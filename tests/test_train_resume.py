@@ -3,6 +3,7 @@
 import os
 import pathlib
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -183,6 +184,9 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_complete(uninterrupted, tmp_
         assert cli.main(["train", "--quiet", "--out", str(tmp_path / "run")]) == 1
     error = capsys.readouterr().err.strip()
     assert error.count("\n") == 0 and error.startswith("error: disk full while writing"), error
+    summary = cfdg_jax.load_run(tmp_path / "run").summary
+    assert summary["status"] == "failed" and summary["error"].startswith("OSError: [Errno 28] No space left on device")
+    assert summary["command"] == shlex.join(sys.argv)
     assert_same_run(whole, cfdg_jax.train(resume=tmp_path / "run", progress=False))
 
 

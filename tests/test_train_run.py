@@ -233,10 +233,21 @@ def test_nan_in_one_seed_leaves_the_others_untouched_and_is_reported(toy_run, tm
         break_first = lambda x: x.at[0].set(jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
         return state._replace(agent=jax.tree.map(break_first, state.agent))
 
+    summarise, told = run_module.summarise, []
+
+    def watched(session, status, *error):
+        told.append((status, dict(session.failed)))
+        summarise(session, status, *error)
+
     monkeypatch.setattr(run_module, "go_online", poisoned)
+    monkeypatch.setattr(run_module, "summarise", watched)
     broken = cfdg_jax.train(toy_run.config, tmp_path / "nan", progress=True)
     assert broken.summary["failed_seeds"] == {"0": ["online", 20]}
+    lost = {"0": ("online", 20)}
+    assert told == [("running", {}), ("running", lost), ("done", lost)], "a run killed from here on has said so"
     assert "seed 0: parameters are not finite (online, step 20)" in capsys.readouterr().err
+    scores = cfdg_jax.evaluate(broken, episodes=1)
+    assert np.isnan(scores["return"]).tolist() == np.isnan(scores["success"]).tolist() == [[True], [False]]
     for healthy, other in zip(final_leaves(toy_run), final_leaves(broken), strict=True):
         if healthy.ndim and healthy.shape[0] == 2:
             np.testing.assert_array_equal(healthy[1], other[1])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pathlib
 import time
+from collections.abc import Sequence
 
 import click
 
+from cfdg_jax.axis import Lane, words
 from cfdg_jax.commands.options import FieldValue, RunFolder, Text
 from cfdg_jax.errors import PATH_ERRORS, UserError
 from cfdg_jax.process import render_offscreen, starting
@@ -58,23 +60,38 @@ def evaluate(run: str, episodes: str | None, video: str | None) -> None:
     if video:
         require_video(found, pathlib.Path(video))
     scores = evaluate(found, None if episodes is None else coerce(int, episodes, "evaluate.episodes"))
-    print(scores_table([lane.name for lane in found.lanes], scores))
+    print(scores_table(found.lanes, scores))
     if video:
         print(f"video: {film(found, pathlib.Path(video))}")
 
 
-def scores_table(seeds: list[str], scores: dict) -> str:
-    """One line for each seed and one for all: means over episodes and their spread."""
-    wide = max(5, *map(len, seeds))
+def scores_table(lanes: Sequence[Lane], scores: dict) -> str:
+    """One line for each seed, then one for all of each value of ``--vmap``: means over episodes and their spread.
+
+    Lost seeds, whose scores are NaN, are named and left out of ``all``.
+    """
+    lost = [bool((returns != returns).any()) for returns in scores["return"]]
+    groups: dict[str, list[int]] = {}
+    for i, lane in enumerate(lanes):
+        groups.setdefault(f"all at {words(lane.values)}" if lane.values else "all", []).append(i)
+    wide = max(5, *(len(lane.name) for lane in lanes), *map(len, groups))
     lines = [f"{'seed':>{wide}} {'episodes':>8} {'return':>10} {'spread':>8} {'score':>7} {'success':>8} {'length':>7}"]
-    returns, normalized, lengths = scores["return"], scores["normalized_score"], scores["length"]
-    for i in [*range(len(returns)), slice(None)]:
-        name = "all" if isinstance(i, slice) else seeds[i]
-        score = "-" if normalized is None else f"{normalized[i].mean():.1f}"
-        numbers = f"{returns[i].mean():>10.1f} {returns[i].std():>8.1f} {score:>7}"
-        success = f"{scores['success'][i].mean():>8.2f} {lengths[i].mean():>7.0f}"
-        lines.append(f"{name:>{wide}} {returns[i].size:>8} {numbers} {success}")
+    for i, lane in enumerate(lanes):
+        numbers = "lost in training: its parameters are not finite" if lost[i] else _numbers(scores, [i])
+        lines.append(f"{lane.name:>{wide}} {numbers}")
+    for name, index in groups.items():
+        left = [i for i in index if not lost[i]]
+        numbers = _numbers(scores, left) if left else "no seed is left"
+        over = f"  over {len(left)} of {len(index)} seeds" if 0 < len(left) < len(index) else ""
+        lines.append(f"{name:>{wide}} {numbers}{over}")
     return "\n".join(lines)
+
+
+def _numbers(scores: dict, index: list[int]) -> str:
+    returns, lengths, success = (scores[name][index] for name in ("return", "length", "success"))
+    score = "-" if scores["normalized_score"] is None else f"{scores['normalized_score'][index].mean():.1f}"
+    spread = f"{returns.size:>8} {returns.mean():>10.1f} {returns.std():>8.1f} {score:>7}"
+    return f"{spread} {success.mean():>8.2f} {lengths.mean():>7.0f}"
 
 
 @click.command(short_help="trained policies as plain arrays")

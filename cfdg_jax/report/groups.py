@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from cfdg_jax.axis import words
 from cfdg_jax.errors import require
-from cfdg_jax.report.runs import Evaluation, Run, by_setting, read_run
+from cfdg_jax.report.runs import Evaluation, Run, divergence, read_run
 
 OWN = ("seeds", "first_seed", "hash")
 """Fields of a config in which groups of seeds differ."""
@@ -33,6 +34,50 @@ def read_runs(folders: Sequence[pathlib.Path | str]) -> list[Run]:
         dataclasses.replace(run, label=f"{run.label} ({run.path.name})") if names.count(name) > 1 else run
         for run, name in zip(runs, names, strict=True)
     ]
+
+
+def by_setting(run: Run) -> list[Run]:
+    """A run of several values of ``--vmap`` as one run per setting, each with its own values in its config."""
+    lanes = run.summary.get("lanes")
+    if not lanes:
+        return [run]
+    parts = []
+    for setting in dict.fromkeys(map(words, lanes)):
+        index = [i for i, lane in enumerate(lanes) if words(lane) == setting]
+        parts.append(dataclasses.replace(_of_lanes(run, index), label=f"{run.label}, {setting}"))
+    return parts
+
+
+def _of_lanes(run: Run, index: list[int]) -> Run:
+    """The lanes at `index`, which are of one setting; samples and what is said of the whole go with the first lane."""
+    count, at = run.seeds, lambda x: None if x is None else x[index]
+    picked = lambda values: {
+        k: [x[i] for i in index] if isinstance(x, list) and len(x) == count else x for k, x in values.items()
+    }
+    summary, of_lanes = picked(run.summary), divergence(run.evaluations, run.summary)
+    evaluations = tuple(
+        e._replace(returns=e.returns[index], normalized=at(e.normalized), success=at(e.success))
+        for e in run.evaluations
+    )
+    general = [note for note in run.notes if note not in of_lanes] if 0 in index else []
+    return dataclasses.replace(
+        run,
+        config=_at_values(run.config, summary["lanes"][0]),
+        summary=summary,
+        evaluations=evaluations,
+        metrics=tuple(map(picked, run.metrics)),
+        samples=run.samples if 0 in index else {},
+        notes=(*general, *divergence(evaluations, summary)),
+    )
+
+
+def _at_values(config: dict[str, Any], values: dict[str, float]) -> dict[str, Any]:
+    """The config of one setting alone."""
+    own = {name: dict(part) if isinstance(part, dict) else part for name, part in config.items() if name != "vmap"}
+    for path, value in values.items():
+        choice, _, leaf = path.partition(".")
+        own[choice][leaf] = value
+    return own
 
 
 def joined(runs: Sequence[Run]) -> list[Run]:

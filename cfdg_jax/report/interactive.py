@@ -5,6 +5,7 @@ Everything the buttons and the slider show is computed here, so that the page ne
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,13 +14,15 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from cfdg_jax.report import stats
+from cfdg_jax.report import alt, stats
 from cfdg_jax.report.plots import COLORS, INK
 from cfdg_jax.report.published import SOURCE, published
 from cfdg_jax.report.runs import PHASES, Run
 
 WINDOWS = (1, 3, 5, 9)
 """Evaluations in a smoothed point: the slider's stops."""
+HEIGHT, ROW = 440, 20
+"""Pixels of the curves, and of a name above them, which may need a line of its own."""
 AXES = {"offline": "updates, offline", "online": "steps, online"}
 DASHES = ("solid", "dash", "dot", "dashdot")
 
@@ -42,13 +45,14 @@ def curves(runs: Sequence[Run], name: str) -> str:
         figure.update_xaxes(title_text=AXES[phase], rangemode="tozero", row=1, col=column)
     figure.update_yaxes(title_text="normalised score" if runs[0].normalized else "return", row=1, col=1)
     figure.update_layout(
-        template="plotly_white", height=460, margin={"l": 60, "r": 10, "t": 40, "b": 10}, hovermode="closest",
-        font={"color": INK, "family": "system-ui, sans-serif"},
+        template="plotly_white", height=HEIGHT + ROW * len(runs), margin={"l": 60, "r": 10, "t": 40, "b": 10},
+        font={"color": INK, "family": "system-ui, sans-serif"}, hovermode="closest",
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         updatemenus=[_seed_picker(runs, traces)], sliders=[_smoothing(traces)],
     )  # fmt: skip
     options = {"displayModeBar": False, "responsive": True}  # its buttons would lie over the legend
-    return figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=options)
+    plot = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=options)
+    return f'<div role="group" aria-label="{html.escape(alt.interactive(runs))}">{plot}</div>'
 
 
 Trace = tuple[Any, int, int | None, np.ndarray]

@@ -7,6 +7,7 @@ the same pixels. Colours are Okabe and Ito's, which colour-blind readers can tel
 from __future__ import annotations
 
 import pathlib
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,6 +43,8 @@ ROW_COLORS = {
 STEP_LABELS = {"offline": "gradient updates, offline", "online": "environment steps per seed, online"}
 CURVES_WIDTH, LEGEND_COLUMNS, LETTER, HANDLE = 7.2, 4, 0.072, 0.55
 """Inches of the curves; most columns of their legend; inches of a letter and of what stands before a label in it."""
+LABEL, LINE = 34, 0.15
+"""Letters of a line of a label beside an axis, and inches of its height."""
 INK, FAINT = "#333333", "#E4E4E4"
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -226,7 +229,7 @@ def seconds_per_phase(runs: Sequence[Run]) -> Figure:
     unit, seconds_per_unit = ("s", 1) if longest < 600 else ("min", 60) if longest < 7200 else ("h", 3600)
     places, ends = np.arange(len(runs))[::-1], np.zeros(len(runs))
     with style():
-        figure = Figure(figsize=(7.2, 1.0 + 0.42 * len(runs)), layout="constrained")
+        figure = Figure(figsize=(7.2, 1.0 + _row(runs, 0.42) * len(runs)), layout="constrained")
         ax = figure.subplots()
         for phase, seconds in phases.items():
             lengths = seconds / seconds_per_unit
@@ -237,7 +240,7 @@ def seconds_per_phase(runs: Sequence[Run]) -> Figure:
             ends += lengths
         for place, end in zip(places, ends, strict=True):
             ax.annotate(f"{end:.3g} {unit}", (end, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
-        ax.set_yticks(places, [run.shown for run in runs])
+        ax.set_yticks(places, _names(runs))
         ax.set_xlabel(f"wall-clock time ({unit})")
         ax.set_xlim(0, 1.1 * longest / seconds_per_unit)
         ax.grid(False, axis="y")
@@ -254,23 +257,33 @@ def phase_seconds(runs: Sequence[Run]) -> dict[str, np.ndarray]:
 
 def seed_scores(runs: Sequence[Run]) -> Figure:
     """The last evaluation of every seed of runs on one dataset: a large dot per seed, a small one per episode, and the
-    mean over seeds with its 95 % interval beside them."""
+    mean over seeds with its 95 % interval below them. A row per run, so that names of any length fit beside it."""
     with style():
-        figure = Figure(figsize=(1.6 + 1.3 * len(runs), 3.4), layout="constrained")
+        figure = Figure(figsize=(7.2, 0.8 + _row(runs, 0.55) * len(runs)), layout="constrained")
         ax = figure.subplots()
         for i, run in enumerate(runs):
             color = COLORS[i % len(COLORS)]
             episodes = run.evaluations[-1].scores[run.finite]
             places = i + 0.5 * (np.arange(len(episodes)) - (len(episodes) - 1) / 2) / max(len(episodes), 4) - 0.08
             if episodes.shape[1] > 1:
-                ax.plot(places, episodes, ".", color=color, alpha=0.25, markersize=3.5)
-            ax.plot(places, episodes.mean(axis=1), "o", color=color, markersize=6, markeredgecolor="white")
+                ax.plot(episodes, places, ".", color=color, alpha=0.25, markersize=3.5)
+            ax.plot(episodes.mean(axis=1), places, "o", color=color, markersize=6, markeredgecolor="white")
             if len(episodes):
                 estimate = stats.bootstrap([episodes.mean(axis=1)])
-                ax.plot([i + 0.34] * 2, [estimate.low, estimate.high], color=INK, linewidth=1.6)
-                ax.plot(i + 0.34, estimate.value, "_", color=INK, markersize=10, markeredgewidth=2)
-        ax.set_xticks(range(len(runs)), [run.shown for run in runs])
-        ax.set_xlim(-0.6, len(runs) - 0.4)
-        ax.grid(False, axis="x")
-        ax.set_ylabel("normalised score" if runs[0].normalized else "return")
+                ax.plot([estimate.low, estimate.high], [i + 0.34] * 2, color=INK, linewidth=1.6)
+                ax.plot(estimate.value, i + 0.34, "|", color=INK, markersize=10, markeredgewidth=2)
+        ax.set_yticks(range(len(runs)), _names(runs))
+        ax.set_ylim(len(runs) - 0.4, -0.6)
+        ax.grid(False, axis="y")
+        ax.set_xlabel("normalised score" if runs[0].normalized else "return")
     return figure
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Labels beside an axis, on several lines where they are long."""
+    return [textwrap.fill(run.shown, LABEL) for run in runs]
+
+
+def _row(runs: Sequence[Run], least: float) -> float:
+    """Inches of a row in which the longest label fits."""
+    return max(least, *(LINE * (1 + label.count("\n")) + 0.1 for label in _names(runs)))

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from cfdg_jax.axis import Lane, words
+from cfdg_jax.axis import Lane
 from cfdg_jax.errors import UserError, require
+from cfdg_jax.report.status import KNOWN, standing, status
 
 PHASES = ("offline", "online")
-STATUS = {"done": "", "interrupted": "was interrupted", "failed": "failed", "running": "goes on"}
-"""What ``summary.json`` may say of a run, and what a report says of it."""
+ORDER = ("offline", "stratify", "online")
+"""What a run does, in this order; only `PHASES` are evaluated."""
 SAMPLE_KINDS = ("offline", "online", "synthetic_offline", "synthetic_online")
 
 
@@ -106,6 +107,22 @@ class Run:
         scores = np.all([np.isfinite(evaluation.scores).all(axis=1) for evaluation in self.evaluations], axis=0)
         return scores & [name not in failed for name in _names(self.summary, self.seeds)]
 
+    def lost(self, evaluation: Evaluation) -> np.ndarray:
+        """`[S]` bool, the seeds whose scores in `evaluation` may be those of parameters that are not finite.
+
+        Training looks at its parameters when it logs, so that a seed is lost some time after the log before.
+        """
+        failed, lost = self.summary.get("failed_seeds", {}), ~np.isfinite(evaluation.scores).all(axis=1)
+        for index, name in enumerate(_names(self.summary, self.seeds)):
+            if name in failed:
+                phase, step = failed[name]
+                logs = [line["step"] for line in self.metrics if line["phase"] == phase and line["step"] < step]
+                lost[index] |= (ORDER.index(evaluation.phase), evaluation.step) > (
+                    ORDER.index(phase),
+                    max(logs, default=0),
+                )
+        return lost
+
     @property
     def shown(self) -> str:
         """The label as it stands beside numbers: where seeds were lost it says how many the numbers are over."""
@@ -138,17 +155,16 @@ def read_run(folder: pathlib.Path | str) -> Run:
     for field in ("dataset", "label", "status"):
         found = summary.get(field)
         require(isinstance(found, str), str(path / "summary.json"), f"`{field}` is {found!r}, not a text", resume)
-    status = summary["status"]
-    require(status in STATUS, str(path / "summary.json"), f"status is {status!r}: not finished", resume)
+    found = summary["status"]
+    require(found in KNOWN, str(path / "summary.json"), f"status is {found!r}: not finished", resume)
     lines, evaluation_notes = _read_lines(path / "evaluations.jsonl", ("phase", "step", "return"))
     metrics, metric_notes = _read_lines(path / "metrics.jsonl", ("phase", "step"))
     evaluations = _evaluations(path / "evaluations.jsonl", lines)
     samples, sample_notes = _read_samples(path / "samples.npz")
-    notes = [*evaluation_notes, *metric_notes, *sample_notes, *_divergence(evaluations, summary)]
-    if status != "done":
-        notes.append(f"the run {STATUS[status]}: its numbers are not final")
+    notes = [*evaluation_notes, *metric_notes, *sample_notes, *divergence(evaluations, summary)]
+    notes += standing(path, summary, [*lines, *metrics])
     generator, phases = summary.get("choices", {}).get("augment", "none"), {line["phase"] for line in metrics}
-    if status == "done" and generator != "none" and "online" in phases and "refresh" not in phases:
+    if found == "done" and generator != "none" and "online" in phases and "refresh" not in phases:
         notes.append(f"{generator} never generated a row, for no refresh was due")
     return Run(
         path=path,
@@ -164,53 +180,9 @@ def read_run(folder: pathlib.Path | str) -> Run:
 
 
 def going_on(folders: Sequence[pathlib.Path]) -> bool:
-    """Whether one of the runs is under way."""
-    summaries = [folder / "summary.json" for folder in folders]
-    return any(_read_json(path).get("status") == "running" for path in summaries if path.is_file())
-
-
-def by_setting(run: Run) -> list[Run]:
-    """A run of several values of ``--vmap`` as one run per setting, each with its own values in its config."""
-    lanes = run.summary.get("lanes")
-    if not lanes:
-        return [run]
-    parts = []
-    for setting in dict.fromkeys(map(words, lanes)):
-        index = [i for i, lane in enumerate(lanes) if words(lane) == setting]
-        parts.append(dataclasses.replace(_of_lanes(run, index), label=f"{run.label}, {setting}"))
-    return parts
-
-
-def _of_lanes(run: Run, index: list[int]) -> Run:
-    """The lanes at `index`, which are of one setting; samples and what is said of the whole go with the first lane."""
-    count, at = run.seeds, lambda x: None if x is None else x[index]
-    picked = lambda values: {
-        k: [x[i] for i in index] if isinstance(x, list) and len(x) == count else x for k, x in values.items()
-    }
-    summary, of_lanes = picked(run.summary), _divergence(run.evaluations, run.summary)
-    evaluations = tuple(
-        e._replace(returns=e.returns[index], normalized=at(e.normalized), success=at(e.success))
-        for e in run.evaluations
-    )
-    general = [note for note in run.notes if note not in of_lanes] if 0 in index else []
-    return dataclasses.replace(
-        run,
-        config=_at_values(run.config, summary["lanes"][0]),
-        summary=summary,
-        evaluations=evaluations,
-        metrics=tuple(map(picked, run.metrics)),
-        samples=run.samples if 0 in index else {},
-        notes=(*general, *_divergence(evaluations, summary)),
-    )
-
-
-def _at_values(config: dict[str, Any], values: dict[str, float]) -> dict[str, Any]:
-    """The config of one setting alone."""
-    own = {name: dict(part) if isinstance(part, dict) else part for name, part in config.items() if name != "vmap"}
-    for path, value in values.items():
-        choice, _, leaf = path.partition(".")
-        own[choice][leaf] = value
-    return own
+    """Whether one of the runs is under way; one whose process is gone is not."""
+    begun = [folder for folder in folders if (folder / "summary.json").is_file()]
+    return any(status(folder, _read_json(folder / "summary.json")) == "running" for folder in begun)
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -290,7 +262,7 @@ def _two_axes(scores: np.ndarray | None) -> np.ndarray | None:
     return scores[:, None] if scores is not None and scores.ndim == 1 else scores
 
 
-def _divergence(evaluations: Sequence[Evaluation], summary: dict[str, Any]) -> list[str]:
+def divergence(evaluations: Sequence[Evaluation], summary: dict[str, Any]) -> list[str]:
     """One note per seed whose training or score was not finite, naming where that was seen first."""
     failed = summary.get("failed_seeds", {})
     notes = []

@@ -1,4 +1,4 @@
-"""Score tables of several runs as Markdown and CSV.
+"""Score tables of several runs, and as Markdown.
 
 Runs share a table only if their numbers may be compared: datasets of one origin (`local:` data never stand beside
 `d4rl:` data), and normalised scores or raw returns, never both. A task without reference returns has no normalised
@@ -7,10 +7,8 @@ score, and none is printed for it.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,7 +44,8 @@ DEFINITIONS = {
     f"Mean of last {LAST}": f"Mean over the last {LAST} evaluations of the run's last phase, fewer where it has fewer. "
     "Where some method of the dataset generates rows, only those after its first refresh count, for all methods.",
     "Gain": "Last evaluation minus offline end, taken seed by seed.",
-    "Success": "Share of the last evaluation's episodes that reached the goal, in per cent.",
+    "Success": "Share of the last evaluation's episodes that reached the goal, in per cent; none for a dataset on "
+    "which no run ever reached one, as where the task has no goal.",
     "Difference": "Mean over seeds of the last evaluation minus that of the same seed of the other method, then in "
     "brackets the 95 % bootstrap interval of that mean.",
     "P(better)": "Probability that a random seed of the method ends above a random seed of the one it is compared "
@@ -92,7 +91,7 @@ def per_seed(run: Run, since: float = -1) -> dict[str, np.ndarray]:
     if len(online) and run.normalized:
         numbers["regret"] = stats.regret(steps, online)
     success = run.evaluations[-1].success
-    if success is not None and any(np.any(evaluation.success) for evaluation in run.evaluations):
+    if success is not None:
         numbers["success"] = 100.0 * success.mean(axis=1)[run.finite]
     return numbers
 
@@ -122,6 +121,10 @@ def score_table(origin: str, normalized: bool, runs: Sequence[Run]) -> Table:
     """Scores of comparable runs, one row per run, grouped by dataset in order of appearance."""
     since = first_refreshes(runs)
     numbers = {(run.path, run.label): per_seed(run, since[run.dataset]) for run in runs}  # a folder may hold settings
+    for group in by_dataset(runs).values():
+        if not any(map(_succeeded, group)):
+            for run in group:
+                numbers[run.path, run.label].pop("success", None)
     shown = [key for key in COLUMNS if any(key in of_run for of_run in numbers.values())]
     header = ["Dataset", "Method", "Seeds", "Episodes"]
     for key in shown:
@@ -132,13 +135,17 @@ def score_table(origin: str, normalized: bool, runs: Sequence[Run]) -> Table:
             of_run = numbers[run.path, run.label]
             cells = [dataset if i == 0 else "", run.shown, _seeds(run), str(run.evaluations[-1].episodes or MISSING)]
             for key in shown:
-                digits = 2 if key == "regret" else _digits(normalized, of_run["last"])
+                digits = {"regret": 2, "success": 1}.get(key, _digits(normalized, of_run["last"]))
                 cells.append(cell(of_run.get(key), digits))
                 if key == "last":
                     cells.append(_number(float(stats.std(of_run[key])), digits))
             rows.append(tuple(cells))
     title = f"{origin}: {'normalised score' if normalized else 'raw return'}"
     return Table(title, tuple(header), tuple(rows), tuple(_notes(origin, normalized, runs)))
+
+
+def _succeeded(run: Run) -> bool:
+    return any(evaluation.success is not None and evaluation.success.any() for evaluation in run.evaluations)
 
 
 def first_refreshes(runs: Sequence[Run]) -> dict[str, float]:
@@ -246,63 +253,3 @@ def to_markdown(table: Table) -> str:
     rule = f"|{'|'.join('---' for _ in table.header)}|"
     notes = [f"- {note}" for note in table.notes]
     return "\n".join([f"**{table.title}**", "", lines[0], rule, *lines[1:], "", *notes]) + "\n"
-
-
-def to_csv(runs: Sequence[Run]) -> str:
-    """All numbers of all runs, unrounded and with raw intervals: one line per run and number."""
-    return _csv(_numbers(runs))
-
-
-def _numbers(runs: Sequence[Run]) -> Iterator[Sequence[Any]]:
-    names, varied = ("dataset", "label", "folder", "score", "number", "seeds", "episodes"), varied_fields(runs)
-    yield [*names, "mean", "std", "iqm", "low", "high", "per_seed", *varied]
-    since = first_refreshes(runs)
-    for run in runs:
-        for number, scores in per_seed(run, since[run.dataset]).items():
-            if len(scores):
-                score = "normalized_score" if run.normalized else "return"
-                about = (run.dataset, run.label, run.path.name, score, number)
-                estimate = stats.bootstrap([scores])
-                numbers = (estimate.value, stats.std(scores), stats.iqm(scores), estimate.low, estimate.high)
-                counts = (len(scores), run.evaluations[-1].episodes)
-                every = " ".join(map(str, scores.tolist()))
-                yield [*about, *counts, *map(float, numbers), every, *_values(run, varied)]
-
-
-def evaluations_csv(runs: Sequence[Run]) -> str:
-    """Every evaluation of every seed, tidy: one line per run, phase, step and seed, means over episodes."""
-    return _csv(_evaluations(runs))
-
-
-def _evaluations(runs: Sequence[Run]) -> Iterator[Sequence[Any]]:
-    varied = varied_fields(runs)
-    yield ["dataset", "label", "folder", "phase", "step", "seed", "return", "normalized_score", "success", *varied]
-    for run in runs:
-        for evaluation in run.evaluations:
-            for index, seed in enumerate(run.numbers):
-                values = (evaluation.returns, evaluation.normalized, evaluation.success)
-                means = ["" if value is None else float(value[index].mean()) for value in values]
-                about = (run.dataset, run.label, run.path.name, evaluation.phase, evaluation.step, seed)
-                yield [*about, *means, *_values(run, varied)]
-
-
-def varied_fields(runs: Sequence[Run]) -> list[str]:
-    """The fields that an axis of some run varies, each a column of the csv files."""
-    return list(dict.fromkeys(field for run in runs for field in run.setting))
-
-
-def _values(run: Run, fields: Sequence[str]) -> list[Any]:
-    """The values that a run has of `fields`, of an axis or of its config; empty where it has no such field."""
-    paths = (field.partition(".") for field in fields)
-    return [(run.config.get(choice) or {}).get(leaf, "") for choice, _, leaf in paths]
-
-
-def table_csv(table: Table) -> str:
-    """The table as it is printed."""
-    return _csv([table.header, *table.rows])
-
-
-def _csv(lines: Iterable[Sequence[Any]]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(lines)
-    return out.getvalue()

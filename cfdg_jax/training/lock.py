@@ -16,6 +16,7 @@ except ImportError:  # Windows: two processes in one folder are not kept apart t
     fcntl = None  # type: ignore[assignment]
 
 FILE = ".lock"
+IN_USE = (errno.EAGAIN, errno.EACCES)
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def only_process(folder: pathlib.Path) -> Iterator[None]:
             if fcntl is not None:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
+            if error.errno in IN_USE:
                 handle.seek(0)
                 holder = handle.read().strip() or "unknown"
                 found = f"is in use by another process ({holder})"
@@ -41,3 +42,15 @@ def only_process(folder: pathlib.Path) -> Iterator[None]:
         handle.write(str(os.getpid()))
         handle.flush()
         yield
+
+
+def held(folder: pathlib.Path) -> bool | None:
+    """Whether a process holds the lock of `folder`; None where nobody can know."""
+    if fcntl is None:
+        return None
+    try:
+        with open(folder / FILE, encoding="utf-8") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return True if error.errno in IN_USE else None
+    return False

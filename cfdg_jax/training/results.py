@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,8 @@ from cfdg_jax.types import Source
 
 SAMPLE_ROWS = 1_000
 """Rows per origin that ``samples.npz`` keeps for pictures."""
+MOST_LETTERS = 500
+"""Of an error that ``summary.json`` keeps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,15 +149,19 @@ def evaluate(run: Run | str | os.PathLike, episodes: int | None = None) -> dict[
       episodes: Per seed; the config's number by default.
 
     Returns:
-      ``return``, ``normalized_score`` (None without a reference), ``success`` and ``length``, each `[S, E]`.
+      ``return``, ``normalized_score`` (None without a reference), ``success`` and ``length``, each `[S, E]`; NaN, the
+      length aside, for seeds that training lost: what their policies do means nothing.
     """
     run = run if isinstance(run, Run) else load_run(run)
     program, agent, record = run.acting()
-    return run_episodes(program, agent, record.phase, record.step, Progress(False), episodes)
+    scores = run_episodes(program, agent, record.phase, record.step, Progress(False), episodes)
+    lost = np.array([lane.name in record.failed for lane in run.lanes])[:, None]
+    whole = lambda name, x: x if x is None or name == "length" else np.where(lost, np.nan, x)
+    return {name: whole(name, values) for name, values in scores.items()}
 
 
-def summarise(session: Session, status: str) -> None:
-    """Writes ``summary.json`` as of now."""
+def summarise(session: Session, status: str, error: Exception | None = None) -> None:
+    """Writes ``summary.json`` as of now, with the `error` that ended the run, if any, on one line."""
     config, program = session.program.config, session.program
     summary = {
         "status": status,
@@ -175,9 +182,11 @@ def summarise(session: Session, status: str) -> None:
         "device": device_name(),
         "versions": versions(),
         "config_hash": config_hash(config),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
+        "error": error and " ".join(f"{type(error).__name__}: {error}".split())[:MOST_LETTERS],
     }
-    write_summary(session.folder, {name: value for name, value in summary.items() if name != "lanes" or value})
+    optional = ("lanes", "error")
+    write_summary(session.folder, {name: value for name, value in summary.items() if name not in optional or value})
 
 
 def save_samples(session: Session) -> None:

@@ -196,15 +196,16 @@ def _run_phases(session: Session) -> None:
 def _summarised(session: Session) -> Iterator[None]:
     """Says in ``summary.json`` how the run stands, however the block ends."""
     try:
-        summarise(session, "running")
+        session.summarise = lambda: summarise(session, "running")
+        session.summarise()
         yield
         summarise(session, "done")
     except Interrupted:
         summarise(session, "interrupted")
         raise
-    except Exception:
+    except Exception as error:
         with contextlib.suppress(OSError):
-            summarise(session, "failed")
+            summarise(session, "failed", error)
         raise
     finally:
         session.logger.close()

@@ -71,6 +71,8 @@ class Session:
         """The generator that first refreshes go on from."""
         self.loop_arrays: Callable[[], dict[str, np.ndarray]] = dict
         """What the online driver adds to a checkpoint."""
+        self.summarise: Callable[[], None] = lambda: None
+        """What writes the summary when a seed is lost: a run that is killed later leaves no other."""
         self._rate = (time.perf_counter(), self.step)
         self._updated = False
 
@@ -159,11 +161,12 @@ class Session:
 
     def _note_failures(self, whole: np.ndarray) -> None:
         """Warns of the seeds that are no longer `whole` `[S]`; raises `FloatingPointError` once none is."""
-        for index in np.flatnonzero(~whole):
-            seed = self.lanes[int(index)]
-            if seed not in self.failed:
-                self.failed[seed] = (self.phase, self.step)
-                self.progress.warn(f"seed {seed}: parameters are not finite ({self.phase}, step {self.step})")
+        new = [self.lanes[int(index)] for index in np.flatnonzero(~whole) if self.lanes[int(index)] not in self.failed]
+        for seed in new:
+            self.failed[seed] = (self.phase, self.step)
+            self.progress.warn(f"seed {seed}: parameters are not finite ({self.phase}, step {self.step})")
+        if new:
+            self.summarise()
         if not whole.any():
             when = ", ".join(f"seed {seed} at {phase} step {step}" for seed, (phase, step) in self.failed.items())
             raise FloatingPointError(f"no seed is finite: {when}; look for what grew first in metrics.jsonl")
