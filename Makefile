@@ -8,6 +8,8 @@ NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 INSTALLED := $(VENV)/.installed
 TRY = venv/bin/cfdg-jax --version && \
 	venv/bin/cfdg-jax train --dataset local:toy-dense-medium-v0 --preset smoke --quiet --out run >/dev/null
+# Its shims, which may be on the path, run the chosen version alone.
+PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
 SUITABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 .PHONY: help demo test lint types lock bench notebooks docs dist clean
@@ -46,9 +48,11 @@ dist: $(INSTALLED)  ## wheel and sdist in dist/, checked, then installed and tri
 	$(BIN)/python -m build --quiet
 	$(BIN)/twine check --strict dist/*
 	@for version in 3.11 3.12 3.13; do \
-		if ! $(BIN)/uv python find $$version >/dev/null 2>&1; then echo "Python $$version: not here, not tried"; continue; fi; \
+		path=$$(printf %s: $(PYENV)/$$version.*/bin)$$PATH; \
+		python=$$(PATH=$$path $(BIN)/uv python find --system $$version) || \
+			{ echo "Python $$version: not tried, uv finds none that runs (its reason is above)"; continue; }; \
 		for file in dist/*.whl dist/*.tar.gz; do \
-			try=$$(mktemp -d) && $(BIN)/uv venv --quiet --python $$version $$try/venv && \
+			try=$$(mktemp -d) && $(BIN)/uv venv --quiet --python $$python $$try/venv && \
 			$(BIN)/uv pip install --quiet --python $$try/venv/bin/python $$file && \
 			(cd $$try && $(TRY)) && echo "Python $$version: $$file works" && rm -rf $$try || exit 1; \
 		done; \

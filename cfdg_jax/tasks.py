@@ -17,3 +17,8 @@ TASKS: dict[str, str] = {
     "toy-sparse": "a point mass that must go around a wall, reward at the goal alone; in JAX, seconds (ours)",
     "toy-dense": "the same with a reward for coming closer (ours)",
 }
+
+
+def has_picture(task: str) -> bool:
+    """Whether a run of this task can be filmed: those that MuJoCo steps here, so neither the toys nor ``gym:ID``."""
+    return task in TASKS and not task.startswith("toy-")

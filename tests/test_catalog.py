@@ -8,7 +8,7 @@ import pytest
 from cfdg_jax import catalog, tasks
 from cfdg_jax.config import MINIMA, REGISTRIES, TrainConfig
 from cfdg_jax.data.names import dataset_names, split_name
-from cfdg_jax.envs.registry import task_names
+from cfdg_jax.envs.registry import _TOYS, task_names
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import leaf_paths
 from cfdg_jax.values import require_range
@@ -56,6 +56,8 @@ def test_every_field_has_a_meaning_and_it_may_take_two_lines():
 def test_the_table_of_environments_names_those_there_are():
     assert list(tasks.TASKS) == task_names()
     assert all(split_name(name)[0] in ("d4rl", "local") for name in dataset_names())
+    assert not [task for task in tasks.TASKS if tasks.has_picture(task) == (task in _TOYS)]
+    assert not tasks.has_picture("gym:Pendulum-v1")
 
 
 def test_a_field_of_another_method_is_told_to_whom_it_belongs():

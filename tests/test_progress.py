@@ -91,7 +91,9 @@ def test_a_run_in_a_pipe_writes_no_control_characters_and_says_what_is_next(tmp_
     assert not CONTROL.search(said.err + said.out)
     assert len(re.findall(r"^(?:offline|online) +step +\d+  return per seed", said.err, re.M)) == 6
     first, second = said.out.splitlines()
-    assert first.startswith(f"done: {tmp_path / 'run'}") and second.startswith(f"next: cfdg-jax report {tmp_path}")
+    folder = tmp_path / "run"
+    assert first.startswith(f"done: {folder}")
+    assert second == f"next: cfdg-jax report {folder}, or cfdg-jax evaluate {folder}", "the toys have no picture"
 
 
 def test_a_run_on_a_terminal_has_one_bar_for_each_phase(tmp_path):

@@ -22,6 +22,7 @@ from cfdg_jax.commands.options import (
 )
 from cfdg_jax.errors import require
 from cfdg_jax.process import starting
+from cfdg_jax.tasks import has_picture
 from cfdg_jax.training.progress import Interrupted
 
 
@@ -86,7 +87,8 @@ def train(
     except Interrupted:
         raise Interrupted(f"continue with: cfdg-jax train --resume {folder}") from None
     print(f"done: {run.folder}  (config.yaml, evaluations.jsonl, metrics.jsonl, checkpoints)")
-    print(f"next: cfdg-jax report {run.folder}, or cfdg-jax evaluate {run.folder} --video run.gif")
+    video = " --video run.gif" if has_picture(run.config.env.task) else ""
+    print(f"next: cfdg-jax report {run.folder}, or cfdg-jax evaluate {run.folder}{video}")
 
 
 def resolve(preset: str, given: dict[str, Any]) -> Any:
