@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from cfdg_jax import gym_ids
+
 if TYPE_CHECKING:
     from cfdg_jax.agents.registry import make_agent
     from cfdg_jax.augment.registry import make_augmenter
@@ -50,6 +52,8 @@ __all__ = [
     "make_stratifier",
     "train",
 ]
+
+gym_ids.register()
 
 
 def __getattr__(name: str) -> Any:

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "values": ("axis", "errors"),
     "catalog": ("errors", "values"),
     "tasks": (),
+    "gym_ids": (),
     "types": ("errors",),
     "methods": ("errors", "types"),
     "core": ("errors", "types"),
@@ -64,7 +65,7 @@ MAY_IMPORT = {
     ),
     "cli": ("commands", "errors", "training.progress"),
     "__main__": ("cli",),
-    "__init__": ABOVE_TRAINING,
+    "__init__": (*ABOVE_TRAINING, "gym_ids"),
 }
 """Modules and folders each part may import beside itself; a folder stands for everything in it."""
 

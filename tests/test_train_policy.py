@@ -32,7 +32,7 @@ def run(tmp_path_factory):
 def renders():
     env = make_env("hopper", [0])
     try:
-        Camera(env).close()
+        Camera(env, "--video").close()
     except UserError as error:
         pytest.skip(f"no pictures here: {error}")
     finally:
@@ -116,4 +116,4 @@ def test_a_video_that_cannot_be_made_is_refused_first(run, tmp_path, monkeypatch
 
 def test_an_environment_without_a_model_has_no_picture():
     with pytest.raises(UserError, match="is no MuJoCo model"):
-        Camera(make_env("toy-dense", [0]))
+        Camera(make_env("toy-dense", [0]), "--video")

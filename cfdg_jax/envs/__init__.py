@@ -18,7 +18,3 @@ def _import_mujoco() -> None:
 
 
 _import_mujoco()
-
-from cfdg_jax.envs.gym_ids import register  # noqa: E402
-
-register()

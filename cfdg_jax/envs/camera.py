@@ -18,22 +18,23 @@ class Camera:
 
     Args:
       env: An environment of `cfdg_jax.envs.registry` that steps MuJoCo.
+      asked: The option or argument that a picture was asked for with, for errors.
 
     Raises:
       UserError: if `env` has no simulator, or nothing renders on this machine.
     """
 
-    def __init__(self, env: Any):
+    def __init__(self, env: Any, asked: str):
         simulators = getattr(env, "simulators", None)
         if not isinstance(simulators, Simulators):
-            raise UserError("--video", "this environment is no MuJoCo model and has no picture", "leave it out")
+            raise UserError(asked, "this environment is no MuJoCo model and has no picture", "leave it out")
         self._data, model = simulators.datas[0], simulators.model
         try:
             self._renderer: Any = mujoco.Renderer(model, HEIGHT, WIDTH)
         except Exception as error:
             problem = f"nothing renders here ({type(error).__name__}: {error})"
-            remedy = "install EGL or OSMesa and set MUJOCO_GL to egl or osmesa"
-            raise UserError("--video", problem, remedy) from None
+            remedy = "install EGL or OSMesa and set MUJOCO_GL to egl or osmesa before Python starts"
+            raise UserError(asked, problem, remedy) from None
         self._view: Any = mujoco.MjvCamera()
         if model.ncam:
             self._view = 0

@@ -1,4 +1,4 @@
-"""One environment with the dynamics that logged D4RL, in Gymnasium's interface; `cfdg_jax.envs.gym_ids` has the ids."""
+"""One environment with the dynamics that logged D4RL, in Gymnasium's interface; `cfdg_jax.gym_ids` has the ids."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class D4RLEnv(gymnasium.Env):
         """The picture of now, `[360, 480, 3]` uint8."""
         if self.render_mode is None:
             return None
-        self._camera = self._camera or Camera(self._env)
+        self._camera = self._camera or Camera(self._env, "render_mode")
         return self._camera.frame()
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ def require_video(run: Run, path: pathlib.Path) -> None:
     env = _environment(run, 0)
     try:
         env.reset()
-        Camera(env).close()
+        Camera(env, "--video").close()
     finally:
         env.close()
 
@@ -48,7 +48,7 @@ def film(run: Run, path: pathlib.Path) -> pathlib.Path:
     act, seed = actor(program, agent, record), env_seed(run.config, 0, "evaluate_env", phase, record.step, 0)
     env = _environment(run, seed)
     frames, done, obs = [], False, env.reset()
-    camera = Camera(env)
+    camera = Camera(env, "--video")
     try:
         for step in range(env.spec.horizon):
             if step % EVERY == 0:
