@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 
 import click
 
-from cfdg_jax.commands import data, jobs, runs, train
+from cfdg_jax.commands import completion, data, jobs, runs, train  # noqa: F401
 from cfdg_jax.errors import DISK_ERRORS, PATH_ERRORS, UserError, nearest
 from cfdg_jax.training.progress import Interrupted
 
@@ -37,7 +38,9 @@ for command in (
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     if "_CFDG_JAX_COMPLETE" in os.environ:  # a shell asks for completions
-        cli.main(prog_name=PROGRAM)
+        with contextlib.suppress(UserError):  # of a word that is wrong already, nothing can be said
+            cli.main(prog_name=PROGRAM)
+        return 0
     try:
         with cli.make_context(PROGRAM, list(sys.argv[1:] if argv is None else argv)) as context:
             return cli.invoke(context) or 0

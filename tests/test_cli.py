@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 import types
@@ -130,25 +131,62 @@ def test_help_lists_and_mistakes_are_answered_at_once(words, code, said):
     assert heavy == "[]" and seconds < 0.4
 
 
+def completed(line, script=""):
+    """What bash would offer after `line`: its replies, or the type of click's one answer where files are asked for."""
+    words = f"""
+    eval "$({sys.executable} -m cfdg_jax)"
+    cfdg-jax() {{ {sys.executable} -m cfdg_jax; }}
+    env() {{ export COMP_WORDS="${{1#*=}}" _CFDG_JAX_COMPLETE=bash_complete; "$3"; }}
+    compopt() {{ echo "$2"; }}
+    COMP_LINE='{line}' COMP_POINT={len(line)} {script}
+    _cfdg_jax_completion cfdg-jax
+    printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(
+        ["bash", "--norc", "-c", words], capture_output=True, text=True, check=True,
+        env=os.environ | {"_CFDG_JAX_COMPLETE": "bash_source"},
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
         ("tr", "train"),
         ("train --agent calq", "calql"),
-        ("train --dataset local:toy-sparse-med", "local:toy-sparse-medium-v0"),
+        ("train --agent=calq", "calql"),
+        ("train --dataset local:toy-sparse-med", "toy-sparse-medium-v0"),
+        ("train --dataset=local:toy-sparse-med", "toy-sparse-medium-v0"),
+        ("train --dataset local:", "toy-sparse-medium-v0"),
+        ("train --dataset ./", "default"),
         ("train --agent iql --agent.exp", "--agent.expectile"),
         ("train --agent iql --agent.variant cor", "corl"),
         ("train --transform.reward min", "minus_one"),
+        ("train --explain agent.exp", "agent.expectile"),
+        ("train --vmap agent.exp", "nospace"),
+        ("train --resume ", "dirnames"),
+        ("train --out ", "dirnames"),
+        ("report ", "dirnames"),
+        ("evaluate ru", "dirnames"),
+        ("sweep ", "default"),
+        ("export run --out ", "default"),
+        ("list ", "agents"),
+        ("list env", "environments"),
         ("data inf", "info"),
+        ("data info local:h", "hopper-medium-v0"),
     ],
 )
-def test_a_shell_completes_commands_methods_fields_and_values(typed, expected):
-    words = {"COMP_WORDS": f"cfdg-jax {typed}", "COMP_CWORD": str(len(typed.split()))}
-    done = subprocess.run(
-        [sys.executable, "-m", "cfdg_jax"], capture_output=True, text=True, check=True,
-        env=os.environ | words | {"_CFDG_JAX_COMPLETE": "bash_complete"},
-    )  # fmt: skip
-    assert f"plain,{expected}" in done.stdout.splitlines()
+def test_bash_completes_commands_methods_fields_values_and_paths(typed, expected):
+    """The whole script but for readline, which breaks words at colons and equals signs."""
+    assert expected in completed(f"cfdg-jax {typed}")
+
+
+def test_bash_completes_nothing_after_a_mistake_and_whole_words_where_colons_break_none():
+    assert completed("cfdg-jax trian --o") == [] and completed("cfdg-jax train --agent iqq --agent.e") == []
+    found = completed("cfdg-jax train --dataset local:toy-sparse-med", "COMP_WORDBREAKS=' '")
+    assert "local:toy-sparse-medium-v0" in found
 
 
 # -- what is said of a run before it begins -----------------------------------------------------------------------

@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from cfdg_jax import catalog
-from cfdg_jax.commands.options import FieldValue
+from cfdg_jax.commands.options import DatasetPath, FieldValue, Text, Words
 from cfdg_jax.errors import nearest, require
 from cfdg_jax.process import starting
 
 ENVIRONMENTS = "environments"
+KINDS = [*catalog.LISTS.values(), ENVIRONMENTS]
 
 
 class Choices(click.Group):
@@ -41,7 +42,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="one json obj
 
 
 @data.command(short_help="describe a dataset")
-@click.argument("name", metavar="NAME_OR_PATH")
+@click.argument("name", type=DatasetPath(), metavar="NAME_OR_PATH")
 @json_option
 def info(name: str, as_json: bool) -> int:
     """Describe a dataset; a name with a star stands for several."""
@@ -49,7 +50,7 @@ def info(name: str, as_json: bool) -> int:
 
 
 @data.command(short_help="replay rows in the environment, name what differs")
-@click.argument("name", metavar="NAME_OR_PATH")
+@click.argument("name", type=DatasetPath(), metavar="NAME_OR_PATH")
 @json_option
 def check(name: str, as_json: bool) -> int:
     """Replay rows of a dataset in its environment and name what differs; exit code 2 if it does."""
@@ -66,7 +67,7 @@ def _examine(action: str, name: str, as_json: bool) -> int:
 
 
 @data.command(short_help="download, convert or build, and print where")
-@click.argument("name", metavar="NAME")
+@click.argument("name", type=DatasetPath(), metavar="NAME")
 @click.option("--rows", type=FieldValue("rows", int), metavar="N", help="of a local: dataset, up to 2000000")
 def build(name: str, rows: str | None) -> None:
     """Download, convert or build datasets and print where they are; a name with a star stands for several."""
@@ -78,8 +79,8 @@ def build(name: str, rows: str | None) -> None:
 
 
 @data.command(short_help="between HDF5, npz and Minari")
-@click.argument("source", metavar="SRC")
-@click.argument("target", metavar="DST")
+@click.argument("source", type=DatasetPath(), metavar="SRC")
+@click.argument("target", type=Text("file"), metavar="DST")
 @click.option("--clip-actions", is_flag=True, help="clip actions to [-1, 1] instead of refusing them")
 @click.option("--action-range", nargs=2, type=float, metavar="LOW HIGH", help="what others' actions call -1 and 1")
 def convert(source: str, target: str, clip_actions: bool, action_range: tuple[float, float] | None) -> None:
@@ -91,11 +92,10 @@ def convert(source: str, target: str, clip_actions: bool, action_range: tuple[fl
 
 
 @click.command("list", short_help="agents, augmenters, mixers, stratifiers, environments")
-@click.argument("what", metavar="WHAT")
+@click.argument("what", type=Words(*KINDS), metavar="WHAT")
 def list_names(what: str) -> None:
     """What there is to choose, one line each: agents, augmenters, mixers, stratifiers or environments."""
-    kinds = [*catalog.LISTS.values(), ENVIRONMENTS]
-    require(what in kinds, "list", f"'{what}' is unknown", f"{nearest(what, kinds)}; datasets: cfdg-jax data list")
+    require(what in KINDS, "list", f"'{what}' is unknown", f"{nearest(what, KINDS)}; datasets: cfdg-jax data list")
     if what == ENVIRONMENTS:
         from cfdg_jax.tasks import TASKS
 

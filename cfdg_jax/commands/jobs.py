@@ -24,7 +24,7 @@ from cfdg_jax.process import starting
 @click.command(cls=RunCommand, short_help="the tour: pre-train, improve, report")
 @click.option(
     "--out",
-    type=Text(),
+    type=Text("dir"),
     metavar="DIR",
     default="runs/demo",
     show_default=True,
@@ -41,10 +41,10 @@ def demo(out: str, preset: str, **fields: Any) -> None:
 
 @click.command(short_help="many runs from one yaml file, one report")
 @click.argument("file", type=YamlFile(), metavar="FILE.yaml")
-@click.option("--out", type=Text(), metavar="DIR", help="folder of runs and report (default runs/NAME OF THE FILE)")
+@click.option("--out", type=Text("dir"), metavar="DIR", help="folder of runs and report (default runs/FILE)")
 @quiet_option
 @click.option("--dry-run", is_flag=True, help="print every run's steps, memory and hours, and stop")
-@click.option("--rates", type=Text(), metavar="FILE", help="the benchmark's results that hours are estimated from")
+@click.option("--rates", type=Text("file"), metavar="FILE", help="the benchmark's results, for the hours")
 @click.option("--on", type=click.Choice(["here", "ray"]), default="here", show_default=True, help="where runs are made")
 @click.option("--group", type=FieldValue("--group", int), metavar="N", help="most seeds of one run (default: all)")
 @click.option("--cpus", type=FieldValue("--cpus", float), metavar="X", help="processors of a run on a cluster (1)")
@@ -76,7 +76,7 @@ def sweep(
 @click.option("--online", type=Text(), metavar="NAME", help="a second dataset, whose rows count as online ones")
 @method_option("augment", "generator (default: the first that can be fitted to one dataset alone)")
 @click.option("--rows", type=FieldValue("rows", int), metavar="N", required=True, help="rows to generate")
-@click.option("--out", type=Text(), required=True, metavar="FILE.hdf5", help="the file to write")
+@click.option("--out", type=Text("file"), required=True, metavar="FILE.hdf5", help="the file to write")
 @preset_option("paper")
 @click.option("--check", is_flag=True, help="measure the rows and write FILE.hdf5.quality.json")
 @quiet_option
@@ -103,7 +103,7 @@ def sample(
 @click.command(short_help="throughput of this machine")
 @click.argument("what", nargs=-1, metavar="[WHAT]...")
 @click.option(
-    "--out", "--json", "out", type=Text(), metavar="FILE",
+    "--out", "--json", "out", type=Text("file"), metavar="FILE",
     help="json file to write (default benchmarks/results/bench-DEVICE.json)",
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="seconds instead of minutes; for checking that it runs")

@@ -9,7 +9,7 @@ import itertools
 import pathlib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import click
 from click.shell_completion import CompletionItem
@@ -29,17 +29,30 @@ class Words(click.ParamType):
 
     name = "name"
 
+    def __init__(self, *known: str):
+        self.known = known
+
     def words(self) -> Sequence[str]:
-        return ()
+        return self.known
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(word) for word in self.words() if word.startswith(incomplete)]
 
 
 class Text(click.ParamType):
-    """A text that is there: a shell's unset variable gives an empty one."""
+    """A text that is there: a shell's unset variable gives an empty one.
+
+    Args:
+      completes: What a shell completes it to, ``dir``, ``file`` or nothing.
+    """
 
     name = "text"
+
+    def __init__(self, completes: Literal["dir", "file", ""] = ""):
+        self.completes = completes
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type=self.completes)] if self.completes else []
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         option = param.opts[0] if param is not None else "value"
@@ -50,6 +63,9 @@ class Text(click.ParamType):
 class RunFolder(Text):
     """A folder that a run wrote."""
 
+    def __init__(self) -> None:
+        super().__init__("dir")
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         require_run(pathlib.Path(super().convert(value, param, ctx)))
         return value
@@ -58,9 +74,20 @@ class RunFolder(Text):
 class YamlFile(Text):
     """A yaml file that is there."""
 
+    def __init__(self) -> None:
+        super().__init__("file")
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         require_file(pathlib.Path(super().convert(value, param, ctx)))
         return value
+
+
+class FieldPath(Text):
+    """A config field, or what several begin with."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        known = ["fields", *catalog.fields(ctx.meta.get(CHOSEN, {}))]
+        return [CompletionItem(path) for path in known if path.startswith(incomplete)]
 
 
 class MethodName(Words):
@@ -77,11 +104,18 @@ class MethodName(Words):
         return value
 
 
-class DatasetName(Words):
-    """A dataset's name or path; ``""`` for none."""
+class DatasetPath(Words):
+    """What may be a dataset's name or a path: a shell completes names where there are any."""
 
     def words(self) -> Sequence[str]:
         return dataset_names()
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return super().shell_complete(ctx, param, incomplete) or [CompletionItem(incomplete, type="file")]
+
+
+class DatasetName(DatasetPath):
+    """A dataset's name or path; ``""`` for none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value:

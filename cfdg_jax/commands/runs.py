@@ -18,8 +18,8 @@ WATCH = 30
 
 
 @click.command(short_help="curves, tables and pictures of runs as one page")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN_DIR...")
-@click.option("--out", type=Text(), metavar="DIR", help="folder for the page (default: beside the first run)")
+@click.argument("runs", type=Text("dir"), nargs=-1, required=True, metavar="RUN_DIR...")
+@click.option("--out", type=Text("dir"), metavar="DIR", help="folder for the page (default: beside the first run)")
 @click.option("--watch", is_flag=True, help="write it again every half minute until all runs are done")
 def report(runs: tuple[str, ...], out: str | None, watch: bool) -> None:
     """Write curves, tables and pictures of runs as one HTML page."""
@@ -45,7 +45,7 @@ def report(runs: tuple[str, ...], out: str | None, watch: bool) -> None:
 @click.argument("run", type=RunFolder(), metavar="RUN_DIR")
 @click.option("--episodes", type=FieldValue("evaluate.episodes", int), metavar="N", help="of each seed")
 @click.option(
-    "--video", type=Text(), metavar="FILE", help="also film one episode of the first seed: .gif, .webp or .mp4"
+    "--video", type=Text("file"), metavar="FILE", help="also film one episode of the first seed: .gif, .webp or .mp4"
 )
 def evaluate(run: str, episodes: str | None, video: str | None) -> None:
     """Evaluate the newest checkpoint of a run on fresh environments, without its data."""
@@ -96,7 +96,7 @@ def _numbers(scores: dict, index: list[int]) -> str:
 
 @click.command(short_help="trained policies as plain arrays")
 @click.argument("run", type=RunFolder(), metavar="RUN_DIR")
-@click.option("--out", type=Text(), required=True, metavar="FILE.npz", help="the file to write")
+@click.option("--out", type=Text("file"), required=True, metavar="FILE.npz", help="the file to write")
 def export(run: str, out: str) -> None:
     """Write the trained policies of a run as plain arrays, which NumPy alone can act with."""
     with starting():

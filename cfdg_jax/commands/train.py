@@ -10,6 +10,7 @@ import click
 from cfdg_jax import catalog
 from cfdg_jax.commands.options import (
     DatasetName,
+    FieldPath,
     FieldValue,
     RunCommand,
     RunFolder,
@@ -35,14 +36,14 @@ from cfdg_jax.training.progress import Interrupted
 @click.option("--seeds", type=FieldValue("seeds", int), metavar="N", help="seeds trained at once")
 @vmap_option
 @preset_option("paper")
-@click.option("--out", type=Text(), metavar="DIR", help="run folder, absent or empty")
+@click.option("--out", type=Text("dir"), metavar="DIR", help="run folder, absent or empty")
 @click.option("--resume", type=RunFolder(), metavar="DIR", help="continue a run folder from its newest checkpoint")
 @click.option(
     "--from-offline", type=RunFolder(), metavar="DIR", help="start from the finished pre-training of another run"
 )
 @click.option("--show", is_flag=True, help="print the resolved config, with what differs from the preset, and stop")
 @click.option(
-    "--explain", type=Text(), metavar="FIELD", help="say what a config field means, with its defaults, and stop"
+    "--explain", type=FieldPath(), metavar="FIELD", help="say what a config field means, with its defaults, and stop"
 )
 @click.option("--dry-run", is_flag=True, help="read the data, print steps, memory and expected time, and stop")
 @quiet_option
