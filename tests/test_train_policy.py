@@ -92,6 +92,29 @@ def test_what_plain_arrays_cannot_do_is_refused(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_seeds_that_diverged_are_told_from_policies_that_cannot_be_exported(run, tmp_path, monkeypatch, capsys):
+    program, agent, record = run.acting()
+    obs = np.random.default_rng(0).normal(size=(5, 11)).astype(np.float32)
+    path, lost = (
+        tmp_path / "policy.npz",
+        lambda which: jax.tree.map(lambda leaf: leaf.at[which].set(np.nan), agent.policy),
+    )
+    monkeypatch.setattr(Run, "acting", lambda self: (program, agent._replace(policy=lost(0)), record))
+    policy = dict(np.load(export.export(run, path)))
+    assert capsys.readouterr().err == f"warning: seed 7 diverged; its policy in {path} is not finite\n"
+    assert np.isnan(export.act(policy, obs, 0)).all() and np.isfinite(export.act(policy, obs, 1)).all()
+    monkeypatch.setattr(Run, "acting", lambda self: (program, agent._replace(policy=lost(slice(None))), record))
+    with pytest.raises(UserError, match="all its seeds diverged: no policy is finite; look in its metrics"):
+        export.export(run, path)
+
+
+def test_an_mp4_is_written_without_a_fork_of_this_process(tmp_path, recwarn):
+    pytest.importorskip("imageio_ffmpeg")
+    video._write(tmp_path / "run.mp4", [np.zeros((32, 32, 3), np.uint8)] * 3)
+    assert (tmp_path / "run.mp4").stat().st_size > 0
+    assert not [each for each in recwarn if "fork" in str(each.message)]
+
+
 def test_a_video_has_a_frame_for_every_few_steps(run, tmp_path, renders):
     from PIL import Image
 

@@ -1,8 +1,8 @@
 """Completion of words that hold a colon or an equals sign, such as ``--dataset=local:hopper-medium-v0``.
 
-Bash's readline breaks words at the characters of ``COMP_WORDBREAKS`` and replaces what follows the last of them. click's own
-script takes readline's pieces for words. This one gives the line as it is, and takes from each answer what stands
-already, as ``__ltrim_colon_completions`` of bash-completion does.
+Bash breaks words at the characters of ``COMP_WORDBREAKS`` and replaces what follows the last of them. click takes these
+pieces for words. This script gives the line as it is, and takes from each answer what stands already, as
+``__ltrim_colon_completions`` of bash-completion does.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import numpy as np
 
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.training.logging import write_atomic
+from cfdg_jax.training.progress import Progress
 from cfdg_jax.training.results import Run, actor
 
 SQUASHES = ("tanh", "clip")
@@ -31,16 +32,20 @@ def export(run: Run, path: pathlib.Path) -> pathlib.Path:
     """Writes the evaluation policies of a run's newest checkpoint; returns `path`.
 
     The file holds ``kernel0 [S, in, out]``, ``bias0 [S, out]`` and so on, ``obs_mean`` and ``obs_scale`` `[O]`, the
-    ``squash`` of the last layer and the ``seeds``. It is compared with the run's own actions before it is written.
+    ``squash`` of the last layer and the ``seeds``. It is compared with the run's own actions before it is written. A
+    seed that diverged keeps its place and is not finite; a warning names it.
 
     Raises:
-      UserError: if the policy is more than one multilayer perceptron.
+      UserError: if the policy is more than one multilayer perceptron, or all seeds diverged.
     """
     require(path.suffix == ".npz", "--out", f"is {path}", "must end with .npz")
     program, agent, record = run.acting()
     arrays = layers(getattr(agent, "policy", None), program.spec.act_dim)
     if not arrays:
         raise _not_plain(run)
+    whole = np.all([np.isfinite(each).reshape(len(each), -1).all(axis=1) for each in arrays.values()], axis=0)
+    remedy = "look in its metrics.jsonl for what grew first, and export another run"
+    require(bool(whole.any()), str(run.folder), "all its seeds diverged: no policy is finite", remedy)
     observation = program.transforms.observation
     shape = (program.spec.obs_dim,)
     arrays |= {"obs_mean": np.broadcast_to(np.asarray(observation.mean, np.float32), shape)}
@@ -51,13 +56,15 @@ def export(run: Run, path: pathlib.Path) -> pathlib.Path:
     for squash in SQUASHES:
         made = arrays | {"squash": np.asarray(squash)}
         theirs = np.stack([act(made, obs[seed], seed) for seed in range(len(run.config.lanes))])
-        if np.abs(own - theirs).max() < TOLERANCE:
+        if np.abs(own - theirs)[whole].max() < TOLERANCE:
             break
     else:
         raise _not_plain(run)
     packed, kept = io.BytesIO(), dict[str, Any](made)
     np.savez(packed, **kept, seeds=[lane.seed for lane in run.config.lanes])
     write_atomic(path, packed.getvalue())
+    for lost in np.flatnonzero(~whole):
+        Progress(False).warn(f"warning: seed {run.lanes[lost].name} diverged; its policy in {path} is not finite")
     return path
 
 

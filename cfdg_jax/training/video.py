@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pathlib
 from typing import Any
 
@@ -71,6 +72,8 @@ def _environment(run: Run, seed: int) -> Env:
 
 def _write(path: pathlib.Path, frames: list[np.ndarray]) -> None:
     if path.suffix == ".mp4":
+        # else imageio forks this process, whose threads (JAX) a fork may leave locked; a pipe to ffmpeg needs no fork
+        os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
         import imageio.v2
 
         writer: Any = imageio.v2.get_writer(path, fps=round(1 / SECONDS), macro_block_size=None)
