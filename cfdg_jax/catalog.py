@@ -43,6 +43,7 @@ class Field(NamedTuple):
       default: Source text of the class's default.
       meaning: The comment beside it, or that of the class it is inherited from.
       about: Docstring of the class that declares it.
+      place: File and line of its default.
     """
 
     path: str
@@ -51,15 +52,20 @@ class Field(NamedTuple):
     default: str
     meaning: str
     about: str
+    place: str
 
 
 class Method(NamedTuple):
-    """A registered method: its name, its line in a list, its config class, the releases it has variants for."""
+    """A registered method: its name, its line in a list, its config class, the releases it has variants for.
+
+    `sources` are what the docstring of its class refers to, or that of its file.
+    """
 
     name: str
     about: str
     config: Node
     variants: tuple[str, ...]
+    sources: list[str]
 
 
 # -- reading source --------------------------------------------------------------------------------------------------
@@ -67,10 +73,11 @@ class Method(NamedTuple):
 
 @functools.cache
 def _source(module: str) -> tuple[dict[str, ast.AST], list[str]]:
-    """What a module defines at its top level, by name, and its lines."""
+    """What a module defines at its top level, by name, its docstring included, and its lines."""
     text = PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
-    found: dict[str, ast.AST] = {}
-    for node in ast.parse(text).body:
+    tree = ast.parse(text)
+    found: dict[str, ast.AST] = {"__doc__": ast.Constant(ast.get_docstring(tree) or "")}
+    for node in tree.body:
         if isinstance(node, ast.Assign):
             found |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
@@ -147,7 +154,9 @@ def _method(name: str, entry: Node) -> Method:
     words = {word.arg: word.value for word in entry.tree.keywords}
     variants = _items(_follow(Node(entry.module, words["variants"]))) if "variants" in words else ()
     config = _follow(Node(entry.module, entry.tree.args[0]))
-    return Method(name, ast.literal_eval(words["about"]), config, tuple(key for key, _ in variants))
+    said = ast.get_docstring(config.tree), ast.literal_eval(_source(config.module)[0]["__doc__"])  # type: ignore[arg-type]
+    own = next(filter(None, (sources(text or "") for text in said)), [])
+    return Method(name, ast.literal_eval(words["about"]), config, tuple(key for key, _ in variants), own)
 
 
 def fields_of(config: Node, prefix: str = "") -> dict[str, Field]:
@@ -179,6 +188,7 @@ def _field(config: Node, item: ast.AnnAssign, path: str) -> Field:
         default=_default(item.value),
         meaning=_comment(_source(config.module)[1], item),
         about=ast.get_docstring(config.tree) or "",  # type: ignore[arg-type]
+        place=f"{PACKAGE.name}/{config.module.replace('.', '/')}.py:{item.lineno}",
     )
 
 

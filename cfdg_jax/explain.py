@@ -32,9 +32,10 @@ def explanation(field: Field, given: Mapping[str, Any] | None = None) -> str:
     rows += [("used by", ", ".join(users) if users else "every run")]
     rows += [("default", each) for each in _defaults(field.path, given, shown)]
     rows += [("variant", each) for each in _variants(choice, leaf, shown)]
-    said = dict.fromkeys([*catalog.sources(field.meaning), *catalog.sources(field.about)])
+    own = [each for name in shown for each in catalog.methods(choice)[name].sources]
+    said = dict.fromkeys([*catalog.sources(field.meaning), *catalog.sources(field.about), *own])
     papers = [f"{name}: {REGISTRIES[choice][name].about}" for name in shown]
-    rows += [("source", each) for each in (*said, *papers)]
+    rows += [("source", each) for each in (*said, *papers, field.place)]
     return "\n".join([f"{field.path}   {field.kind}", *(f"  {name:<9} {value}" for name, value in rows)])
 
 

@@ -60,6 +60,15 @@ def test_the_table_of_environments_names_those_there_are():
     assert not tasks.has_picture("gym:Pendulum-v1")
 
 
+def test_a_method_cites_its_own_section_and_a_field_its_line():
+    of = {name: catalog.methods(choice)[name].sources for choice, name in METHODS}
+    for name in ("edis", "cfdg", "synther", "a3rl", "calql"):
+        assert f"docs/algorithms.md#{name}" in of[name]
+    assert not [name for name in of if not of[name] and name != "none"]
+    path, _, line = catalog.method_fields("agent", "iql")["agent.expectile"].place.partition(":")
+    assert "expectile" in (catalog.PACKAGE.parent / path).read_text().splitlines()[int(line) - 1]
+
+
 def test_a_field_of_another_method_is_told_to_whom_it_belongs():
     assert catalog.instead("agent.alpha", []) == "it belongs to --agent td3bc or apl_td3bc"
     assert "did you mean online.steps" in catalog.instead("online.step", catalog.run_fields())

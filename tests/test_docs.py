@@ -1,5 +1,6 @@
 """The documents: anchors that comments cite exist, links between documents resolve, nothing points outside."""
 
+import itertools
 import pathlib
 import re
 
@@ -72,6 +73,28 @@ def test_relative_links_resolve(path):
         assert linked.exists(), f"{target} does not exist"
         if anchor:
             assert anchor in anchors(linked), f"{target}: no such anchor"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.name)
+def test_a_page_has_one_title_and_leaves_out_no_level(path):
+    """The site's sidebar shows every title as a page."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", text, flags=re.M)]
+    assert levels[:1] == [1] and 1 not in levels[1:]
+    assert all(level <= before + 1 for before, level in itertools.pairwise(levels))
+
+
+def test_every_row_of_the_fields_says_where_its_default_comes_from(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_ext")
+    import field_pages
+
+    text = field_pages.page()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) > 300 and all(row[-1].strip(" |") for row in rows)
+    source = {row[0].partition("<br>")[0].strip("| `"): row[-1] for row in rows}
+    assert "this project" in source["log.every"] and "#transforms" in source["transform.reward"]
+    assert "[edis](algorithms.md#edis)<br>`augment/edis.py:" in source["augment.kappa"]
+    assert "`make_config`" in text and r"make\_config" not in text
 
 
 def test_the_readme_is_short_and_opens_with_the_commands_and_a_picture():

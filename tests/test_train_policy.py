@@ -95,10 +95,8 @@ def test_what_plain_arrays_cannot_do_is_refused(run, tmp_path, monkeypatch):
 def test_seeds_that_diverged_are_told_from_policies_that_cannot_be_exported(run, tmp_path, monkeypatch, capsys):
     program, agent, record = run.acting()
     obs = np.random.default_rng(0).normal(size=(5, 11)).astype(np.float32)
-    path, lost = (
-        tmp_path / "policy.npz",
-        lambda which: jax.tree.map(lambda leaf: leaf.at[which].set(np.nan), agent.policy),
-    )
+    path = tmp_path / "policy.npz"
+    lost = lambda which: jax.tree.map(lambda leaf: leaf.at[which].set(np.nan), agent.policy)
     monkeypatch.setattr(Run, "acting", lambda self: (program, agent._replace(policy=lost(0)), record))
     policy = dict(np.load(export.export(run, path)))
     assert capsys.readouterr().err == f"warning: seed 7 diverged; its policy in {path} is not finite\n"

@@ -1,4 +1,7 @@
-"""A fixed offline share of the real rows, half by default (CFDG's "1:1 paradigm"; PEX, RLPD, Cal-QL)."""
+"""A fixed offline share of the real rows, half by default (CFDG's "1:1 paradigm"; PEX, RLPD, Cal-QL).
+
+Formulas: docs/algorithms.md#mix.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Balanced Replay's priority of new rows (Lee et al. 2021, arXiv 2107.00591).
+"""Balanced Replay's priority of new rows (Lee et al. 2021, arXiv 2107.00591, docs/algorithms.md#balanced-replay).
 
 Real rows are drawn from offline and online rows together, an online row `online_priority` times as likely. Once
 `first_rows` are gathered they are ``1 - offline_share`` of a batch, and their share goes on rising.

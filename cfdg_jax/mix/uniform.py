@@ -1,4 +1,4 @@
-"""Real rows drawn evenly from offline and online rows together (IQL's own fine-tuning)."""
+"""Real rows drawn evenly from offline and online rows together (IQL's own fine-tuning; docs/algorithms.md#mix)."""
 
 from __future__ import annotations
 
