@@ -1,5 +1,6 @@
 """What a person sees of a run: a bar on a terminal, plain lines in a pipe, nothing but warnings where not asked."""
 
+import contextlib
 import fcntl
 import io
 import os
@@ -94,6 +95,46 @@ def test_a_run_in_a_pipe_writes_no_control_characters_and_says_what_is_next(tmp_
     folder = tmp_path / "run"
     assert first.startswith(f"done: {folder}")
     assert second == f"next: cfdg-jax report {folder}, or cfdg-jax evaluate {folder}", "the toys have no picture"
+
+
+@contextlib.contextmanager
+def terminal(rows, columns):
+    """A pseudo terminal: its stream, and a function that returns what was written since it was last asked."""
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+
+    def written():
+        seen = b""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                seen += os.read(ours, 1 << 16)
+        return seen.decode()
+
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    with open(theirs, "w", closefd=False) as stream:
+        yield stream, written
+    os.close(theirs)
+    os.close(ours)
+
+
+@pytest.mark.parametrize("size", [(0, 0), (24, 0), (24, 80)])
+def test_a_terminal_that_tells_no_size_has_a_bar_too(size):
+    with terminal(*size) as (stream, written):
+        with Progress(True, stream).bar("offline", 10) as bar:
+            bar.update(10)
+        assert re.search(r"offline   100%\|█+\| 10/10", written())
+
+
+def test_a_note_is_drawn_ten_times_a_second_at_most_and_wiped_at_once(clock):
+    with terminal(24, 80) as (stream, written):
+        progress = Progress(True, stream)
+        with progress.bar("online", 100), progress.bar("evaluate", 1000) as inner:
+            for _ in range(1000):
+                clock.now += 0.001
+                inner.update(1)
+            shown = written()
+        assert 8 <= len(re.findall("evaluate", shown)) <= 12
+        assert "evaluate" not in shown.split("\r")[-1]
 
 
 def test_a_run_on_a_terminal_has_one_bar_for_each_phase(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import math
+import os
 import signal
 import sys
 import time
@@ -15,6 +17,10 @@ from tqdm import tqdm
 
 EVERY = 30.0
 """Seconds between the lines that a pipe or file gets of a task under way."""
+REDRAW = 0.1
+"""Seconds between two pictures of a bar that only its note changes."""
+UNKNOWN = (80, 24)
+"""Columns and rows of a terminal that says it has none."""
 FORMAT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{rate_fmt}{postfix}]"
 
 
@@ -65,11 +71,13 @@ class Bar:
         self.progress, self.name, self.total, self.n, self.unit = progress, name, total, done, unit
         self._first, self._later, self._outer = done, later, outer
         self._start = self._told = time.monotonic()
-        self._note = ""
+        self._note, self._drawn = "", -math.inf
         self._live: Any = None
         if progress.live and outer is None:
+            known = all(os.get_terminal_size(progress.stream.fileno()))
+            size = {"dynamic_ncols": True} if known else dict(zip(("ncols", "nrows"), UNKNOWN, strict=True))
             self._live = tqdm(
-                desc=f"{name:<9}", total=total, initial=done, unit=unit, unit_scale=total > 10_000, dynamic_ncols=True,
+                desc=f"{name:<9}", total=total, initial=done, unit=unit, unit_scale=total > 10_000, **size,
                 smoothing=0.1, mininterval=0.5, bar_format=FORMAT, file=progress.stream,
             )  # fmt: skip
 
@@ -86,9 +94,10 @@ class Bar:
             print(self.line(), file=self.progress.stream, flush=True)
 
     def note(self, text: str) -> None:
-        """What is being done at the moment."""
+        """What is being done at the moment; a note that goes is wiped at once."""
         self._note = text
-        if self._live is not None:
+        if self._live is not None and (not text or time.monotonic() - self._drawn >= REDRAW):
+            self._drawn = time.monotonic()
             self._live.set_postfix_str(", ".join(self._said()))
 
     def line(self) -> str:
