@@ -21,7 +21,7 @@ from cfdg_jax.diffusion.samplers import Push, sample
 from cfdg_jax.types import Array, Buffer, Key, Metrics, RowLayout, Spec
 
 OUTLIER = 10.0  # |z| beyond which a generated row is screened out (docs/algorithms.md#synther)
-OFTEN = 2  # times that a row may stand among generated ones
+OFTEN = 4  # times that a row may stand among generated ones
 ACTION_LIMIT = 1.0 - 1e-5  # keeps atanh finite for squashed policies
 
 
