@@ -32,18 +32,23 @@ def dry_run(config: TrainConfig, folder: pathlib.Path) -> str:
         amount = f"{expected.hours:.1f} hours" if expected.hours > 1 else f"{60 * expected.hours:.0f} minutes"
         hours = f"about {amount} of updates by the rates of {rates.get('device', 'the benchmark')}"
     axis = f" at {len(config.lanes) // config.seeds} settings of {', '.join(config.vmap)}" if config.vmap else ""
-    episodes = f"{evaluate.episodes} episodes a seed"
+    scored = lambda steps, every: f"{evaluations(steps, every)} times {evaluate.episodes} episodes a seed"
     where = config.dataset or config.env.task
     rows = {
         "run": f"{config.name} on {where}, {config.seeds} seeds{axis}, preset {config.preset}",
         "folder": str(folder),
         "data": f"{program.offline_rows.shape[0]:,} rows",
-        "pre-training": f"{offline.steps:,} updates, {offline.steps // evaluate.offline_every} times {episodes}",
+        "pre-training": f"{offline.steps:,} updates, {scored(offline.steps, evaluate.offline_every)}",
         "preparation": ", ".join(stages) or "none",
         "online": f"{online.steps:,} environment steps a seed, {online.updates:,} updates{refreshes}, "
-        f"{online.steps // evaluate.online_every} times {episodes}",
+        f"{scored(online.steps, evaluate.online_every)}",
         "memory": f"{sum(memory.values()):,.0f} MB, most of it {max(memory, key=lambda name: memory[name])}",
         "time": hours,
     }
     text = "\n".join(f"{name:<13} {value}" for name, value in rows.items())
     return "\n".join([text, *(f"{'warning':<13} {remark}" for remark in remarks(config))])
+
+
+def evaluations(steps: int, every: int) -> int:
+    """How often a phase is scored: at its start, every `every` steps and at its end."""
+    return 1 + -(-steps // every) if steps else 0

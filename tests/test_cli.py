@@ -215,7 +215,7 @@ def test_a_dry_run_says_what_the_run_would_do_and_writes_nothing(tmp_path, capsy
     words = ["train", "--preset", "smoke", "--dataset", "local:toy-dense-medium-replay-v0", "--augment", "cfdg"]
     assert cli.main([*words, "--dry-run"]) == 0
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert said["data"] == "20,000 rows" and said["pre-training"].startswith("400 updates, 2 times 2 episodes")
+    assert said["data"] == "20,000 rows" and said["pre-training"].startswith("400 updates, 3 times 2 episodes")
     assert "400 environment steps a seed" in said["online"] and "1 refreshes of 500 rows" in said["online"]
     assert " MB, most of it " in said["memory"]
     assert said["time"].startswith("unknown: no rates of this machine")
