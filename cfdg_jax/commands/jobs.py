@@ -8,11 +8,11 @@ from typing import Any, Literal
 import click
 
 from cfdg_jax.commands.options import (
+    YAML_FILE,
     DatasetName,
     FieldValue,
     RunCommand,
     Text,
-    YamlFile,
     method_option,
     preset_option,
     quiet_option,
@@ -40,7 +40,7 @@ def demo(out: str, preset: str, **fields: Any) -> None:
 
 
 @click.command(short_help="many runs from one yaml file, one report")
-@click.argument("file", type=YamlFile(), metavar="FILE.yaml")
+@click.argument("file", type=YAML_FILE, metavar="FILE.yaml")
 @click.option("--out", type=Text("dir"), metavar="DIR", help="folder of runs and report (default runs/FILE)")
 @quiet_option
 @click.option("--dry-run", is_flag=True, help="print every run's steps, memory and hours, and stop")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import pathlib
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import click
@@ -44,12 +44,13 @@ class Text(click.ParamType):
 
     Args:
       completes: What a shell completes it to, ``dir``, ``file`` or nothing.
+      check: Refuses a wrong path.
     """
 
     name = "text"
 
-    def __init__(self, completes: Literal["dir", "file", ""] = ""):
-        self.completes = completes
+    def __init__(self, completes: Literal["dir", "file", ""] = "", check: Callable[[pathlib.Path], None] | None = None):
+        self.completes, self.check = completes, check
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(incomplete, type=self.completes)] if self.completes else []
@@ -57,29 +58,12 @@ class Text(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         option = param.opts[0] if param is not None else "value"
         require(value != "", option, "is empty", "give it a value, or leave it out")
+        if self.check is not None:
+            self.check(pathlib.Path(value))
         return value
 
 
-class RunFolder(Text):
-    """A folder that a run wrote."""
-
-    def __init__(self) -> None:
-        super().__init__("dir")
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        require_run(pathlib.Path(super().convert(value, param, ctx)))
-        return value
-
-
-class YamlFile(Text):
-    """A yaml file that is there."""
-
-    def __init__(self) -> None:
-        super().__init__("file")
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        require_file(pathlib.Path(super().convert(value, param, ctx)))
-        return value
+RUN_FOLDER, YAML_FILE = Text("dir", require_run), Text("file", require_file)
 
 
 class FieldPath(Text):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from cfdg_jax.axis import Lane, words
-from cfdg_jax.commands.options import FieldValue, RunFolder, Text
+from cfdg_jax.commands.options import RUN_FOLDER, FieldValue, Text
 from cfdg_jax.errors import PATH_ERRORS, UserError
 from cfdg_jax.process import render_offscreen, starting
 
@@ -42,7 +42,7 @@ def report(runs: tuple[str, ...], out: str | None, watch: bool) -> None:
 
 
 @click.command(short_help="scores of a trained run, and a video")
-@click.argument("run", type=RunFolder(), metavar="RUN_DIR")
+@click.argument("run", type=RUN_FOLDER, metavar="RUN_DIR")
 @click.option("--episodes", type=FieldValue("evaluate.episodes", int), metavar="N", help="of each seed")
 @click.option(
     "--video", type=Text("file"), metavar="FILE", help="also film one episode of the first seed: .gif, .webp or .mp4"
@@ -95,7 +95,7 @@ def _numbers(scores: dict, index: list[int]) -> str:
 
 
 @click.command(short_help="trained policies as plain arrays")
-@click.argument("run", type=RunFolder(), metavar="RUN_DIR")
+@click.argument("run", type=RUN_FOLDER, metavar="RUN_DIR")
 @click.option("--out", type=Text("file"), required=True, metavar="FILE.npz", help="the file to write")
 def export(run: str, out: str) -> None:
     """Write the trained policies of a run as plain arrays, which NumPy alone can act with."""

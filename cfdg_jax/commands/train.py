@@ -9,11 +9,11 @@ import click
 
 from cfdg_jax import catalog
 from cfdg_jax.commands.options import (
+    RUN_FOLDER,
     DatasetName,
     FieldPath,
     FieldValue,
     RunCommand,
-    RunFolder,
     Text,
     method_option,
     preset_option,
@@ -37,9 +37,9 @@ from cfdg_jax.training.progress import Interrupted
 @vmap_option
 @preset_option("paper")
 @click.option("--out", type=Text("dir"), metavar="DIR", help="run folder, absent or empty")
-@click.option("--resume", type=RunFolder(), metavar="DIR", help="continue a run folder from its newest checkpoint")
+@click.option("--resume", type=RUN_FOLDER, metavar="DIR", help="continue a run folder from its newest checkpoint")
 @click.option(
-    "--from-offline", type=RunFolder(), metavar="DIR", help="start from the finished pre-training of another run"
+    "--from-offline", type=RUN_FOLDER, metavar="DIR", help="start from the finished pre-training of another run"
 )
 @click.option("--show", is_flag=True, help="print the resolved config, with what differs from the preset, and stop")
 @click.option(

@@ -16,6 +16,10 @@ from cfdg_jax.training.devices import allocated, placed
 from cfdg_jax.training.program import Program, agent_of, at_once, compiled, each_seed, keys_of
 from cfdg_jax.types import Array, Key, Metrics, StratifierState, TrainState
 
+SMALL = 16_384
+"""Most numbers of a seed's leaf that is checked beside the others: a reduction of its own takes long to compile, and
+larger leaves are too large to copy."""
+
 
 def each_stratifier(program: Program, fn: Callable, in_axes: Sequence[int | None]) -> Callable:
     """`each_seed` of ``fn(program, shared, own, *args) -> (own, *rest)`` as a function of a `StratifierState` and the
@@ -102,9 +106,10 @@ def finite(program: Program, state: TrainState) -> Array:
     del program
     seeds = state.key.shape[0]
 
-    def checked(rows: int, *trees: Any) -> Array:  # side by side: a reduction for each leaf takes seconds to compile
-        floats = [x for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.floating)]
-        flat = [jnp.zeros((rows, 0)), *(x.reshape(rows, -1).astype(jnp.float32) for x in floats)]
-        return jnp.isfinite(jnp.concatenate(flat, axis=1)).all(axis=1)
+    def checked(rows: int, *trees: Any) -> Array:
+        floats = [x.reshape(rows, -1) for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.floating)]
+        small = [x.astype(jnp.float32) for x in floats if x.shape[1] <= SMALL]
+        parts = [jnp.concatenate([jnp.zeros((rows, 0)), *small], axis=1), *(x for x in floats if x.shape[1] > SMALL)]
+        return jnp.stack([jnp.isfinite(x).all(axis=1) for x in parts]).all(axis=0)
 
     return checked(seeds, state.agent, state.stratifier.own, state.mix) & checked(1, state.stratifier.shared)
