@@ -264,10 +264,10 @@ SHORT = {"online.start_steps": 60, "online.steps": 80}
 """Learning begins at the first refresh: batches without generated rows, another program, are met in test_train_run."""
 
 
-def trains_offline_to_online(agent, augment, stratify, folder, mix=None):
+def trains_offline_to_online(agent, augment, stratify, folder, mix=None, offline_from=None):
     config = toy_config(augment, agent, stratify, mix)
     config = override(config, {"offline.steps": 20 if config.offline.steps else 0} | SHORT)
-    run = cfdg_jax.train(config, folder, progress=False)
+    run = cfdg_jax.train(config, folder, offline_from=offline_from, progress=False)
     assert run.summary["status"] == "done" and not run.summary["failed_seeds"]
     state = run.restore()[1].state._replace(online=(), synthetic=())  # rows without a known return hold -inf
     leaves = [np.asarray(x) for x in jax.tree.leaves(state._replace(key=()))]
@@ -279,9 +279,15 @@ def trains_offline_to_online(agent, augment, stratify, folder, mix=None):
     return run
 
 
+PRETRAINED = {}
+"""The first run of an agent, whose pre-training the others borrow: it asks the agent alone."""
+
+
 @pytest.mark.parametrize(("agent", "augment", "stratify", "mix"), PAIRS)
 def test_pairs_train_offline_to_online(agent, augment, stratify, mix, tmp_path):
-    trains_offline_to_online(agent, augment, stratify, tmp_path / "run", mix)
+    run = trains_offline_to_online(agent, augment, stratify, tmp_path / "run", mix, PRETRAINED.get(agent))
+    if run.config.offline.steps:
+        PRETRAINED.setdefault(agent, run.folder)
 
 
 OTHERS = [triple for triple in COMBINATIONS if triple not in {pair[:3] for pair in PAIRS}]

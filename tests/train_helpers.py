@@ -48,7 +48,8 @@ TINY = {  # what happens comes at multiples of 20 steps, since every other numbe
 
 def toy_config(augment="cfdg", agent="iql", stratify="none", mix=None, **values) -> TrainConfig:
     """Offline to online on the pure-JAX toy, two seeds, a second or two of work."""
-    small = {"steps": 20, "pretrain_steps": 0, "batch": 16, "sampler_steps": 3} if augment != "none" else {}
+    steps = 17 if augment == "edis" else 20  # its energies have three more
+    small = {"steps": steps, "pretrain_steps": 0, "batch": 16, "sampler_steps": 3} if augment != "none" else {}
     tiny = TINY | {f"augment.{name}": value for name, value in small.items()}
     if mix == "oorb" or (mix is None and agent.startswith("apl")):
         tiny |= {"mix.gate": 50}

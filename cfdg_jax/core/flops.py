@@ -32,7 +32,7 @@ def _flop_of(equation: Any, delay: int) -> float:
         (contracted, _), _ = params["dimension_numbers"]
         shape = equation.invars[0].aval.shape
         return 2.0 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
-    inside = [_flop_in(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner, delay) for inner in _jaxprs(params)]
+    inside = [_flop_in(_plain(inner), delay) for inner in _jaxprs(params)]
     if name == "cond":
         return (max(inside) + (delay - 1) * min(inside)) / delay
     require(name != "while" or sum(inside) == 0.0, name, "loops over products unknown times", "count it by hand")
@@ -46,6 +46,17 @@ def _jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr | ClosedJaxpr]:
                 yield one
 
 
+def _plain(jaxpr: Jaxpr | ClosedJaxpr) -> Jaxpr:
+    return jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+
+
+def largest_in_turn(jaxpr: Jaxpr) -> int:
+    """`largest_array` of one turn of the scans of a program, or of all of it where it has none."""
+    scans = [equation.params for equation in jaxpr.eqns if equation.primitive.name == "scan"]
+    turns = [largest_array(_plain(inner)) for params in scans for inner in _jaxprs(params)]
+    return max(turns, default=0) or largest_array(jaxpr)
+
+
 def largest_array(jaxpr: Jaxpr) -> int:
     """Bytes of the largest array that a traced program computes on the way: its scratch is hardly less."""
     sizes = [0]
@@ -53,5 +64,5 @@ def largest_array(jaxpr: Jaxpr) -> int:
         arrays: list[Any] = [variable.aval for variable in equation.outvars]
         sizes += [array.size * array.dtype.itemsize for array in arrays if hasattr(array, "dtype")]
         for inner in _jaxprs(equation.params):
-            sizes.append(largest_array(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner))
+            sizes.append(largest_array(_plain(inner)))
     return max(sizes)

@@ -9,6 +9,7 @@ and Q is then a plain number. The families of policies: docs/algorithms.md#netwo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -44,6 +45,7 @@ class Network(NamedTuple):
     apply: Callable
 
 
+@functools.cache
 def orthogonal(scale: float):
     """A kernel initialiser: `scale` times a matrix drawn evenly from those with orthonormal rows or columns.
 
@@ -65,7 +67,8 @@ def orthogonal(scale: float):
             matrix = jax.lax.fori_loop(0, matrix.shape[1], keep, matrix)
         return scale * (matrix if rows >= columns else matrix.T)
 
-    return init
+    # Traced once a shape: flax asks for the shape of what an initialiser gives at every call of a layer.
+    return jax.jit(init, static_argnames=("shape", "dtype"), inline=True)
 
 
 def _uniform(bound: float):

@@ -276,7 +276,7 @@ def _values(preset: Preset, task: Task) -> Values:
             "stratify.variant": "smoke",
             "stratify.widths": (32, 16), "stratify.energy_hidden": (32, 32), "stratify.supports": 4,
             "stratify.behavior_steps": 60, "stratify.behavior_batch": 64, "stratify.cached_states": 60,
-            "stratify.energy_steps": 50, "stratify.energy_batch": 16,
+            "stratify.energy_steps": 40, "stratify.energy_batch": 16,
         }  # fmt: skip
     return values
 

@@ -7,6 +7,7 @@ stratifier learns last. The offline phase is conservative throughout: its rows a
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,12 +54,20 @@ def marked_update(
 
 def update_all(program: Program, phase: str, state: TrainState, keys: Key, rows: Array) -> tuple[TrainState, Metrics]:
     """K updates of all seeds on rows `[S, K, B, D]`."""
-    update = lambda lane, *args: marked_update(lane, phase, *args)
-    stratifier, mix_state, agent, metrics = each_stratifier(program, update, (0, 0, 0, 0, None))(
+    stratifier, mix_state, agent, metrics = _updates(program, phase)(
         state.stratifier, state.mix, state.agent, keys, rows, state.step
     )
     state = state._replace(agent=agent, stratifier=stratifier, mix=mix_state, step=state.step + rows.shape[1])
     return state, metrics
+
+
+def _updates(program: Program, phase: str) -> Callable:
+    """`marked_update` of all seeds. It is traced once for all programs that it is part of, at one K."""
+    update = lambda lane, *args: marked_update(lane, phase, *args)
+    of_all = each_stratifier(program, update, (0, 0, 0, 0, None))
+    if program.settings:  # which are traced themselves
+        return of_all
+    return program.kept.setdefault((update_all, phase), jax.jit(of_all, inline=True))
 
 
 @compiled(static=("updates", "phase"), donate=("state", "meters"))
@@ -108,9 +117,11 @@ def learn(
 
 
 def traced_update(program: Program, phase: str) -> tuple[jax.extend.core.ClosedJaxpr, Metrics]:
-    """One update of all seeds in `phase`, traced and not run: its program, and the shapes of its metrics."""
+    """A dispatch's updates in `phase`, traced and not run: their program, and the shapes of its metrics."""
     if (traced_update, phase) not in program.kept:
-        shape = (len(program.config.lanes), 1, program.config.mix.batch_size, program.spec.layout.width)
+        config = program.config
+        updates = {"offline": config.offline.updates_per_call, "online": config.online.utd}[phase]
+        shape = (len(config.lanes), updates, config.mix.batch_size, program.spec.layout.width)
         state = jax.eval_shape(lambda: init(program, phase))
         update = lambda state, rows: update_all(program, phase, state, state.key, rows)[1]
         traced = jax.make_jaxpr(update, return_shape=True)(state, jax.ShapeDtypeStruct(shape, np.float32))

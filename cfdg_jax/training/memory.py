@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from cfdg_jax.core.flops import largest_array
+from cfdg_jax.core.flops import largest_array, largest_in_turn
 from cfdg_jax.errors import require
 from cfdg_jax.training.generate import fit_generator, generate, score_rows, scores_of, start_generator, synthetic_rows
 from cfdg_jax.training.learn import traced_update
@@ -45,7 +45,7 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
     for phase in phases:
         state = jax.eval_shape(lambda phase=phase: init(program, phase))
         held = {"agent": 2 * _megabytes(state.agent), "stratifier": _megabytes(state.stratifier)}  # and its gradients
-        held["update"] = largest_array(traced_update(program, phase)[0].jaxpr) / 1e6
+        held["update"] = largest_in_turn(traced_update(program, phase)[0].jaxpr) / 1e6
         plan |= {name: max(value, plan.get(name, 0.0)) for name, value in held.items()}
     if generates:
         plan |= _of_generator(program)
@@ -57,15 +57,16 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
 
 
 def _of_generator(program: Program) -> dict[str, float]:
-    """What the generator holds and takes: its state and gradients, one step of its fit, one chunk of rows."""
+    """What the generator holds and takes: its state and gradients, a dispatch of its fit, one chunk of rows."""
     config, offline = program.config.refresh, program.offline_rows
     state = jax.eval_shape(lambda: init(program, "online"))
     generator = jax.eval_shape(start_generator.of(program), state.online, state.key, offline)
     source = next(iter(program.augmenter.shares))
     rows = min(config.chunk, synthetic_rows(program)[source])
+    steps = min(config.fit_steps_per_call, program.augmenter.fit_steps)
     scores = jax.eval_shape(lambda state: scores_of(program, state, offline, state.key), state)
     traced = [
-        fit_generator.of(program).trace(generator, state.online, offline, state.key, steps=1, scores=scores),
+        fit_generator.of(program).trace(generator, state.online, offline, state.key, steps=steps, scores=scores),
         generate.of(program).trace(generator, state.key, source=source, rows=rows),
     ]
     if scores:

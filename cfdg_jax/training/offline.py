@@ -60,15 +60,16 @@ def prepare_stratifier(session: Session) -> None:
         while session.step < total:
             session.stop_if_asked()
             index = int(np.searchsorted(ends, session.step, side="right"))
-            to_log = config.log.every - session.step % config.log.every
-            steps = min(config.offline.updates_per_call, int(ends[index]) - session.step, to_log)
+            done = session.step - (int(ends[index]) - stages[index].steps)
+            to_log = config.log.every - done % config.log.every
+            steps = min(config.offline.updates_per_call, stages[index].steps - done, to_log)
             state, metrics = prepare_chunk(
                 program, session.state, program.offline_rows, jnp.asarray(session.step), stages[index], steps
             )
             session.state = placed(program.mesh, session.state._replace(stratifier=state))
             block(metrics)
             session.step += steps
-            if session.step % config.log.every == 0 or session.step == ends[index]:
+            if (done + steps) % config.log.every == 0 or session.step == ends[index]:
                 values = {name: np.asarray(value) for name, value in metrics.items()}
                 session.logger.metrics("stratify", session.step, values)
             bar.update(steps)
