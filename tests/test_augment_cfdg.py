@@ -17,6 +17,8 @@ from cfdg_jax.diffusion.samplers import Solver, sample
 from cfdg_jax.errors import UserError
 from cfdg_jax.types import Source, Spec
 
+pytestmark = pytest.mark.usefixtures("generators_are_shallow")
+
 SPEC = Spec(obs_dim=2, act_dim=1, horizon=100)
 LAYOUT = SPEC.layout
 SMALL = CFDGConfig(width=16, steps=20, batch=32, sampler_steps=4)

@@ -23,6 +23,8 @@ from cfdg_jax.diffusion.samplers import Solver, integrate, sample
 from cfdg_jax.errors import UserError
 from cfdg_jax.types import Source, Spec
 
+pytestmark = pytest.mark.usefixtures("generators_are_shallow")
+
 SPEC = Spec(obs_dim=2, act_dim=1, horizon=100)
 LAYOUT = SPEC.layout
 SMALL = EDISConfig(

@@ -13,6 +13,8 @@ from cfdg_jax.data.hdf5 import write_hdf5
 from cfdg_jax.data.names import RECIPES
 from cfdg_jax.presets import make_config
 
+pytestmark = pytest.mark.usefixtures("generators_are_shallow")
+
 GENERATOR = {"augment.steps": 20, "augment.batch": 16, "augment.sampler_steps": 3}
 SMALL = {"agent.hidden": (16, 16), "seeds": 1, "online.steps": 80, "evaluate.episodes": 1} | GENERATOR
 

@@ -29,7 +29,7 @@ from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.training.run import default_folder
 from cfdg_jax.types import Source
 
-pytestmark = pytest.mark.usefixtures("programs_are_shared")
+pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FEW = {"offline__steps": 20, "evaluate__episodes": 1, "evaluate__offline_every": 20, "evaluate__online_every": 60}

@@ -9,7 +9,7 @@ from train_helpers import toy_config
 
 from cfdg_jax.training.logging import make_sink
 
-pytestmark = pytest.mark.usefixtures("programs_are_shared")
+pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")
 
 VALUES = {"q": np.array([1.5, 2.5]), "phase_seconds": 3.0, "lost": np.array([np.nan, 4.0]), "name": "text", "no": None}
 

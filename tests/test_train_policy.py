@@ -18,7 +18,7 @@ from cfdg_jax.training import export, video
 from cfdg_jax.training.results import Run
 from cfdg_jax.types import Spec
 
-pytestmark = pytest.mark.usefixtures("programs_are_shared")
+pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from cfdg_jax.training.prepare import init
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress, Stopwatch
 from cfdg_jax.training.refresh import beginning
 
+pytestmark = pytest.mark.usefixtures("generators_are_shallow")
+
 SHORT = {"offline__steps": 0, "online__steps": 110, "refresh__every": 40, "augment__pretrain_steps": 25}
 
 
@@ -44,8 +46,8 @@ def fit_alone(program):
     before, rows = program.augmenter.pretraining, program.offline_rows
     key = once.purpose_key(jax.random.key(program.config.run_key), "generator")
     state = jax.jit(before.init)(once.purpose_key(key, "init"), rows, ring.full(rows))
+    fit = jax.jit(before.fit, static_argnames="steps")
     for start, steps in ((0, 10), (10, 10), (20, 5)):
-        fit = jax.jit(before.fit, static_argnames="steps")
         state, _ = fit(state, rows, ring.full(rows), once.purpose_key(key, "fit", start), steps=steps)
     return state
 

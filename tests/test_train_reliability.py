@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHORT = {"seeds": 1, "offline__steps": 40, "online__steps": 60, "evaluate__episodes": 1, "evaluate__offline_every": 20}
 SHORT |= {"online__start_steps": 30, "online__capacity": 60}
 
-pytestmark = pytest.mark.usefixtures("programs_are_shared")
+pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")
 
 
 def short(**values):

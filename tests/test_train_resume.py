@@ -23,7 +23,7 @@ from cfdg_jax.errors import UserError
 from cfdg_jax.training import checkpoint, refresh, store
 from cfdg_jax.training.progress import Interrupted
 
-pytestmark = pytest.mark.usefixtures("programs_are_shared")
+pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = """

@@ -18,7 +18,7 @@ from cfdg_jax.training import store
 from cfdg_jax.training.checkpoint import Kept
 from cfdg_jax.training.record import LogMark, Record
 
-pytestmark = pytest.mark.usefixtures("programs_are_shared")
+pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

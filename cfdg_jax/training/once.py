@@ -80,11 +80,18 @@ class Fitted(NamedTuple):
 def begin(once: Once) -> Fitted:
     """Nothing done."""
     generator = jax.jit(once.augmenter.init)(purpose_key(once.key, "init"), once.offline, once.online)
-    measured = lambda generator: once.augmenter.fit(generator, once.offline, once.online, once.key, 1, **once.told)[1]
     steps = once.augmenter.fit_steps
     ends = np.minimum(np.arange(once.per_call, steps + once.per_call, once.per_call), steps)
-    unknown = {name: jnp.full(len(ends), jnp.nan) for name in jax.eval_shape(measured, generator)}
+    metrics = fit_of(once).eval_shape(generator, once.offline, once.online, once.key, steps=int(ends[0]), **once.told)[
+        1
+    ]
+    unknown = {name: jnp.full(len(ends), jnp.nan) for name in metrics}
     return Fitted(jnp.zeros((), jnp.int32), generator, jnp.asarray(ends), unknown)
+
+
+def fit_of(once: Once) -> Any:
+    """The fit, jitted. JAX traces it once, however often this is asked."""
+    return jax.jit(once.augmenter.fit, static_argnames="steps", donate_argnums=0)
 
 
 def fitted(once: Once, kept: Kept, progress: Progress, interrupts: Interrupts) -> Fitted:
@@ -94,7 +101,7 @@ def fitted(once: Once, kept: Kept, progress: Progress, interrupts: Interrupts) -
       Interrupted: if SIGINT or SIGTERM arrived; what is done so far is kept.
       FloatingPointError: if the fit leaves the finite numbers.
     """
-    fit = jax.jit(once.augmenter.fit, static_argnames="steps", donate_argnums=0)
+    fit = fit_of(once)
 
     def step(generator: Any, start: int, steps: int) -> tuple[Any, Metrics]:
         return fit(generator, once.offline, once.online, purpose_key(once.key, "fit", start), steps=steps, **once.told)
@@ -147,8 +154,7 @@ def identity(once: Once) -> str:
     """Twenty hex digits of all that decides the numbers of a fit."""
     start = jax.eval_shape(lambda: begin(once)).generator
     init = jax.jit(once.augmenter.init).lower(once.key, once.offline, once.online)
-    fit = jax.jit(once.augmenter.fit, static_argnames="steps")
-    program = fit.lower(start, once.offline, once.online, once.key, steps=once.per_call, **once.told)
+    program = fit_of(once).lower(start, once.offline, once.online, once.key, steps=once.per_call, **once.told)
     where = (jax.__version__, jax.local_devices()[0].device_kind, cores())
     work = (once.augmenter.fit_steps, once.per_call, np.asarray(jax.random.key_data(once.key)).tolist())
     arrays = [digest_of(np.asarray(each)) for each in (once.offline, *jax.tree.leaves(once.told))]
