@@ -78,6 +78,8 @@ def _replace(config: Any, nested: Mapping[str, Any], prefix: str) -> Any:
     return dataclasses.replace(config, **changes)
 
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's, where PyYAML was built with it: five times as fast."""
 PLACE = ("devices",)
 """Fields that say where a run is computed, which is none of its values."""
 
@@ -137,7 +139,7 @@ def from_yaml(text: str, name: str = "config.yaml") -> TrainConfig:
       UserError: if the text is no yaml mapping or holds unknown fields.
     """
     try:
-        plain = yaml.safe_load(text)
+        plain = yaml.load(text, LOADER)
     except yaml.YAMLError as error:
         raise UserError(name, f"is not valid yaml ({error})", "restore the file as the run wrote it") from None
     require(isinstance(plain, dict), name, "is not a mapping of config fields", "restore the file as the run wrote it")

@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from cfdg_jax.errors import nearest, require
+from cfdg_jax.errors import UserError, nearest, require
 from cfdg_jax.types import Array, Batch, Buffer, Counts, Key, Metrics, Pool
 
 Value = Callable[[Array, Array], Array]
@@ -241,9 +241,8 @@ class Entry:
 
 def check_variant(field: str, name: str, variants: Mapping[str, Variant]) -> None:
     """Refuses a variant that is not in the table of a method, such as ``agent.variant``."""
-    require(
-        name in variants, field, f"'{name}' is unknown", nearest(name, variants, f"cfdg-jax train --explain {field}")
-    )
+    if name not in variants:
+        raise UserError(field, f"'{name}' is unknown", nearest(name, variants, f"cfdg-jax train --explain {field}"))
 
 
 def registered(entries: Mapping[str, Entry], config: Any) -> Entry:

@@ -88,7 +88,8 @@ def coerce(annotation: Any, value: Any, path: str) -> Any:
     """Reads `value` (a string from the command line, or a yaml value) as the annotated type."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Literal:
-        require(value in args, path, f"is '{value}'", nearest(str(value), map(str, args), explains(path)))
+        if value not in args:
+            raise UserError(path, f"is '{value}'", nearest(str(value), map(str, args), explains(path)))
         return value
     if origin in (typing.Union, types.UnionType):
         if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
