@@ -163,7 +163,7 @@ class TrainConfig:
     first_seed: int = 0  # seeds first_seed .. first_seed + seeds - 1
     run_key: int = 0  # root of all randomness
     seed_axis: Literal["auto", "vmap", "scan"] = "auto"  # how the seed axis is compiled
-    devices: str = "auto"  # that share the lanes: a number, or all that divide them; auto: all, and 1 on CPU
+    devices: str = "auto"  # that share lanes and refreshes: a number, or all; auto: at most one a lane, and 1 on CPU
     vmap: Axis = dataclasses.field(default_factory=dict)  # numbers of methods whose every value trains with every seed
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What 1, 2, 4 and 8 simulated devices make, as JSON; `test_train_devices` runs it, for JAX counts them once."""
+"""What 1, 4 and 8 simulated devices make, as JSON; `test_train_devices` runs it, for JAX counts them once."""
 
 import dataclasses
 import json
@@ -14,14 +14,19 @@ from train_helpers import interrupted_at, lines, make_generators_shallow, toy_co
 
 from cfdg_jax.core import ring
 from cfdg_jax.training.build import load_program
+from cfdg_jax.training.checkpoint import Kept
 from cfdg_jax.training.generate import fit_generator, generate, start_generator
 from cfdg_jax.training.learn import learn, no_meters, offline_chunk
+from cfdg_jax.training.memory import memory_plan
+from cfdg_jax.training.once import before_online, fitted
 from cfdg_jax.training.prepare import go_online, init, prepare_stratifier
-from cfdg_jax.training.progress import Interrupted, Progress, Stopwatch
+from cfdg_jax.training.progress import Interrupted, Interrupts, Progress, Stopwatch
 from cfdg_jax.training.run import train
 
 COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter)")
-LANES = {"seeds": 4, "vmap": {"agent.expectile": (0.6, 0.9)}, "stratify": "stratdiff"}
+VALUES = {"agent.expectile": (0.6, 0.9)}
+LANES = {"seeds": 4, "vmap": VALUES, "stratify": "stratdiff"}
+SPREAD = {"seeds": 1, "vmap": VALUES, "augment.width": 128, "augment.pretrain_steps": 20}
 
 
 def outcome(devices: str) -> dict:
@@ -57,18 +62,48 @@ def outcome(devices: str) -> dict:
     }
 
 
+def refreshed(devices: str, folder: pathlib.Path) -> dict:
+    """The fit, rows, memory and collectives of the generators of two lanes, and their update's and pre-training's."""
+    program = load_program(toy_config(**SPREAD, devices=devices), Progress(False), Stopwatch())
+    state, rows, settings = init(program, "online"), program.offline_rows, program.settings
+    online = jax.jit(ring.insert)(state.online, jnp.tile(rows[None, :80], (2, 1, 1)))
+    before = fitted(before_online(program), Kept(folder / devices, "", print), Progress(False), Interrupts()).generator
+    generator = start_generator(program, online, state.key, rows)
+    fit = fit_generator.of(program).lower(generator, online, rows, state.key, steps=5).compile()
+    generator, metrics = fit(settings, generator, online, rows, state.key)
+    source = next(iter(program.augmenter.shares))
+    make = generate.of(program).lower(generator, state.key, source=source, rows=800).compile()
+    made, _ = make(settings, generator, state.key)
+    programs = {"fit": fit, "generate": make}
+    if devices != "1":
+        meters = no_meters(program, "offline")
+        programs["offline"] = (
+            offline_chunk.of(program).lower(init(program, "offline"), meters, rows, updates=3).compile()
+        )
+    plain = lambda tree: [np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(tree)]
+    return {
+        "pretrained": plain(before.denoiser.params),
+        "refreshed": plain((generator.denoiser.params, metrics, made[..., : program.spec.layout.mc_return])),
+        "collectives": {name: sorted(set(COLLECTIVE.findall(each.as_text()))) for name, each in programs.items()},
+        "memory": {name: each.memory_analysis().temp_size_in_bytes for name, each in programs.items()},
+        "plan": memory_plan(program, Progress(False)),
+    }
+
+
 def resumed(folder: pathlib.Path) -> dict:
-    """The evaluations of a run on one device, and of one that begins on two and goes on with four."""
+    """The evaluations of a run on one device, and of one that begins on two and goes on with eight."""
     config = toy_config("none", seeds=4, devices="1", **{"online.steps": 60, "evaluate.episodes": 1})
     whole = train(config, folder / "whole", progress=False)
     with pytest.MonkeyPatch.context() as patch, interrupted_at(4, patch), pytest.raises(Interrupted):
         train(dataclasses.replace(config, devices="2"), folder / "cut", progress=False)
-    again = train(resume=folder / "cut", devices="4", progress=False)
+    again = train(resume=folder / "cut", devices="8", progress=False)
     logs = {name: lines(run.folder, "metrics.jsonl") for name, run in (("whole", whole), ("resumed", again))}
     return logs
 
 
 if __name__ == "__main__":
     make_generators_shallow(pytest.MonkeyPatch())
-    found = {count: outcome(count) for count in ("1", "2", "4", "8")}
-    print(json.dumps({"outcomes": found, "resumed": resumed(pathlib.Path(sys.argv[1]))}))
+    folder = pathlib.Path(sys.argv[1])
+    found = {count: outcome(count) for count in ("1", "4", "8")}
+    spread = {count: refreshed(count, folder / "generators") for count in ("1", "8")}
+    print(json.dumps({"outcomes": found, "spread": spread, "resumed": resumed(folder)}))

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from cfdg_jax.errors import UserError
 from cfdg_jax.fields import config_hash, from_yaml, to_yaml
 from cfdg_jax.training.devices import mesh_of
 
-COUNTS = ("1", "2", "4", "8")
+COUNTS = ("1", "4", "8")
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,8 @@ def test_no_device_waits_for_another(found):
 
 
 def test_each_device_holds_its_lanes_and_one_copy_of_the_rows(found):
-    for number, count in enumerate(COUNTS):
-        shards = found["outcomes"][count]["shards"]
-        devices = 2**number
+    for count in COUNTS:
+        shards, devices = found["outcomes"][count]["shards"], int(count)
         whole = found["outcomes"]["1"]["shards"]
         assert shards["ring"] == [whole["ring"][0] // devices] * devices
         assert shards["critic"] == [whole["critic"][0] // devices] * devices
@@ -59,6 +59,23 @@ def test_each_device_holds_its_lanes_and_one_copy_of_the_rows(found):
     for program in ("offline", "fit", "online"):
         sizes = [found["outcomes"][count]["memory"][program] for count in COUNTS]
         assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 0.8 * sizes[0], (program, sizes)
+
+
+def test_the_devices_of_one_lane_share_its_generator(found):
+    one, many = found["spread"]["1"], found["spread"]["8"]
+    for part, near in (("refreshed", 1e-5), ("pretrained", 1e-4)):
+        for ours, theirs in zip(many[part], one[part], strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0.0, atol=near * np.abs(theirs).max())
+    assert many["collectives"]["fit"] == ["all-reduce"]  # of gradients and the loss
+    assert many["collectives"]["generate"] == ["all-gather"]  # of the rows that are made, at the end
+    assert many["collectives"]["offline"] == []  # agents are updated everywhere alike
+    assert many["memory"]["generate"] < 0.5 * one["memory"]["generate"]
+
+
+def test_the_memory_plan_counts_what_devices_of_one_lane_hold_in_copies(found):
+    one, many = found["spread"]["1"]["plan"], found["spread"]["8"]["plan"]
+    of_one_lane = {"generating": 1, "offline rows, shared": 8}  # simulated devices are of one memory
+    assert many == pytest.approx({name: of_one_lane.get(name, 4) * value for name, value in one.items()})
 
 
 def test_a_checkpoint_goes_on_with_another_number_of_devices(found):
@@ -73,6 +90,17 @@ def test_devices_are_no_value_of_a_run():
     assert config.devices == "2" and config_hash(config) == config_hash(plain)
     assert from_yaml(to_yaml(config)) == plain  # so that the run is read, evaluated and resumed anywhere
     assert mesh_of(plain) is None  # one device on CPU, unless more are asked for
+
+
+def test_what_a_number_of_devices_means(monkeypatch):
+    monkeypatch.setattr("jax.local_devices", lambda: [mock.Mock(platform="gpu", id=i) for i in range(8)])
+    meshes = lambda devices, *seeds: [mesh_of(toy_config(devices=devices, seeds=each)) for each in seeds]
+    shapes = lambda devices, *seeds: [mesh.devices.shape if mesh else None for mesh in meshes(devices, *seeds)]
+    assert shapes("all", 1, 2, 3, 5, 8, 12) == [(1, 8), (2, 4), (3, 2), (5, 1), (8, 1), (6, 1)]
+    assert shapes("auto", 1, 2, 3, 16) == [None, (2, 1), (3, 1), (8, 1)]
+    assert shapes("4", 2) == [(2, 2)]
+    with pytest.raises(UserError, match="is 3 for 2 lanes; must divide them or be a multiple of them, such as 8"):
+        mesh_of(toy_config(devices=3, seeds=2))
 
 
 @pytest.mark.parametrize(

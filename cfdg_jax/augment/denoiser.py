@@ -16,6 +16,7 @@ from cfdg_jax.augment.base import DenoiserConfig, Rows
 from cfdg_jax.augment.conditions import Draw
 from cfdg_jax.augment.rows import RowState, draw_offline, draw_online, modelled, online_mask
 from cfdg_jax.augment.terminals import Part, flags_of
+from cfdg_jax.core.spread import whole
 from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import Averaging, Normaliser, fit_normaliser, fit_step, init_state, normalise, optimiser
 from cfdg_jax.diffusion.network import UNKNOWN, LabelEmbed, Network, resmlp
@@ -116,8 +117,8 @@ def row_training(
         state: RowState, offline_rows: Array, online: Buffer, key: Key, scores: Any = ()
     ) -> tuple[RowState, Metrics]:
         row_key, loss_key, flag_key = jax.random.split(key, 3)
-        rows, normaliser = draw(offline_rows, online, row_key), state.denoiser.normaliser
-        quantiles = scores.drawn(draw, online, row_key) if scores else ()
+        rows, normaliser = whole(draw(offline_rows, online, row_key)), state.denoiser.normaliser
+        quantiles = whole(scores.drawn(draw, online, row_key)) if scores else ()
         of = lambda params: loss(params, normaliser, rows, quantiles, loss_key)
         denoiser, metrics = fit_step(state.denoiser, of, tx, averaging)
         metrics |= {"told": jnp.mean(quantiles != UNKNOWN)} if scores else {}

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfdg_jax.core.spread import spread, whole
 from cfdg_jax.diffusion.network import Network
 from cfdg_jax.types import Array, Key, Params
 
@@ -49,7 +50,7 @@ def denoiser(network: Network, params: Params, sigma_data: float = 1.0) -> Denoi
     """The preconditioned denoiser of a raw network."""
 
     def denoise(x: Array, sigma: Array, condition: Any = None) -> Array:
-        c = preconditioning(sigma, sigma_data)
+        x, c = spread(x), preconditioning(sigma, sigma_data)
         raw = network.apply(params, c.c_in[..., None] * x, c.c_noise, condition)
         return c.c_skip[..., None] * x + c.c_out[..., None] * raw
 
@@ -85,7 +86,7 @@ def loss(
       sigma: `[B]` noise levels.
       noise: `[B, d]` standard normal n.
     """
-    c = preconditioning(sigma, sigma_data)
+    clean, c = spread(whole(clean)), preconditioning(sigma, sigma_data)
     scale, noisy = c.c_in[:, None], clean + sigma[:, None] * noise
     target = (sigma[:, None] / sigma_data * clean - sigma_data * noise) * scale
     return jnp.mean((network.apply(params, scale * noisy, c.c_noise, condition) - target) ** 2, axis=-1)

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfdg_jax.core.spread import whole
 from cfdg_jax.diffusion.edm import Denoise, churn_factors, schedule
 from cfdg_jax.types import Array, Key
 
@@ -94,7 +95,7 @@ def sample(denoise: Denoise, solver: Solver, key: Key, shape: tuple[int, ...], p
     """Samples of `shape` ``(n, d)``, in the space the denoiser was trained in."""
     start_key, noise_key = jax.random.split(key)
     noise = lambda step: jax.random.normal(jax.random.fold_in(noise_key, step), shape)
-    return integrate(denoise, solver, jax.random.normal(start_key, shape), noise, push=push)
+    return whole(integrate(denoise, solver, jax.random.normal(start_key, shape), noise, push=push))
 
 
 def _euler_or_heun(denoise: Denoise, solver: Solver, sigmas: np.ndarray, x: Array, noise, push: Push | None) -> Array:

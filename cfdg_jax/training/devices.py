@@ -1,8 +1,9 @@
-"""Lanes over devices: each device holds and trains its share of them, and no device ever waits for another.
+"""Lanes over devices: each device holds and trains its share of them, and no lane ever waits for another.
 
 Lanes have nothing to say to one another, so every compiled function runs on each device as if its lanes were all there
-are (`jax.shard_map`). Arrays that lead with S are split, all else is copied to each device. On one device nothing of
-this happens.
+are (`jax.shard_map`). Arrays that lead with S are split, all else is copied to each device. Where devices are more than
+lanes, those of one lane hold the same and do the same, but for the batches of its generator, of which each has its part
+(`cfdg_jax.core.spread`). On one device nothing of this happens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cfdg_jax.config import TrainConfig
+from cfdg_jax.core.spread import ROWS
 from cfdg_jax.errors import require
 from cfdg_jax.types import StratifierState
 
@@ -24,23 +26,30 @@ COPIED = ("offline_rows",)
 
 
 def mesh_of(config: TrainConfig) -> Mesh | None:
-    """The devices of a run in a row; None for one, which needs none of this.
+    """The devices of a run, lanes by devices of one lane; None for one, which needs none of this.
 
     Raises:
-      UserError: for more devices than there are, or a number that does not divide the lanes.
+      UserError: for more devices than there are, or a number that neither divides the lanes nor is a multiple of them.
     """
     lanes, found = len(config.lanes), jax.local_devices()
-    most = max(n for n in range(1, len(found) + 1) if lanes % n == 0)
+    fits = [count for count in range(1, len(found) + 1) if lanes % count == 0 or count % lanes == 0]
     if config.devices == "auto":
-        count = 1 if found[0].platform == "cpu" else most
+        count = 1 if found[0].platform == "cpu" else max(count for count in fits if count <= lanes)
     elif config.devices == "all":
-        count = most
+        count = fits[-1]
     else:
         count = int(config.devices)
         here = f"is {count} and there are {len(found)} here"
         require(count <= len(found), "devices", here, "use fewer, or all")
-        require(lanes % count == 0, "devices", f"is {count} for {lanes} lanes", f"must divide them, such as {most}")
-    return Mesh(np.array(found[:count]), (AXIS,)) if count > 1 else None
+        remedy = f"must divide them or be a multiple of them, such as {fits[-1]}"
+        require(count in fits, "devices", f"is {count} for {lanes} lanes", remedy)
+    shape = (min(count, lanes), max(count // lanes, 1))
+    return Mesh(np.array(found[:count]).reshape(shape), (AXIS, ROWS)) if count > 1 else None
+
+
+def as_one_lane(config: TrainConfig, mesh: Mesh | None) -> Mesh | None:
+    """All devices of a run on `mesh` for what is made once for all lanes; one where nobody asked for more."""
+    return None if mesh is None or config.devices == "auto" else Mesh(mesh.devices.reshape(1, -1), mesh.axis_names)
 
 
 def specs(tree: Any, copied: bool = False) -> Any:
@@ -75,7 +84,8 @@ def on_each(mesh: Mesh, fn: Callable[[dict[str, Any]], Any], arrays: dict[str, A
     """``fn(arrays)`` on each device with its own lanes of the named `arrays`."""
     into = {name: specs(array, name in COPIED) for name, array in arrays.items()}
     out = specs(jax.eval_shape(fn, arrays))
-    return jax.shard_map(fn, mesh=mesh, in_specs=(into,), out_specs=out, check_vma=False)(arrays)
+    whole = lambda arrays: jax.lax.with_sharding_constraint(fn(arrays), PartitionSpec())
+    return jax.shard_map(whole, mesh=mesh, in_specs=(into,), out_specs=out, axis_names={AXIS}, check_vma=False)(arrays)
 
 
 def _is_spec(part: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,8 @@ from cfdg_jax.training.progress import Progress
 
 SHARED = "offline rows, shared"
 """What every device holds whole."""
+SPREAD = "generating"
+"""What every device holds its part of, be they more than lanes."""
 ENVIRONMENT_MB = 0.05
 """Of one simulator, such as MuJoCo's data of a small robot."""
 
@@ -49,15 +52,17 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
         plan |= {name: max(value, plan.get(name, 0.0)) for name, value in held.items()}
     if generates:
         plan |= _of_generator(program)
-    devices, memories = devices_of(program)
-    shares = {SHARED: devices / memories}  # one copy on each device; all else is split by lanes
-    plan = {name: value * shares.get(name, 1.0 / memories) for name, value in plan.items()}
+    devices, of_one_lane, memories = devices_of(program)
+    copies = {SHARED: devices, SPREAD: 1}  # all else is split by lanes
+    plan = {name: value * copies.get(name, of_one_lane) / memories for name, value in plan.items()}
     _require_fit(plan, lanes if not config.vmap else 0, progress)
     return plan
 
 
 def _of_generator(program: Program) -> dict[str, float]:
     """What the generator holds and takes: its state and gradients, a dispatch of its fit, one chunk of rows."""
+    if program.mesh is not None:  # the arrays of all lanes are wanted, not those of one device
+        program = dataclasses.replace(program, mesh=None)
     config, offline = program.config.refresh, program.offline_rows
     state = jax.eval_shape(lambda: init(program, "online"))
     generator = jax.eval_shape(start_generator.of(program), state.online, state.key, offline)
@@ -72,7 +77,7 @@ def _of_generator(program: Program) -> dict[str, float]:
     if scores:
         traced.append(score_rows.of(program).trace(state, offline, state.key))
     scratch = max(largest_array(each.jaxpr.jaxpr) for each in traced) / 1e6
-    return {"generator": 2 * _megabytes(generator) + _megabytes(scores), "generating": scratch}
+    return {"generator": 2 * _megabytes(generator) + _megabytes(scores), SPREAD: scratch}
 
 
 def _megabytes(shapes: Any) -> float:
@@ -96,11 +101,12 @@ def _require_fit(plan: Mapping[str, float], seeds: int, progress: Progress) -> N
     )
 
 
-def devices_of(program: Program) -> tuple[int, int]:
-    """Devices of a run, and how many memories they have: those of a CPU share one."""
-    mesh = program.mesh
-    devices = 1 if mesh is None else mesh.size
-    return devices, 1 if mesh is None or mesh.devices[0].platform == "cpu" else devices
+def devices_of(program: Program) -> tuple[int, int, int]:
+    """Devices of a run, those of one lane, and how many memories all have: those of a CPU share one."""
+    if program.mesh is None:
+        return 1, 1, 1
+    devices = program.mesh.devices
+    return devices.size, devices.shape[1], 1 if devices.flat[0].platform == "cpu" else devices.size
 
 
 def available_mb() -> float:

@@ -4,11 +4,12 @@
     repeat    state <- fit(state)          kept every minute, and when interrupted
 
 A pre-training is found again by what decides it: the compiled program's text, the rows, the key, and the machine's
-kind. So runs share it whose methods differ only in what it does not ask, such as the guidance weight.
+kind and devices. So runs share it whose methods differ only in what it does not ask, such as the guidance weight.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -16,12 +17,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_key
 from cfdg_jax.data.files import cache_dir
 from cfdg_jax.methods import Augmenter
 from cfdg_jax.training.checkpoint import Kept
+from cfdg_jax.training.devices import as_one_lane
 from cfdg_jax.training.generate import Fit, fit_on, told_alone
 from cfdg_jax.training.origin import cores, digest_of
 from cfdg_jax.training.program import Program
@@ -40,6 +43,7 @@ class Once(NamedTuple):
       told: What the fit is told of the real rows, see `told_alone`.
       per_call: Steps of one dispatch.
       bar: The name of its bar.
+      mesh: The devices that share each batch; None for one.
     """
 
     augmenter: Augmenter
@@ -49,6 +53,7 @@ class Once(NamedTuple):
     told: Mapping[str, Any]
     per_call: int
     bar: str = "fit"
+    mesh: Mesh | None = None
 
 
 def once_of(augmenter: Augmenter, offline: Array, online: Buffer, key: Key, per_call: int, bar: str = "fit") -> Once:
@@ -104,7 +109,9 @@ def fitted(once: Once, kept: Kept, progress: Progress, interrupts: Interrupts) -
     fit = fit_of(once)
 
     def step(generator: Any, start: int, steps: int) -> tuple[Any, Metrics]:
-        return fit(generator, once.offline, once.online, purpose_key(once.key, "fit", start), steps=steps, **once.told)
+        key = purpose_key(once.key, "fit", start)
+        with jax.set_mesh(once.mesh) if once.mesh else contextlib.nullcontext():
+            return fit(generator, once.offline, once.online, key, steps=steps, **once.told)
 
     state = begun = kept.load(jax.eval_shape(lambda: begin(once))) or begin(once)
     work = Fit(step, once.augmenter.fit_steps, once.per_call, once.bar)
@@ -147,7 +154,8 @@ def before_online(program: Program) -> Once:
     augmenter, rows = program.augmenter.pretraining, program.offline_rows
     assert augmenter is not None, "asked of a generator that is pre-trained"
     key = purpose_key(jax.random.key(program.config.run_key), "generator")
-    return once_of(augmenter, rows, ring.full(rows), key, program.config.refresh.fit_steps_per_call, "generator")
+    once = once_of(augmenter, rows, ring.full(rows), key, program.config.refresh.fit_steps_per_call, "generator")
+    return once._replace(mesh=as_one_lane(program.config, program.mesh))
 
 
 def identity(once: Once) -> str:
@@ -155,7 +163,7 @@ def identity(once: Once) -> str:
     start = jax.eval_shape(lambda: begin(once)).generator
     init = jax.jit(once.augmenter.init).lower(once.key, once.offline, once.online)
     program = fit_of(once).lower(start, once.offline, once.online, once.key, steps=once.per_call, **once.told)
-    where = (jax.__version__, jax.local_devices()[0].device_kind, cores())
+    where = (jax.__version__, jax.local_devices()[0].device_kind, cores(), *([once.mesh.size] if once.mesh else []))
     work = (once.augmenter.fit_steps, once.per_call, np.asarray(jax.random.key_data(once.key)).tolist())
     arrays = [digest_of(np.asarray(each)) for each in (once.offline, *jax.tree.leaves(once.told))]
     said = (init.as_text(), program.as_text(), *where, *work, *arrays)

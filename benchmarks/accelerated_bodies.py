@@ -1,0 +1,128 @@
+"""Do MuJoCo's JAX bodies (mujoco-mjx) step as MuJoCo does, and how fast? Needs ``pip install mujoco-mjx`` beside this.
+
+    python benchmarks/accelerated_bodies.py benchmarks/results/accelerated-bodies.json
+
+200 transitions of each body with Gymnasium's files and dynamics, half of random actions and half of the shipped
+policies. Each is stepped once from the same positions, velocities and action; the error of a transition is the largest
+of its observation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from mujoco import mjx
+
+from cfdg_jax.data.collect import load_policies
+from cfdg_jax.data.behaviours import ASSETS
+from cfdg_jax.envs.locomotion import ROBOTS, MujocoVecEnv, build_model
+
+TASKS, TRANSITIONS, BATCHES, NEAR = ("hopper", "halfcheetah", "walker2d"), 200, (16, 256), 1e-3
+States = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""qpos `[n, nq]`, qvel `[n, nv]`, action `[n, A]`."""
+
+
+def rollouts(task: str) -> States:
+    """States and actions from 20 episodes, ten of random actions and ten of policies from untrained to expert."""
+    policies = list(load_policies(ASSETS / f"{task}-policies.npz").values())
+    env, rng, found = MujocoVecEnv(task, range(20)), np.random.default_rng(0), []
+    obs = env.reset()
+    for _ in range(300):
+        action = rng.uniform(-1.0, 1.0, (20, env.spec.act_dim))
+        for i in range(10):
+            action[i] = policies[i % len(policies)](obs[i : i + 1], rng)[0]
+        action = np.clip(action, -1.0, 1.0)
+        found.append((*(each.copy() for each in env.simulators.coordinates()), action))
+        result = env.step(action)
+        ended = result.terminal | result.truncated
+        obs = env.reset(ended) if ended.any() else result.next_obs
+    env.close()
+    every = [np.concatenate(each) for each in zip(*found, strict=True)]
+    of_a_kind = np.arange(len(every[0])).reshape(-1, 2, 10)
+    chosen = np.concatenate([rng.choice(of_a_kind[:, kind].ravel(), TRANSITIONS // 2, False) for kind in (0, 1)])
+    return tuple(each[chosen] for each in every)  # type: ignore[return-value]
+
+
+def observed(task: str, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
+    """Observations `[n, O]`."""
+    robot = ROBOTS[task]
+    return np.concatenate([qpos[:, robot.hidden :], np.clip(qvel, -robot.velocity_limit, robot.velocity_limit)], axis=1)
+
+
+def by_mujoco(task: str, states: States) -> np.ndarray:
+    """The next observations `[n, O]`."""
+    model, skip, advance = build_model(task, "gymnasium")
+    data, after = mujoco.MjData(model), []
+    for qpos, qvel, action in zip(*states, strict=True):
+        mujoco.mj_resetData(model, data)
+        data.qpos[:], data.qvel[:], data.ctrl[:] = qpos, qvel, action
+        advance(model, data, skip)
+        after.append((data.qpos.copy(), data.qvel.copy()))
+    return observed(task, *(np.stack(each) for each in zip(*after, strict=True)))
+
+
+def by_jax(task: str) -> Callable[..., Any]:
+    """``(qpos, qvel, action) -> (qpos, qvel)`` of a batch."""
+    model, skip, _ = build_model(task, "gymnasium")
+    body, blank = mjx.put_model(model), mjx.make_data(model)
+
+    def step(qpos: Any, qvel: Any, action: Any) -> Any:
+        data = blank.replace(qpos=qpos, qvel=qvel, ctrl=action)
+        data = jax.lax.fori_loop(0, skip, lambda _, data: mjx.step(body, data), data)
+        return data.qpos, data.qvel
+
+    return jax.jit(jax.vmap(step))
+
+
+def agreement(task: str, states: States, double: bool) -> dict[str, float]:
+    """Errors of the JAX body, in one precision."""
+    with jax.enable_x64(double):
+        after = by_jax(task)(*map(jnp.asarray, states))
+        found = observed(task, *(np.asarray(each, np.float64) for each in after))
+    error = np.abs(found - by_mujoco(task, states)).max(axis=1)
+    shares = {"median": float(np.median(error)), "largest": float(error.max()), "near": float((error < NEAR).mean())}
+    return shares | {"ninety_of_100": float(np.quantile(error, 0.9))}
+
+
+def rates(task: str, states: States, batch: int, calls: int = 5) -> dict[str, float]:
+    """Environment steps a second of both, and the seconds that compiling takes."""
+    some = [np.resize(each, (batch, each.shape[1])) for each in states]
+    step, start = by_jax(task), time.perf_counter()
+    carried = jax.block_until_ready(step(*map(jnp.asarray, some)))
+    compiling, start = time.perf_counter() - start, time.perf_counter()
+    for _ in range(calls):
+        carried = jax.block_until_ready(step(*carried, jnp.asarray(some[2], jnp.float32)))
+    ours, env = batch * calls / (time.perf_counter() - start), MujocoVecEnv(task, range(batch))
+    env.reset()
+    start = time.perf_counter()
+    for _ in range(10 * calls):
+        env.step(some[2])
+    theirs = batch * 10 * calls / (time.perf_counter() - start)
+    env.close()
+    return {"jax": ours, "mujoco": theirs, "compiling_seconds": compiling}
+
+
+def main(out: str) -> None:
+    """Measures all bodies and writes the numbers; progress goes to the terminal."""
+    machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "jax": jax.__version__}
+    found: dict[str, Any] = machine | {"mujoco": mujoco.__version__, "platform": jax.devices()[0].platform}
+    for task in TASKS:
+        states = rollouts(task)
+        found[task] = {name: agreement(task, states, name == "float64") for name in ("float32", "float64")}
+        found[task]["steps_per_second"] = {str(batch): rates(task, states, batch) for batch in BATCHES}
+        print(task, json.dumps(found[task]), flush=True)
+        pathlib.Path(out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
