@@ -9,6 +9,7 @@ of its observation.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -23,8 +24,8 @@ import mujoco
 import numpy as np
 from mujoco import mjx
 
-from cfdg_jax.data.collect import load_policies
 from cfdg_jax.data.behaviours import ASSETS
+from cfdg_jax.data.collect import load_policies
 from cfdg_jax.envs.locomotion import ROBOTS, MujocoVecEnv, build_model
 
 TASKS, TRANSITIONS, BATCHES, NEAR = ("hopper", "halfcheetah", "walker2d"), 200, (16, 256), 1e-3
@@ -90,8 +91,8 @@ def agreement(task: str, states: States, double: bool) -> dict[str, float]:
         after = by_jax(task)(*map(jnp.asarray, states))
         found = observed(task, *(np.asarray(each, np.float64) for each in after))
     error = np.abs(found - by_mujoco(task, states)).max(axis=1)
-    shares = {"median": float(np.median(error)), "largest": float(error.max()), "near": float((error < NEAR).mean())}
-    return shares | {"ninety_of_100": float(np.quantile(error, 0.9))}
+    ends = {"median": float(np.median(error)), "largest": float(error.max())}
+    return ends | {"near": float((error < NEAR).mean()), "ninety_of_100": float(np.quantile(error, 0.9))}
 
 
 def rates(task: str, states: States, batch: int, calls: int = 5) -> dict[str, float]:
@@ -115,7 +116,8 @@ def rates(task: str, states: States, batch: int, calls: int = 5) -> dict[str, fl
 def main(out: str) -> None:
     """Measures all bodies and writes the numbers; progress goes to the terminal."""
     machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "jax": jax.__version__}
-    found: dict[str, Any] = machine | {"mujoco": mujoco.__version__, "platform": jax.devices()[0].platform}
+    versions = {"mujoco": mujoco.__version__, "mujoco_mjx": importlib.metadata.version("mujoco-mjx")}
+    found: dict[str, Any] = machine | versions | {"platform": jax.devices()[0].platform}
     for task in TASKS:
         states = rollouts(task)
         found[task] = {name: agreement(task, states, name == "float64") for name in ("float32", "float64")}

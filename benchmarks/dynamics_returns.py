@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cfdg_jax.data.collect import load_policies
 from cfdg_jax.data.behaviours import ASSETS
+from cfdg_jax.data.collect import load_policies
 from cfdg_jax.envs.registry import make_env
 
 EPISODES = 300
