@@ -9,7 +9,8 @@ from cfdg_jax.config import TrainConfig, remarks
 from cfdg_jax.forecast import forecast, read_rates
 from cfdg_jax.training.build import load_program
 from cfdg_jax.training.memory import memory_plan
-from cfdg_jax.training.progress import Progress, Stopwatch
+from cfdg_jax.training.progress import Progress
+from cfdg_jax.training.stopwatch import Stopwatch
 
 
 def dry_run(config: TrainConfig, folder: pathlib.Path) -> str:

@@ -20,8 +20,9 @@ from cfdg_jax.training.learn import learn, no_meters, offline_chunk
 from cfdg_jax.training.memory import memory_plan
 from cfdg_jax.training.once import before_online, fitted
 from cfdg_jax.training.prepare import go_online, init, prepare_stratifier
-from cfdg_jax.training.progress import Interrupted, Interrupts, Progress, Stopwatch
+from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
 from cfdg_jax.training.run import train
+from cfdg_jax.training.stopwatch import Stopwatch
 
 COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter)")
 VALUES = {"agent.expectile": (0.6, 0.9)}

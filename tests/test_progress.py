@@ -10,12 +10,16 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from cfdg_jax import cli
 from cfdg_jax.training import progress as module
 from cfdg_jax.training.progress import Progress
+from cfdg_jax.training.stopwatch import Stopwatch
 
 RUN = ["train", "--preset", "smoke", "--dataset", "local:toy-dense-medium-replay-v0", "--seeds", "1"]
 RUN += ["--offline.steps", "60", "--evaluate.offline_every", "30", "--mix.batch_size", "8"]
@@ -159,3 +163,13 @@ def test_a_run_on_a_terminal_has_one_bar_for_each_phase(tmp_path):
     assert {line.split()[0] for line in full} == {"offline", "online"}
     assert all("60/60" in line and "/s" in line and "return " in line for line in full)
     assert "about 0:00:0" in shown
+
+
+def test_compilation_is_counted_apart_from_what_it_is_for():
+    clock = Stopwatch()
+    with clock("outer"), clock("work"):
+        before = time.perf_counter()
+        jax.jit(lambda x: jnp.sin(jnp.cos(x @ x)) * 1.2345)(jnp.ones((7, 7))).block_until_ready()
+        taken = time.perf_counter() - before
+    assert set(clock.totals) == {"compile", "outer", "work"} and clock.totals["compile"] > 0.002
+    assert clock.totals["work"] + clock.totals["compile"] == pytest.approx(taken, rel=0.2)

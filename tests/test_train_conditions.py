@@ -16,7 +16,8 @@ from cfdg_jax.training import checkpoint
 from cfdg_jax.training.build import load_program
 from cfdg_jax.training.generate import fit_generator, generate, score_rows, start_generator
 from cfdg_jax.training.prepare import go_online, init
-from cfdg_jax.training.progress import Interrupted, Progress, Stopwatch
+from cfdg_jax.training.progress import Interrupted, Progress
+from cfdg_jax.training.stopwatch import Stopwatch
 from cfdg_jax.types import Source
 
 pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")

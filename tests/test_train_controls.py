@@ -15,7 +15,8 @@ from cfdg_jax.fields import override
 from cfdg_jax.training.build import load_program
 from cfdg_jax.training.controls import controlled
 from cfdg_jax.training.program import keys_of
-from cfdg_jax.training.progress import Progress, Stopwatch
+from cfdg_jax.training.progress import Progress
+from cfdg_jax.training.stopwatch import Stopwatch
 from cfdg_jax.types import Source
 
 pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")

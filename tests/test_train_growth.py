@@ -34,7 +34,7 @@ def compiled(monkeypatch):
     jax.monitoring.register_event_duration_secs_listener(listen)
     monkeypatch.setattr(Session, "checkpoint", note)
     yield seen
-    jax.monitoring.clear_event_listeners()
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.parametrize(

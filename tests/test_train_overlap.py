@@ -12,7 +12,8 @@ from cfdg_jax.training.build import load_program
 from cfdg_jax.training.learn import no_meters
 from cfdg_jax.training.packet import Packet
 from cfdg_jax.training.prepare import init
-from cfdg_jax.training.progress import Interrupted, Progress, Stopwatch
+from cfdg_jax.training.progress import Interrupted, Progress
+from cfdg_jax.training.stopwatch import Stopwatch
 
 COUNTS = {"online__start_steps": 4, "mix__batch_size": 4, "seeds": 2}
 

@@ -17,8 +17,9 @@ from cfdg_jax.training import checkpoint, once
 from cfdg_jax.training.build import load_program
 from cfdg_jax.training.generate import fit_generator, scores_of
 from cfdg_jax.training.prepare import init
-from cfdg_jax.training.progress import Interrupted, Interrupts, Progress, Stopwatch
+from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
 from cfdg_jax.training.refresh import beginning
+from cfdg_jax.training.stopwatch import Stopwatch
 
 pytestmark = pytest.mark.usefixtures("generators_are_shallow")
 

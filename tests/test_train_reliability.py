@@ -21,7 +21,8 @@ from cfdg_jax.training import run as run_module
 from cfdg_jax.training.build import load_program
 from cfdg_jax.training.lock import only_process
 from cfdg_jax.training.origin import read_origin
-from cfdg_jax.training.progress import Interrupted, Progress, Stopwatch
+from cfdg_jax.training.progress import Interrupted, Progress
+from cfdg_jax.training.stopwatch import Stopwatch
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHORT = {"seeds": 1, "offline__steps": 40, "online__steps": 60, "evaluate__episodes": 1, "evaluate__offline_every": 20}

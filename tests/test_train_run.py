@@ -27,7 +27,8 @@ from cfdg_jax.training.generate import generate, start_generator, synthetic_capa
 from cfdg_jax.training.learn import no_meters, offline_chunk
 from cfdg_jax.training.packet import Packet
 from cfdg_jax.training.prepare import init
-from cfdg_jax.training.progress import Progress, Stopwatch
+from cfdg_jax.training.progress import Progress
+from cfdg_jax.training.stopwatch import Stopwatch
 from cfdg_jax.types import Source
 
 pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")

@@ -19,9 +19,10 @@ from cfdg_jax.training.build import load_program
 from cfdg_jax.training.generate import fit_generator, generate, start_generator
 from cfdg_jax.training.learn import learn, no_meters, offline_chunk
 from cfdg_jax.training.prepare import go_online, init, prepare_stratifier
-from cfdg_jax.training.progress import Interrupted, Progress, Stopwatch
+from cfdg_jax.training.progress import Interrupted, Progress
 from cfdg_jax.training.results import load_run
 from cfdg_jax.training.run import train
+from cfdg_jax.training.stopwatch import Stopwatch
 
 pytestmark = pytest.mark.usefixtures("generators_are_shallow", "programs_are_shared")
 

@@ -7,7 +7,8 @@ from train_helpers import TOY
 import cfdg_jax
 from cfdg_jax.data import hdf5
 from cfdg_jax.training.build import load_program
-from cfdg_jax.training.progress import Progress, Stopwatch
+from cfdg_jax.training.progress import Progress
+from cfdg_jax.training.stopwatch import Stopwatch
 
 
 def recorded(change=None):

@@ -153,7 +153,7 @@ def _diagnostics(runs: Sequence[Run], inside: Sequence[Table], save: Saver) -> I
 def _seconds(runs: Sequence[Run], save: Saver) -> Iterator[str]:
     phases = plots.phase_seconds(runs)
     if phases:
-        caption = "Wall-clock time of all seeds of a run together, compilation included."
+        caption = "Wall-clock time of all seeds of a run together; XLA's compilation is apart from what it is for."
         yield "<h2>Seconds per phase</h2>"
         yield figure(save("seconds per phase", plots.seconds_per_phase(runs), alt.seconds(runs)), caption)
         lines = [(run.label, *(f"{taken[i]:.3f}" for taken in phases.values())) for i, run in enumerate(runs)]

@@ -27,6 +27,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("-", "--", ":", "-.")
 PHASE_COLORS = {
     "data": "#999999",
+    "compile": "#000000",
     "offline": "#0072B2",
     "online": "#D55E00",
     "refresh": "#009E73",
@@ -223,7 +224,7 @@ def tsne(run: Run, points: int = 2000, seed: int = 0) -> Figure:
 
 
 def seconds_per_phase(runs: Sequence[Run]) -> Figure:
-    """Wall-clock time of each run as one stacked bar: data, offline, online, generator refresh, evaluation."""
+    """Wall-clock time of each run as one stacked bar: data, compilation, the phases, refreshes, evaluation."""
     phases = phase_seconds(runs)
     longest = float(np.sum(list(phases.values()), axis=0).max())
     unit, seconds_per_unit = ("s", 1) if longest < 600 else ("min", 60) if longest < 7200 else ("h", 3600)

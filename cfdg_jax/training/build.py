@@ -24,7 +24,8 @@ from cfdg_jax.training.controls import check_control
 from cfdg_jax.training.devices import mesh_of, placed
 from cfdg_jax.training.lanes import make_methods, settings_of
 from cfdg_jax.training.program import Program
-from cfdg_jax.training.progress import Progress, Stopwatch
+from cfdg_jax.training.progress import Progress
+from cfdg_jax.training.stopwatch import Stopwatch
 from cfdg_jax.training.traceable import require_one_program
 from cfdg_jax.types import Spec
 

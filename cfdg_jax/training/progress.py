@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -166,28 +166,3 @@ class Progress:
             tqdm.write(text, file=self.stream)
         else:
             print(text, file=self.stream, flush=True)
-
-
-class Stopwatch:
-    """Seconds by activity; an inner activity's time does not count for the outer one."""
-
-    def __init__(self, totals: Mapping[str, float] | None = None):
-        self.totals: dict[str, float] = dict(totals or {})
-        self._stack: list[str] = []
-        self._since = time.perf_counter()
-
-    def _charge(self) -> None:
-        now = time.perf_counter()
-        if self._stack:
-            self.totals[self._stack[-1]] = self.totals.get(self._stack[-1], 0.0) + now - self._since
-        self._since = now
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        self._charge()
-        self._stack.append(name)
-        try:
-            yield
-        finally:
-            self._charge()
-            self._stack.pop()

@@ -30,9 +30,10 @@ from cfdg_jax.training.logging import device_name, versions, write_atomic, write
 from cfdg_jax.training.origin import read_origin, require_same_data
 from cfdg_jax.training.prepare import init
 from cfdg_jax.training.program import Program, keys_of
-from cfdg_jax.training.progress import Progress, Stopwatch
+from cfdg_jax.training.progress import Progress
 from cfdg_jax.training.record import Record
 from cfdg_jax.training.session import Session
+from cfdg_jax.training.stopwatch import Stopwatch
 from cfdg_jax.types import Source
 
 SAMPLE_ROWS = 1_000

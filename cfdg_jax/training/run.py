@@ -50,9 +50,10 @@ from cfdg_jax.training.origin import (
 )
 from cfdg_jax.training.prepare import go_online, init
 from cfdg_jax.training.program import Program
-from cfdg_jax.training.progress import Interrupted, Interrupts, Progress, Stopwatch
+from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
 from cfdg_jax.training.results import Run, load_run, read_config, save_samples, summarise
 from cfdg_jax.training.session import Session
+from cfdg_jax.training.stopwatch import Stopwatch
 from cfdg_jax.training.untouched import begin_anew, claimed, refuse_used
 
 
@@ -129,7 +130,7 @@ def _begin(
 ) -> Session:
     checkpointer = Checkpointer(folder, program.config.checkpoint.keep)
     session = Session(program, folder, origin, init(program, "offline"), checkpointer, bars, interrupts)
-    session.clock = Stopwatch(clock.totals)
+    session.clock = clock
     return session
 
 

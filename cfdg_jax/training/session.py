@@ -29,10 +29,11 @@ from cfdg_jax.training.once import pretrained
 from cfdg_jax.training.origin import Origin
 from cfdg_jax.training.prepare import finite
 from cfdg_jax.training.program import Program
-from cfdg_jax.training.progress import Interrupted, Interrupts, Progress, Stopwatch
+from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
 from cfdg_jax.training.quality import check_rows
 from cfdg_jax.training.record import Phase, Record
 from cfdg_jax.training.refresh import refresh
+from cfdg_jax.training.stopwatch import Stopwatch
 from cfdg_jax.types import TrainState
 
 
