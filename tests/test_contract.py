@@ -223,10 +223,18 @@ ONE_OF_EACH = list({entry.factory: name for name, entry in reversed(AGENTS.items
 COMBINATIONS = list(itertools.product(ONE_OF_EACH, AUGMENTERS, STRATIFIERS))
 
 
+@functools.cache
+def kept_of(agent, stratify):
+    """What programs with these methods have traced: updates and fresh states ask no generator."""
+    return {}
+
+
 def program_of(agent, augment, stratify):
     spec = Spec(4, 2, 50)
     rows = spec.layout.pack(np.zeros((16, 4)), np.zeros((16, 2)), 0, np.zeros((16, 4)), 0, 0, 0, xp=np)
-    return build_program(toy_config(augment, agent, stratify), spec, identity_transforms(4), rows)
+    program = build_program(toy_config(augment, agent, stratify), spec, identity_transforms(4), rows)
+    object.__setattr__(program, "kept", kept_of(agent, stratify))
+    return program
 
 
 @functools.cache
