@@ -57,7 +57,7 @@ def outcome(config):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_lane_is_the_run_of_its_value(name):
-    config = toy_config(**CASES[name])
+    config = toy_config(**CASES[name], offline__updates_per_call=3, online__utd=3)  # as many as `outcome` makes
     agents, made, metrics = outcome(config)
     grid = points(config.vmap)
     for number in (0, len(grid) - 1):
