@@ -64,7 +64,8 @@ def forecast(config: TrainConfig, rates: Mapping[str, Any]) -> Forecast:
     held = online.capacity + (generated if refreshes else 0)
     task = config.env.task or task_of_name(config.dataset)
     try:
-        gigabytes = len(config.lanes) * held * spec_of(task).layout.width * 4e-9
+        size = 2e-9 if config.row_dtype == "bfloat16" else 4e-9
+        gigabytes = len(config.lanes) * held * spec_of(task).layout.width * size
     except UserError:
         gigabytes = None
     name = f"{config.dataset or task} {config.name}"

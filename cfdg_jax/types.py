@@ -82,6 +82,8 @@ class Batch(NamedTuple):
 class RowLayout:
     """One transition as one float32 row: ``[obs | action | reward | next_obs | terminal | mc_return | source]``.
 
+    How rows are kept, and read again, says `cfdg_jax.core.ring`.
+
     The first `generative_width` columns are what a diffusion model of transitions generates.
     """
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from cfdg_jax.augment.rows import online_mask
+from cfdg_jax.core import ring
 from cfdg_jax.core.networks import mlp
 from cfdg_jax.diffusion.fit import Normaliser, fit_normaliser, normalise
 from cfdg_jax.diffusion.network import UNKNOWN
@@ -101,7 +102,7 @@ def in_chunks(score: Score, rows: Array, count: Array | int, key: Key) -> Array:
 
     def one(i: Array, scores: Array) -> Array:
         start = jnp.minimum(i * chunk, total - chunk)
-        part = jax.lax.dynamic_slice_in_dim(rows, start, chunk)
+        part = ring.numbers(jax.lax.dynamic_slice_in_dim(rows, start, chunk))
         return jax.lax.dynamic_update_slice_in_dim(scores, score(part, jax.random.fold_in(key, i)), start, 0)
 
     return jax.lax.fori_loop(0, -(-count // chunk), one, jnp.full(total, jnp.nan))

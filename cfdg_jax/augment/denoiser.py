@@ -16,6 +16,7 @@ from cfdg_jax.augment.base import DenoiserConfig, Rows
 from cfdg_jax.augment.conditions import Draw
 from cfdg_jax.augment.rows import RowState, draw_offline, draw_online, modelled, online_mask
 from cfdg_jax.augment.terminals import Part, flags_of
+from cfdg_jax.core import ring
 from cfdg_jax.core.spread import whole
 from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import Averaging, Normaliser, fit_normaliser, fit_step, init_state, normalise, optimiser
@@ -92,17 +93,20 @@ def row_training(
     layout, flags, tx = spec.layout, flags_of(spec), optimiser(config.lr, config.steps)
     averaging = Averaging.over(config.ema_share, config.steps)
 
+    def known(offline_rows: Array, online: Buffer) -> list[Part]:
+        return [(ring.numbers(rows), mask) for rows, mask in parts(offline_rows, online)]
+
     def moments(parts: Sequence[Part]) -> Normaliser:
         return fit_normaliser([(modelled(config, layout, rows), mask) for rows, mask in parts], layout.generative_width)
 
     def init(key: Key, offline_rows: Array, online: Buffer) -> RowState:
         denoiser_key, flag_key = jax.random.split(key)
-        data = parts(offline_rows, online)
+        data = known(offline_rows, online)
         denoiser = init_state(network.init(denoiser_key), tx, moments(data))
         return RowState(denoiser, flags.init(flag_key, data) if flags else ())
 
     def adopt(state: RowState, offline_rows: Array, online: Buffer) -> RowState:
-        data = parts(offline_rows, online)
+        data = known(offline_rows, online)
         denoiser = init_state(state.denoiser.ema, tx, moments(data))
         return RowState(denoiser, flags.follow(state.flags, data) if flags else ())
 

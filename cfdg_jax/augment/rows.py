@@ -41,7 +41,7 @@ def modelled(config: DenoiserConfig, layout: RowLayout, rows: Array) -> Array:
 
 def draw_offline(rows: Array, key: Key, count: int) -> Array:
     """`count` rows `[count, D]` drawn uniformly with replacement."""
-    return rows[jax.random.randint(key, (count,), 0, rows.shape[0])]
+    return ring.take(rows, jax.random.randint(key, (count,), 0, rows.shape[0]))
 
 
 def draw_online(online: Buffer, key: Key, count: int, window: int = 0) -> Array:

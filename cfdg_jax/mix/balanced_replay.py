@@ -53,7 +53,7 @@ def draw_weighted(pool: Pool, key: Key, count: int, priority: float) -> Array:
     coin_key, offline_key, online_key = jax.random.split(key, 3)
     offline_size, mass = pool.offline.shape[0], pool.online.size * priority
     is_online = jax.random.bernoulli(coin_key, mass / (offline_size + mass), (count,))
-    from_offline = pool.offline[jax.random.randint(offline_key, (count,), 0, offline_size)]
+    from_offline = ring.take(pool.offline, jax.random.randint(offline_key, (count,), 0, offline_size))
     return jnp.where(is_online[:, None], ring.sample(pool.online, online_key, count), from_offline)
 
 

@@ -91,7 +91,7 @@ def draw_parts(
     grouped = lambda rows, count: rows.reshape(updates, count, rows.shape[-1])
     if counts.offline:
         index = jax.random.randint(offline_key, (updates * counts.offline,), 0, pool.offline.shape[0])
-        parts.append(grouped(pool.offline[index], counts.offline))
+        parts.append(grouped(ring.take(pool.offline, index), counts.offline))
     if counts.online:
         parts.append(grouped(ring.sample(pool.online, online_key, updates * counts.online), counts.online))
     is_online = None
@@ -109,8 +109,8 @@ def draw_union(pool: Pool, key: Key, count: int) -> Array:
     """Rows `[count, D]` drawn evenly from offline and online rows together."""
     offline_size = pool.offline.shape[0]
     index = jax.random.randint(key, (count,), 0, offline_size + pool.online.size)
-    from_offline = pool.offline[jnp.minimum(index, offline_size - 1)]
-    from_online = pool.online.rows[jnp.maximum(index - offline_size, 0)]
+    from_offline = ring.take(pool.offline, jnp.minimum(index, offline_size - 1))
+    from_online = ring.take(pool.online.rows, jnp.maximum(index - offline_size, 0))
     return jnp.where((index < offline_size)[:, None], from_offline, from_online)
 
 

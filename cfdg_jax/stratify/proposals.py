@@ -211,10 +211,10 @@ def fit_behavior(p: Proposer, model: Model, rows: Array, key: Key, steps: int) -
     """`steps` denoising steps on actions drawn from the offline rows `[N, D]`."""
     mu = model.behavior
     if p.config.normalise_actions:
-        mu = mu._replace(normaliser=fit_normaliser([(rows[:, p.layout.action], None)], p.layout.act_dim))
+        mu = mu._replace(normaliser=fit_normaliser([(ring.numbers(rows[:, p.layout.action]), None)], p.layout.act_dim))
 
     def minibatch(key: Key) -> tuple[Array, Array]:
-        drawn = rows[jax.random.randint(key, (p.config.behavior_batch,), 0, rows.shape[0])]
+        drawn = ring.take(rows, jax.random.randint(key, (p.config.behavior_batch,), 0, rows.shape[0]))
         return drawn[:, p.layout.obs], drawn[:, p.layout.action]
 
     mu, metrics = behavior.fit(p.behavior, p.behavior_tx, p.averaging, mu, minibatch, key, steps)
@@ -226,7 +226,7 @@ def fill_supports(p: Proposer, model: Model, rows: Array, key: Key, steps: int) 
 
     def fill(cache: Buffer, key: Key) -> tuple[Buffer, None]:
         row_key, support_key = jax.random.split(key)
-        obs = rows[jax.random.randint(row_key, (chunk(p),), 0, rows.shape[0])][:, p.layout.obs]
+        obs = ring.take(rows, jax.random.randint(row_key, (chunk(p),), 0, rows.shape[0]))[:, p.layout.obs]
         return ring.insert(cache, support_rows(p, model.behavior, obs, support_key)), None
 
     cache, _ = jax.lax.scan(fill, model.supports, jax.random.split(key, steps))

@@ -221,7 +221,7 @@ def prepare(
         obs = None
         if not c.caches:
             index = jax.random.randint(row_key, (steps, c.energy_batch), 0, rows.shape[0])
-            obs = rows[index][..., p.proposer.layout.obs]
+            obs = ring.take(rows, index)[..., p.proposer.layout.obs]
         return fit_energy(p, model, own, obs, value, fit_key, steps)
     if stage == "behavior":
         model, metrics = proposals.fit_behavior(p.proposer, model, rows, key, steps)

@@ -46,6 +46,7 @@ def build_program(
       UserError: for a method that needs offline rows where there are none, or an axis that no program can have.
     """
     settings, mesh = settings_of(config), mesh_of(config)
+    rows = ring.rounded(rows) if config.row_dtype == "bfloat16" else rows
     methods = make_methods(config, spec, {path: values[0] for path, values in settings.items()})
     require(
         acts_only or not methods["stratifier"].stages or rows.shape[0] > 0,
@@ -57,7 +58,7 @@ def build_program(
     if (
         augmenter.shares and not acts_only
     ):  # traced now, so that data it cannot learn from are refused before the run and not within it
-        empty = jax.eval_shape(lambda: ring.empty(capacity, rows.shape[1]))
+        empty = jax.eval_shape(lambda: ring.empty(capacity, rows.shape[1], dtype=rows.dtype))
         jax.eval_shape(augmenter.init, jax.random.key(0), jax.ShapeDtypeStruct(rows.shape, rows.dtype), empty)
     program = Program(
         config=config,

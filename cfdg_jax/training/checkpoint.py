@@ -276,11 +276,11 @@ def _uncut(state: TrainState, program: Program, record: Record) -> TrainState:
 def template(program: Program, record: Record) -> TrainState:
     """The shapes of the saved state, from the config and the recorded buffer sizes."""
     shapes = jax.eval_shape(lambda: init(program, record.phase))
-    lanes, width = len(program.config.lanes), program.spec.layout.width
+    lanes, width, kept_as = len(program.config.lanes), program.spec.layout.width, program.offline_rows.dtype
     counter: Any = jax.ShapeDtypeStruct((), np.int32)
 
     def rows(size: int) -> Buffer:
-        matrix: Any = jax.ShapeDtypeStruct((lanes, max(size, 1), width), np.float32)
+        matrix: Any = jax.ShapeDtypeStruct((lanes, max(size, 1), width), kept_as)
         return Buffer(matrix, counter, counter)
 
     sizes = dict(record.buffers)
@@ -288,7 +288,7 @@ def template(program: Program, record: Record) -> TrainState:
     synthetic = {int(name.removeprefix("synthetic")): rows(size) for name, size in sizes.items()}
     shapes = shapes._replace(online=online, synthetic=synthetic)
     if synthetic:
-        offline: Any = jax.ShapeDtypeStruct((record.offline_rows, width), np.float32)
+        offline: Any = jax.ShapeDtypeStruct((record.offline_rows, width), kept_as)
         generator = jax.eval_shape(start_generator.of(program), shapes.online, shapes.key, offline)
         shapes = shapes._replace(generator=generator)
     return shapes

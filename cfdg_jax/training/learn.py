@@ -15,6 +15,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
+from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.training.devices import placed
 from cfdg_jax.training.meters import Meters, accumulate
@@ -79,7 +80,7 @@ def offline_chunk(
 
     def draw_offline(key: Key) -> Array:
         index = jax.random.randint(key, (updates * batch,), 0, offline_rows.shape[0])
-        return offline_rows[index].reshape(updates, batch, width)
+        return ring.take(offline_rows, index).reshape(updates, batch, width)
 
     draw_keys = purpose_keys(state.key, "offline_draw", state.step)
     update_keys = purpose_keys(state.key, "offline_update", state.step)

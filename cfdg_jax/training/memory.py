@@ -31,17 +31,18 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
     Raises:
       UserError: if it exceeds what the device has, with what takes the most.
     """
-    config, row = program.config, program.spec.layout.width * 4 / 1e6
+    config, width = program.config, program.spec.layout.width
+    row = width * program.offline_rows.dtype.itemsize / 1e6
     lanes = len(config.lanes)
     phases = [phase for phase, steps in (("offline", config.offline.steps), ("online", config.online.steps)) if steps]
     online = config.online.capacity if config.online.steps else 1
     generates = bool(program.augmenter.shares and config.online.steps)
-    generated = config.refresh.capacity + config.refresh.rows if generates else 0
     updates = max(config.offline.updates_per_call, config.online.utd if config.online.steps else 1)
+    new = config.refresh.rows * width * 4 / 1e6  # rows of a refresh under way
     plan = {
         SHARED: program.offline_rows.shape[0] * row,
         "online rings": lanes * online * row,
-        "synthetic rings": lanes * generated * row,  # and the new rows during a refresh
+        "synthetic rings": lanes * (config.refresh.capacity * row + new) if generates else 0.0,
         "one dispatch": lanes * updates * config.mix.batch_size * row * 2,
         "evaluation": lanes * config.evaluate.episodes * ENVIRONMENT_MB,
     }

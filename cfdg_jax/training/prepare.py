@@ -14,7 +14,7 @@ from cfdg_jax.core.seeds import purpose_key, purpose_keys
 from cfdg_jax.methods import Stage
 from cfdg_jax.training.devices import allocated, placed
 from cfdg_jax.training.program import Program, agent_of, at_once, compiled, each_seed, keys_of
-from cfdg_jax.types import Array, Key, Metrics, StratifierState, TrainState
+from cfdg_jax.types import Array, Buffer, Key, Metrics, StratifierState, TrainState
 
 SMALL = 16_384
 """Most numbers of a seed's leaf that is checked beside the others: a reduction of its own takes long to compile, and
@@ -39,10 +39,15 @@ def init(program: Program, phase: str) -> TrainState:
     decide_keys = purpose_keys(keys, "stratifier_init")
     mix_state, stratifier_state = _init_mix(program, decide_keys), _init_stratifier(program, decide_keys)
     capacity = config.online.capacity if phase == "online" else 1
-    rows = allocated(program.mesh, lambda: ring.empty(capacity, program.spec.layout.width, len(config.lanes)))
-    counter = jnp.zeros((), jnp.int32)
+    rows, counter = empty_rings(program, capacity), jnp.zeros((), jnp.int32)
     state = TrainState(agent_state, (), stratifier_state, mix_state, rows, {}, keys, counter)
     return placed(program.mesh, state)
+
+
+def empty_rings(program: Program, capacity: int) -> Buffer:
+    """Empty rings of all lanes, which keep rows as the offline ones are kept."""
+    width, lanes, dtype = program.spec.layout.width, len(program.config.lanes), program.offline_rows.dtype
+    return allocated(program.mesh, lambda: ring.empty(capacity, width, lanes, dtype))
 
 
 @compiled(static=("phase",))
@@ -93,10 +98,8 @@ def _agents_go_online(program: Program, agent: Any, keys: Key) -> Any:
 
 def go_online(program: Program, state: TrainState) -> TrainState:
     """The hand-over: the agent's own rule, fresh rings, the update count at zero."""
-    config = program.config
     agent_state = _agents_go_online(program, state.agent, purpose_keys(state.key, "go_online"))
-    width, lanes = program.spec.layout.width, len(config.lanes)
-    online = allocated(program.mesh, lambda: ring.empty(config.online.capacity, width, lanes))
+    online = empty_rings(program, program.config.online.capacity)
     return placed(program.mesh, state._replace(agent=agent_state, online=online, step=jnp.zeros((), jnp.int32)))
 
 

@@ -27,7 +27,8 @@ CHECKED = {"samples": 500, "searched": 5_000}
 
 def check_rows(program: Program, state: TrainState) -> dict[str, np.ndarray]:
     """How good the newest rows of every seed are, ``{"<source>/<measure>": [S]}`` (`cfdg_jax.augment.quality`)."""
-    offline, gathered = np.asarray(program.offline_rows), np.asarray(state.online.rows)[:, : int(state.online.size)]
+    offline = ring.numbers(np.asarray(program.offline_rows))
+    gathered = ring.numbers(np.asarray(state.online.rows)[:, : int(state.online.size)])
     new = synthetic_rows(program)
     made = {source: np.asarray(ring.newest(buffer, new[source])) for source, buffer in state.synthetic.items()}
     simulate, ended = true_steps(program, made), rule_of(program)

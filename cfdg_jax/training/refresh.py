@@ -38,6 +38,7 @@ from cfdg_jax.training.generate import (
     synthetic_capacity,
     synthetic_rows,
 )
+from cfdg_jax.training.prepare import empty_rings
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
 from cfdg_jax.types import Array, Buffer, Key, Metrics, Source, TrainState
@@ -130,17 +131,16 @@ def _stand_in(program: Program, state: TrainState, source: int, count: int) -> A
     layout, offline, online = program.spec.layout, program.offline_rows, state.online
     spread = lambda size: np.linspace(0, size - 1, count).astype(int)
     if source == Source.SYNTHETIC_OFFLINE and offline.shape[0]:
-        real = jnp.broadcast_to(offline[spread(offline.shape[0])], (online.rows.shape[0], count, layout.width))
+        real = ring.take(offline, spread(offline.shape[0]))
+        real = jnp.broadcast_to(real, (online.rows.shape[0], *real.shape))
     else:
-        real = online.rows[:, spread(int(online.size))]
+        real = ring.numbers(online.rows[:, spread(int(online.size))])
     return real.at[..., layout.mc_return].set(-jnp.inf).at[..., layout.source].set(float(source))
 
 
 def _added(program: Program, state: TrainState, source: int, rows: Array) -> Buffer:
     """The synthetic ring of `source` with `rows` `[S, n, D]` in it; the old one is given away."""
-    capacity = synthetic_capacity(program)[source]
-    lanes, _, width = rows.shape
-    held = state.synthetic.get(source) or allocated(program.mesh, lambda: ring.empty(capacity, width, lanes))
+    held = state.synthetic.get(source) or empty_rings(program, synthetic_capacity(program)[source])
     return _insert(held, rows)
 
 

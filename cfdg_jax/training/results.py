@@ -18,6 +18,7 @@ import numpy as np
 
 from cfdg_jax.axis import Lane
 from cfdg_jax.config import REGISTRIES, TrainConfig, choice
+from cfdg_jax.core import ring
 from cfdg_jax.diffusion.likelihood import log_density_of_rows
 from cfdg_jax.errors import UserError, require, require_run
 from cfdg_jax.fields import config_hash, from_yaml, non_default
@@ -197,7 +198,7 @@ def save_samples(session: Session) -> None:
 
     def thin(rows, size: int) -> np.ndarray:
         index = np.unique(np.linspace(0, max(size - 1, 0), min(SAMPLE_ROWS, size)).astype(int))
-        return np.asarray(rows[jnp.asarray(index)])[:, :width] if size else np.zeros((0, width), np.float32)
+        return np.asarray(ring.take(rows, jnp.asarray(index)))[:, :width] if size else np.zeros((0, width), np.float32)
 
     samples = {"offline": thin(session.program.offline_rows, session.program.offline_rows.shape[0])}
     samples["online"] = thin(state.online.rows[0], int(state.online.size))
