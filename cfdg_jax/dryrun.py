@@ -8,7 +8,7 @@ from cfdg_jax.augment.base import first_refresh
 from cfdg_jax.config import TrainConfig, remarks
 from cfdg_jax.forecast import forecast, read_rates
 from cfdg_jax.training.build import load_program
-from cfdg_jax.training.memory import memory_plan
+from cfdg_jax.training.memory import TooLarge, memory_plan
 from cfdg_jax.training.progress import Progress
 from cfdg_jax.training.stopwatch import Stopwatch
 
@@ -21,7 +21,14 @@ def dry_run(config: TrainConfig, folder: pathlib.Path) -> str:
     """
     program = load_program(config, Progress(False), Stopwatch())
     config, rates = program.config, read_rates(None)
-    expected, memory = forecast(config, rates), memory_plan(program, Progress(False))
+    expected = forecast(config, rates)
+    try:
+        plan = memory_plan(program, Progress(False))
+        memory = f"{sum(plan.values()):,.0f} MB, most of it {max(plan, key=lambda name: plan[name])}"
+    except TooLarge as large:
+        if not large.group:
+            raise
+        memory = large.groups
     offline, online, evaluate = config.offline, config.online, config.evaluate
     stages = [f"{stage.name} {stage.steps:,} steps" for stage in program.stratifier.stages]
     before = program.augmenter.pretraining
@@ -43,7 +50,7 @@ def dry_run(config: TrainConfig, folder: pathlib.Path) -> str:
         "preparation": ", ".join(stages) or "none",
         "online": f"{online.steps:,} environment steps a seed, {online.updates:,} updates{refreshes}, "
         f"{scored(online.steps, evaluate.online_every)}",
-        "memory": f"{sum(memory.values()):,.0f} MB, most of it {max(memory, key=lambda name: memory[name])}",
+        "memory": memory,
         "time": hours,
     }
     text = "\n".join(f"{name:<13} {value}" for name, value in rows.items())

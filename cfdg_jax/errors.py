@@ -17,6 +17,9 @@ MUCH_LESS = 0.1
 FEW = 4
 """Valid names that a message gives in full, though a command lists them."""
 
+GROUPS = "groups.yaml"
+"""In the folder of a run that is made in groups of its seeds: the size of the groups and the config of the whole."""
+
 
 class UserError(ValueError):
     """Wrong usage or bad input; the command line prints it on one line and exits with code 2.
@@ -39,6 +42,12 @@ def require_run(folder: pathlib.Path) -> None:
     """Refuses a folder that no run wrote."""
     found = (folder / "config.yaml").is_file()
     require(found, str(folder), "is no run folder (no config.yaml)", "name a folder that a run wrote")
+
+
+def require_begun(folder: pathlib.Path) -> None:
+    """Refuses a folder that no run wrote, neither as one nor in groups of its seeds."""
+    if not (folder / GROUPS).is_file():
+        require_run(folder)
 
 
 def require_file(path: pathlib.Path) -> None:

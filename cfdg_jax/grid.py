@@ -2,7 +2,8 @@
 
 A cell is one run: a dataset, a method, a group of seeds. Cells with the same pre-training make it once. What is
 finished is kept. A cell that was cut off goes on from its checkpoint, on whichever machine it comes to: the machines of
-a cluster share the folder of the sweep.
+a cluster share the folder of the sweep. A cell that memory does not hold is made in groups of its seeds, cells in its
+folder; ``groups.yaml`` there keeps their size, so that it goes on with the same ones however much memory there is then.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from cfdg_jax.config import REGISTRIES, TrainConfig, named_choice
-from cfdg_jax.errors import UserError, require
-from cfdg_jax.fields import config_hash, to_dict
+from cfdg_jax.errors import GROUPS, UserError, require
+from cfdg_jax.fields import config_hash, from_yaml, to_dict, to_yaml
+from cfdg_jax.training.logging import write_atomic
+from cfdg_jax.training.memory import TooLarge
 from cfdg_jax.training.progress import Interrupted, Progress
 from cfdg_jax.training.results import Run, load_run, read_config
 from cfdg_jax.training.run import folder_name, train
@@ -74,6 +77,36 @@ def share(config: TrainConfig, part: str) -> TrainConfig:
     return list(_groups(config, config.seeds // int(count)))[int(index)]
 
 
+def in_groups(cell: Cell, large: TooLarge, progress: Progress) -> list[Cell]:
+    """The groups of seeds of a run that does not fit, noted in its folder.
+
+    Raises:
+      TooLarge: `large`, if no group would fit or the run has begun as one.
+    """
+    if not large.group or (cell.folder / "config.yaml").exists():
+        raise large
+    progress.say(f"memory: {large.groups}")
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(cell.folder / GROUPS, f"group: {large.group}\n{to_yaml(cell.config)}")
+    return cells([cell.config], cell.folder, large.group)
+
+
+def begun_groups(folder: pathlib.Path, devices: str | None = None) -> tuple[TrainConfig | None, list[Cell]]:
+    """The run that `in_groups` has parted in `folder`, to be continued on `devices`, and its groups; none: (None, []).
+
+    Raises:
+      UserError: if the note in the folder is damaged.
+    """
+    path = folder / GROUPS
+    if not path.exists():
+        return None, []
+    first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+    group = first.removeprefix("group: ")
+    require(group.isdecimal() and int(group) > 0, str(path), "is damaged", "restore it as the run wrote it")
+    config = dataclasses.replace(from_yaml(rest, str(path)), devices=devices or "auto")
+    return config, cells([config], folder, int(group))
+
+
 def _folder_name(config: TrainConfig) -> str:
     return folder_name(f"{config.dataset or config.env.task}-{config.name}", config_hash(config)[:6])
 
@@ -104,20 +137,32 @@ def run_or_continue(
     return run if run.summary.get("status") == "done" else train(resume=folder, progress=progress)
 
 
-def run_here(made: Sequence[Cell], progress: bool) -> None:
+def run_here(made: Sequence[Cell], progress: bool, pre_trained: dict[str, pathlib.Path] | None = None) -> None:
     """Makes the cells one after the other; the first of those with the same pre-training makes it.
+
+    Args:
+      made: The cells; one that memory does not hold is made in groups of its seeds.
+      progress: Whether to show it.
+      pre_trained: Folders of runs with finished pre-training by its hash; those made here join them.
 
     Raises:
       Interrupted: after a checkpoint, if SIGINT or SIGTERM arrived.
-      UserError: if a folder holds a run of other settings.
+      UserError: if a folder holds a run of other settings, or one seed is too large.
     """
-    pre_trained: dict[str, pathlib.Path] = {}
+    known, bars = {} if pre_trained is None else pre_trained, Progress(progress)
     for number, cell in enumerate(made, 1):
-        Progress(progress).say(f"[{number}/{len(made)}] {cell.shown}: {cell.folder}")
+        bars.say(f"[{number}/{len(made)}] {cell.shown}: {cell.folder}")
         key = pre_training_hash(cell.config)
-        run_or_continue(cell.folder, cell.config, pre_trained.get(key), progress)
-        if cell.config.offline.steps > 0:
-            pre_trained.setdefault(key, cell.folder)
+        _, groups = begun_groups(cell.folder, cell.config.devices)
+        if not groups:
+            try:
+                run_or_continue(cell.folder, cell.config, known.get(key), progress)
+            except TooLarge as large:
+                groups = in_groups(cell, large, bars)
+        if groups:
+            run_here(groups, progress, known)
+        elif cell.config.offline.steps > 0:
+            known.setdefault(key, cell.folder)
 
 
 def run_on_ray(made: Sequence[Cell], progress: bool, resources: Mapping[str, float]) -> None:
@@ -173,7 +218,8 @@ def _cell_of_a_task(config: TrainConfig, folder: pathlib.Path, source: pathlib.P
     from cfdg_jax import process
 
     process.setup()
-    run_or_continue(folder, config, source, progress=False)
+    before = begun_groups(source)[1] or [Cell(config, source)] if source else []
+    run_here([Cell(config, folder)], False, {pre_training_hash(cell.config): cell.folder for cell in before})
 
 
 def _wait(ray: Any, names: dict[Any, str], progress: bool) -> None:

@@ -150,6 +150,7 @@ class RowLayout:
 
     def unpack(self, rows: Array, conserve: Array | None = None) -> Batch:
         """Views rows `[..., D]` as a `Batch`; `conserve` defaults to ones (the plain base agent)."""
+        assert rows.dtype != np.uint16, "kept rows are read by cfdg_jax.core.ring"
         return Batch(
             obs=rows[..., self.obs],
             action=rows[..., self.action],

@@ -24,6 +24,7 @@ from cfdg_jax.augment.conditions import JUDGED, Condition, Scores, score_rows, t
 from cfdg_jax.augment.denoiser import pretraining, row_network, row_training
 from cfdg_jax.augment.rows import RowModel, RowState, draw_offline, draw_online, generate_rows, online_mask, row_model
 from cfdg_jax.augment.terminals import Part
+from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_key
 from cfdg_jax.diffusion import edm
 from cfdg_jax.diffusion.fit import drop_labels
@@ -110,7 +111,8 @@ def cfdg(config: CFDGConfig, spec: Spec) -> Augmenter:
         require(
             offline_rows.shape[0] >= 2, "augment", "cfdg needs offline rows", "name a dataset or set augment to none"
         )
-        return [(offline_rows, None), (online.rows, online_mask(online, config.recent_window))]
+        online_rows = ring.numbers(online.rows)
+        return [(ring.numbers(offline_rows), None), (online_rows, online_mask(online, config.recent_window))]
 
     def draw(offline_rows: Array, online: Buffer, key: Key) -> Array:
         return draw_balanced(offline_rows, online, key, config.batch // 2, config.recent_window)

@@ -93,20 +93,17 @@ def row_training(
     layout, flags, tx = spec.layout, flags_of(spec), optimiser(config.lr, config.steps)
     averaging = Averaging.over(config.ema_share, config.steps)
 
-    def known(offline_rows: Array, online: Buffer) -> list[Part]:
-        return [(ring.numbers(rows), mask) for rows, mask in parts(offline_rows, online)]
-
     def moments(parts: Sequence[Part]) -> Normaliser:
         return fit_normaliser([(modelled(config, layout, rows), mask) for rows, mask in parts], layout.generative_width)
 
     def init(key: Key, offline_rows: Array, online: Buffer) -> RowState:
         denoiser_key, flag_key = jax.random.split(key)
-        data = known(offline_rows, online)
+        data = parts(offline_rows, online)
         denoiser = init_state(network.init(denoiser_key), tx, moments(data))
         return RowState(denoiser, flags.init(flag_key, data) if flags else ())
 
     def adopt(state: RowState, offline_rows: Array, online: Buffer) -> RowState:
-        data = known(offline_rows, online)
+        data = parts(offline_rows, online)
         denoiser = init_state(state.denoiser.ema, tx, moments(data))
         return RowState(denoiser, flags.follow(state.flags, data) if flags else ())
 
@@ -155,8 +152,8 @@ def unlabelled_training(config: DenoiserConfig, learns: Rows, network: Network, 
         found = f"is {learns} but there are no offline rows"
         enough = not from_offline or offline_rows.shape[0] >= 2
         require(enough, "augment.data", found, "name a dataset or use online")
-        online_part = (online.rows, online_mask(online, config.recent_window))
-        return [(offline_rows, None)] * from_offline + [online_part] * from_online
+        online_part = (ring.numbers(online.rows), online_mask(online, config.recent_window))
+        return [(ring.numbers(offline_rows), None)] * from_offline + [online_part] * from_online
 
     def draw(offline_rows: Array, online: Buffer, key: Key) -> Array:
         offline_key, online_key = jax.random.split(key)

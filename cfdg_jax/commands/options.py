@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 from cfdg_jax import catalog
 from cfdg_jax.axis import read_axis
 from cfdg_jax.data.names import dataset_names, split_name
-from cfdg_jax.errors import UserError, nearest, require, require_file, require_run
+from cfdg_jax.errors import UserError, nearest, require, require_begun, require_file, require_run
 from cfdg_jax.values import PRESETS, coerce, in_range, require_range
 
 CHOSEN = "cfdg_jax.chosen"
@@ -63,7 +63,7 @@ class Text(click.ParamType):
         return value
 
 
-RUN_FOLDER, YAML_FILE = Text("dir", require_run), Text("file", require_file)
+RUN_FOLDER, BEGUN_FOLDER, YAML_FILE = Text("dir", require_run), Text("dir", require_begun), Text("file", require_file)
 
 
 class FieldPath(Text):

@@ -9,6 +9,7 @@ import click
 
 from cfdg_jax import catalog
 from cfdg_jax.commands.options import (
+    BEGUN_FOLDER,
     RUN_FOLDER,
     DatasetName,
     FieldPath,
@@ -26,6 +27,8 @@ from cfdg_jax.process import starting
 from cfdg_jax.tasks import has_picture
 from cfdg_jax.training.progress import Interrupted
 
+WRITTEN = "config.yaml, evaluations.jsonl, metrics.jsonl, checkpoints"
+
 
 @click.command(cls=RunCommand, short_help="train many seeds at once")
 @click.option("--dataset", type=DatasetName(), metavar="NAME", help='name or path; "" trains from scratch')
@@ -37,7 +40,7 @@ from cfdg_jax.training.progress import Interrupted
 @vmap_option
 @preset_option("paper")
 @click.option("--out", type=Text("dir"), metavar="DIR", help="run folder, absent or empty")
-@click.option("--resume", type=RUN_FOLDER, metavar="DIR", help="continue a run folder from its newest checkpoint")
+@click.option("--resume", type=BEGUN_FOLDER, metavar="DIR", help="continue a run folder from its newest checkpoint")
 @click.option(
     "--from-offline", type=RUN_FOLDER, metavar="DIR", help="start from the finished pre-training of another run"
 )
@@ -64,14 +67,19 @@ def train(
         _explain(explain, given)
         return
     with starting(deterministic):
-        from cfdg_jax.grid import share as share_of
+        from cfdg_jax import grid
+        from cfdg_jax.report.runs import runs_in
+        from cfdg_jax.training.memory import TooLarge
+        from cfdg_jax.training.progress import Progress
+        from cfdg_jax.training.results import read_config
         from cfdg_jax.training.run import default_folder, train
-    devices = None
+    devices, groups = None, list["grid.Cell"]()
     if resume:
         devices = given.pop("devices", None)
         extra = [*given, *(["out"] if out else []), *(["share"] if share else [])]
         require(not extra, f"--{extra[0] if extra else ''}", "cannot change on --resume", "start a new run instead")
-        folder, config = pathlib.Path(resume), None
+        folder = pathlib.Path(resume)
+        config, groups = grid.begun_groups(folder, devices)
     else:
         config = resolve(preset, given)
         if show:
@@ -79,17 +87,26 @@ def train(
             return
         folder = pathlib.Path(out) if out else default_folder(config)
         if share:
-            config, folder = share_of(config, share), folder / f"share-{share.partition('/')[0]}"
+            config, folder = grid.share(config, share), folder / f"share-{share.partition('/')[0]}"
     if dry_run:
         _dry_run(folder, config)
         return
     try:
-        run = train(config, folder, resume=resume, offline_from=from_offline, devices=devices, progress=not quiet)
+        if not groups:
+            try:
+                train(config, folder, resume=resume, offline_from=from_offline, devices=devices, progress=not quiet)
+            except TooLarge as large:
+                if config is None or from_offline:
+                    raise
+                groups = grid.in_groups(grid.Cell(config, folder), large, Progress(not quiet))
+        grid.run_here(groups, not quiet)
     except Interrupted:
         raise Interrupted(f"continue with: cfdg-jax train --resume {folder}") from None
-    print(f"done: {run.folder}  (config.yaml, evaluations.jsonl, metrics.jsonl, checkpoints)")
-    video = " --video run.gif" if has_picture(run.config.env.task) else ""
-    print(f"next: cfdg-jax report {run.folder}, or cfdg-jax evaluate {run.folder}{video}")
+    one = runs_in(groups[0].folder if groups else folder)[0]
+    parts = f"{len(groups)} groups of seeds, each a run folder of its own" if groups else WRITTEN
+    print(f"done: {folder}  ({parts})")
+    video = " --video run.gif" if has_picture(read_config(one).env.task) else ""
+    print(f"next: cfdg-jax report {folder}, or cfdg-jax evaluate {one}{video}")
 
 
 def resolve(preset: str, given: dict[str, Any]) -> Any:

@@ -28,6 +28,11 @@ def rounded(rows: Rows) -> Rows:
     return where(abs(rows) < 1.0, rows.clip(-inside, inside), rows).astype(jnp.bfloat16).view(jnp.uint16)
 
 
+def kept(rows: Array, buffer: Buffer) -> Array:
+    """float32 `rows` as `buffer` keeps them."""
+    return rounded(rows) if buffer.rows.dtype == jnp.uint16 else rows
+
+
 def numbers(rows: Rows) -> Rows:
     """Kept rows as float32."""
     return rows.view(jnp.bfloat16).astype(jnp.float32) if rows.dtype == jnp.uint16 else rows
@@ -55,7 +60,7 @@ def insert(buffer: Buffer, rows: Array) -> Buffer:
     capacity, count = buffer.rows.shape[-2], rows.shape[-2]
     if count > capacity:
         raise ValueError(f"cannot insert {count} rows at once into a buffer of capacity {capacity}")
-    rows = rounded(rows) if buffer.rows.dtype == jnp.uint16 else rows
+    rows = kept(rows, buffer)
     if count == 1:
         start: list[Array | int] = [*(0 for _ in buffer.rows.shape[:-2]), buffer.position, 0]
         data = jax.lax.dynamic_update_slice(buffer.rows, rows, start)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cfdg_jax.core import ring
 from cfdg_jax.data.dataset import episode_starts
 from cfdg_jax.data.transforms import RewardTransform, apply_reward
 from cfdg_jax.errors import require
@@ -118,13 +119,13 @@ def close_episodes(
     discount, failure = rule.discount, rule.failure_reward
     age = jnp.arange(window)
     index = (online.position - 1 - age) % online.rows.shape[-2]
-    reward = online.rows[:, index, layout.reward]  # newest first
+    reward = ring.numbers(online.rows[:, index, layout.reward])  # newest first
     of_episode = done[:, None] & (age < lengths[:, None])
     tail = jnp.zeros(done.shape)
     if rule.truncation != "none":
         mean = jnp.where(of_episode, reward, 0.0).sum(axis=1) / jnp.maximum(of_episode.sum(axis=1), 1)
         onwards = mean if rule.truncation == "mean_reward" else reward[:, 0]
-        bootstraps = online.rows[:, index[0], layout.terminal] == 0
+        bootstraps = ring.numbers(online.rows[:, index[0], layout.terminal]) == 0
         tail = jnp.where(bootstraps, onwards * discount / (1 - discount), 0.0)
 
     def after(newer, older):
@@ -136,5 +137,5 @@ def close_episodes(
         judged = of_episode if rule.failure_rule == "all" else of_episode & (age == 0)
         best = jnp.where(judged, reward, -jnp.inf).max(axis=1, keepdims=True)
         returns = jnp.where(best <= failure + 1e-6, failure / (1 - discount), returns)
-    known = jnp.where(of_episode, returns, online.rows[:, index, layout.mc_return])
+    known = jnp.where(of_episode, ring.kept(returns, online), online.rows[:, index, layout.mc_return])
     return online._replace(rows=online.rows.at[:, index, layout.mc_return].set(known))

@@ -11,7 +11,7 @@ from cfdg_jax.report.fields import configs, provenance
 from cfdg_jax.report.groups import read_runs
 from cfdg_jax.report.page import Saver, download, escape, figure, saver, table, template, write
 from cfdg_jax.report.published import SOURCE, published
-from cfdg_jax.report.runs import Run
+from cfdg_jax.report.runs import Run, runs_in
 from cfdg_jax.report.tables import Table
 
 STATISTICS: dict[str, Callable] = {
@@ -32,7 +32,7 @@ def build_report(
     """Writes ``report.html`` with its pictures embedded, the same PNGs beside it, and the tables as .md and .csv.
 
     Args:
-      run_dirs: Finished run folders of any methods and datasets, shown in this order.
+      run_dirs: Finished run folders of any methods and datasets, shown in this order, and folders of such.
       out: Folder to write to, made if missing; ``report`` inside the only run folder, or beside the first of several,
         if None. Earlier reports there are overwritten.
       refresh: Seconds after which a browser reads the page again; 0 for never.
@@ -43,8 +43,9 @@ def build_report(
     Raises:
       UserError: A run folder is missing, unfinished or corrupt, or `out` is a file.
     """
-    runs = read_runs(run_dirs)
-    out = pathlib.Path(out) if out else (runs[0].path if len(run_dirs) == 1 else runs[0].path.parent) / "report"
+    folders = [run for folder in run_dirs for run in runs_in(folder)]
+    runs, first = read_runs(folders), pathlib.Path(run_dirs[0]).resolve()
+    out = pathlib.Path(out) if out else (first if len(run_dirs) == 1 else first.parent) / "report"
     require(out.is_dir() or not out.exists(), str(out), "is a file", "name a folder for the report")
     out.mkdir(parents=True, exist_ok=True)
     scores, inside, save = tables.all_tables(runs), diagnostics.all_tables(runs), saver(out)
@@ -54,7 +55,7 @@ def build_report(
     page = template().substitute(
         refresh=f'<meta http-equiv="refresh" content="{refresh}">' if refresh else "",
         title=escape(_title(runs)),
-        lead=escape(_lead(runs, len(run_dirs))),
+        lead=escape(_lead(runs, len(folders))),
         body="\n".join(sections),
     )
     write(out / "scores.md", "\n".join(tables.to_markdown(table) for table in [*scores, *inside]))

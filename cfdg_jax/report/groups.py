@@ -89,7 +89,8 @@ def joined(runs: Sequence[Run]) -> list[Run]:
         same = groups.setdefault(key, [])
         clash = {number for other in same for number in other.numbers} & set(run.numbers)
         (groups.setdefault((*key, run.path), []) if clash else same).append(run)
-    return [_join(group) if len(group) > 1 else group[0] for group in groups.values()]
+    in_order = (sorted(group, key=lambda run: run.numbers) for group in groups.values())
+    return [_join(group) if len(group) > 1 else group[0] for group in in_order]
 
 
 def _join(group: Sequence[Run]) -> Run:

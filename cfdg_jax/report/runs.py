@@ -140,6 +140,13 @@ class Run:
         return np.unique([line["step"] for line in self.metrics if line["phase"] == "refresh"])
 
 
+def runs_in(folder: pathlib.Path | str) -> list[pathlib.Path]:
+    """The run folders that `folder` stands for: itself, or those in the folder of a sweep or of groups of seeds."""
+    path = pathlib.Path(folder)
+    inner = [] if (path / "config.yaml").exists() else sorted(path.rglob("config.yaml"))
+    return [each.parent for each in inner] or [path]
+
+
 def read_run(folder: pathlib.Path | str) -> Run:
     """Reads one run folder.
 
@@ -181,8 +188,9 @@ def read_run(folder: pathlib.Path | str) -> Run:
 
 def going_on(folders: Sequence[pathlib.Path]) -> bool:
     """Whether one of the runs is under way; one whose process is gone is not."""
-    begun = [folder for folder in folders if (folder / "summary.json").is_file()]
-    return any(status(folder, _read_json(folder / "summary.json")) == "running" for folder in begun)
+    found = [run for folder in folders for run in runs_in(folder)]
+    begun = [run for run in found if (run / "summary.json").is_file()]
+    return any(status(run, _read_json(run / "summary.json")) == "running" for run in begun)
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from cfdg_jax.core.flops import largest_array, largest_in_turn
-from cfdg_jax.errors import require
+from cfdg_jax.errors import UserError
 from cfdg_jax.training.generate import fit_generator, generate, score_rows, scores_of, start_generator, synthetic_rows
 from cfdg_jax.training.learn import traced_update
 from cfdg_jax.training.prepare import init
@@ -23,13 +26,37 @@ SPREAD = "generating"
 """What every device holds its part of, be they more than lanes."""
 ENVIRONMENT_MB = 0.05
 """Of one simulator, such as MuJoCo's data of a small robot."""
+MEMINFO = pathlib.Path("/proc/meminfo")
+
+
+class TooLarge(UserError):
+    """A run that memory does not hold.
+
+    Attributes:
+      group: Seeds of the groups in which it fits; 0 if one seed is too large, or there is but one.
+      groups: That in words.
+    """
+
+    def __init__(self, plan: Mapping[str, float], available: float, seeds: int, group: int):
+        total, most = sum(plan.values()), max(plan, key=lambda name: plan[name])
+        problem = f"the plan needs {total:,.0f} MB ({most}: {plan[most]:,.0f} MB) and {available:,.0f} MB are available"
+        remedy = "fewer --seeds or --vmap values, smaller networks, batches, --online.capacity or --refresh.capacity"
+        self.group, self.groups = group, ""
+        if group:
+            remedy = f"groups of {group} seeds, which fit and which cfdg-jax train and sweep make; or {remedy}"
+            others = (seeds - 1) // group  # than the last
+            each = f"{', '.join([str(group)] * others)} and {seeds - group * others}"
+            sizes = each if others < 5 else f"at most {group}"
+            need = f"{seeds} seeds need {total / 1e3:.3g} GB of {available / 1e3:.3g}"
+            self.groups = f"{need}; trained in {others + 1:,} groups of {sizes}"
+        super().__init__("memory", problem, f"use {remedy}")
 
 
 def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
     """Says what the run will hold on each device, in MB, and refuses a plan that does not fit.
 
     Raises:
-      UserError: if it exceeds what the device has, with what takes the most.
+      TooLarge: if it exceeds what the device has, with what takes the most.
     """
     config, width = program.config, program.spec.layout.width
     row = width * program.offline_rows.dtype.itemsize / 1e6
@@ -56,7 +83,8 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
     devices, of_one_lane, memories = devices_of(program)
     copies = {SHARED: devices, SPREAD: 1}  # all else is split by lanes
     plan = {name: value * copies.get(name, of_one_lane) / memories for name, value in plan.items()}
-    _require_fit(plan, lanes if not config.vmap else 0, progress)
+    at_once = devices // of_one_lane  # lanes on devices of their own, as in every group of seeds
+    _require_fit(plan, config.seeds, at_once // math.gcd(at_once, lanes // config.seeds), progress)
     return plan
 
 
@@ -85,21 +113,16 @@ def _megabytes(shapes: Any) -> float:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) / 1e6
 
 
-def _require_fit(plan: Mapping[str, float], seeds: int, progress: Progress) -> None:
+def _require_fit(plan: Mapping[str, float], seeds: int, unit: int, progress: Progress) -> None:
+    """Tells the plan; refuses one that does not fit, with groups of equal sizes, multiples of `unit`."""
     total, available = sum(plan.values()), available_mb()
     parts = ", ".join(f"{name} {value:,.0f} MB" for name, value in plan.items() if value >= 0.5)
     progress.say(f"memory plan: {parts}; {total:,.0f} MB of {available:,.0f} MB available")
-    most = max(plan, key=lambda name: plan[name])
-    remedies = "fewer --seeds or --vmap values, smaller networks, batches, --online.capacity or --refresh.capacity"
-    fit = int((0.9 * available - plan[SHARED]) / max(total - plan[SHARED], 1e-9) * seeds)
-    if 0 < fit < seeds:
-        remedies = f"groups of {fit} seeds, which fit, with cfdg-jax sweep FILE --group {fit}; or {remedies}"
-    require(
-        total < 0.9 * available,
-        "memory",
-        f"the plan needs {total:,.0f} MB ({most}: {plan[most]:,.0f} MB) and {available:,.0f} MB are available",
-        f"use {remedies}",
-    )
+    if total < 0.9 * available:
+        return
+    units = seeds // unit
+    fit = min(int((0.9 * available - plan[SHARED]) / max(total - plan[SHARED], 1e-9) * units), units - 1)
+    raise TooLarge(plan, available, seeds, unit * -(-units // -(-units // fit)) if fit > 0 else 0)
 
 
 def devices_of(program: Program) -> tuple[int, int, int]:
@@ -111,8 +134,11 @@ def devices_of(program: Program) -> tuple[int, int, int]:
 
 
 def available_mb() -> float:
-    """Free memory of the default device, in MB."""
+    """Memory of the default device that a run may have, in MB; of the host what caches of files give back as well."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) / 1e6
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = MEMINFO.read_text().splitlines()
+        return int(dict(line.split(":") for line in lines)["MemAvailable"].split()[0]) * 1024 / 1e6
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6

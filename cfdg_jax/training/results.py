@@ -100,7 +100,7 @@ class Run:
         assert model is not None
         generator = store.fill(shapes, store.under(found.arrays, "train/generator"), found.place)
         of_seed = model(jax.tree.map(lambda leaf: leaf[seed], generator), int(source))
-        columns = of_seed.columns(jnp.asarray(rows))
+        columns = of_seed.columns(ring.numbers(jnp.asarray(rows)))
         return np.asarray(log_density_of_rows(of_seed.denoise, of_seed.normaliser, columns, **options))
 
     def restore(self, number: int | None = None) -> tuple[Program, Saved]:

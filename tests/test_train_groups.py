@@ -1,0 +1,99 @@
+"""A run that memory does not hold, made in groups of its seeds: how many, where, and how it goes on."""
+
+import pytest
+from train_helpers import TOY, toy_config
+
+from cfdg_jax import grid
+from cfdg_jax.cli import main
+from cfdg_jax.errors import UserError
+from cfdg_jax.report.groups import read_runs
+from cfdg_jax.report.runs import runs_in
+from cfdg_jax.training import memory
+from cfdg_jax.training.memory import SHARED, TooLarge
+from cfdg_jax.training.progress import Interrupted, Progress
+
+pytestmark = pytest.mark.usefixtures("programs_are_shared")
+
+SHORT = ["--preset", "smoke", "--offline.steps", "4", "--online.steps", "0", "--evaluate.episodes", "1"]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "unit", "group", "words"),
+    [
+        (50, 1, 17, "50 seeds need 5.1 GB of 2.34; trained in 3 groups of 17, 17 and 16"),
+        (40, 1, 20, "40 seeds need 4.1 GB of 2.34; trained in 2 groups of 20 and 20"),
+        (48, 8, 16, "48 seeds need 4.9 GB of 2.34; trained in 3 groups of 16, 16 and 16"),
+        (1000, 1, 20, "1000 seeds need 100 GB of 2.34; trained in 50 groups of at most 20"),
+        (21, 21, 0, ""),
+    ],
+)
+def test_as_few_groups_as_fit_and_all_alike(seeds, unit, group, words, monkeypatch):
+    """100 MB a seed beside 100 MB, where twenty seeds fit; all devices share the lanes of a group."""
+    monkeypatch.setattr(memory, "available_mb", lambda: 2_105 / 0.9)
+    with pytest.raises(TooLarge) as error:
+        memory._require_fit({SHARED: 100.0, "rings": 100.0 * seeds}, seeds, unit, Progress(False))
+    assert (error.value.group, error.value.groups) == (group, words)
+
+
+def test_what_caches_hold_counts_as_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    assert memory.available_mb() > 0
+    memory.MEMINFO.write_text("MemFree:          100000 kB\nMemAvailable:    2000000 kB\nHugePages_Total:       0\n")
+    assert memory.available_mb() == 2048
+
+
+def test_a_run_that_does_not_fit_is_trained_in_groups_and_goes_on_with_them(tmp_path, monkeypatch, capsys):
+    out, sizes, train = tmp_path / "run", {}, grid.train
+    plan = memory._require_fit
+    note = lambda plan, seeds, *_: sizes.__setitem__(seeds, sum(plan.values()))
+    command = ["train", "--dataset", TOY, *SHORT, "--quiet", "--out", str(out), "--seeds"]
+    monkeypatch.setattr(memory, "_require_fit", note)
+    for seeds in ("1", "2"):
+        assert main([*command, seeds, "--dry-run"]) == 0
+    monkeypatch.setattr(memory, "_require_fit", plan)
+    monkeypatch.setattr(memory, "available_mb", lambda: (sizes[1] + sizes[2]) / 2 / 0.9)
+    capsys.readouterr()
+    assert main([*command, "2", "--dry-run"]) == 0
+    assert "trained in 2 groups of 1 and 1\n" in capsys.readouterr().out
+
+    def stopped(config, *args, **kwargs):
+        if config.first_seed == 1:
+            raise Interrupted
+        return train(config, *args, **kwargs)
+
+    monkeypatch.setattr(grid, "train", stopped)
+    assert main([*command, "2"]) == 130
+    assert f"continue with: cfdg-jax train --resume {out}" in capsys.readouterr().err
+    monkeypatch.setattr(grid, "train", train)
+    monkeypatch.setattr(memory, "available_mb", lambda: 1e6)  # however much there is now, the groups stay
+    first = runs_in(out)
+    written = {path: path.stat().st_mtime_ns for path in first[0].rglob("*")}
+    assert main(["train", "--quiet", "--resume", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert f"done: {out}  (2 groups" in told and f"next: cfdg-jax report {out}, or cfdg-jax evaluate {first[0]}" in told
+    assert written == {path: path.stat().st_mtime_ns for path in first[0].rglob("*")}
+    (run,) = read_runs(runs_in(out))
+    assert run.numbers == [0, 1] and run.evaluations[-1].returns.shape == (2, 1)
+    assert main([*command, "2"]) == 2 and f"is not empty; continue it with --resume {out}" in capsys.readouterr().err
+    assert main(["evaluate", str(out)]) == 2 and "is no run folder" in capsys.readouterr().err
+    (out / grid.GROUPS).write_text("group: some\n")
+    with pytest.raises(UserError, match=r"groups\.yaml: is damaged"):
+        grid.begun_groups(out)
+
+
+def test_a_sweep_parts_what_does_not_fit_and_shares_pre_training_by_group(tmp_path, monkeypatch):
+    made = []
+
+    def run(folder, config, offline_from, progress):
+        if config.seeds > 2:
+            raise TooLarge({"rings": 1.0}, 1.0, config.seeds, 2)
+        made.append((config.first_seed, config.seeds, folder, offline_from))
+
+    monkeypatch.setattr(grid, "run_or_continue", run)
+    grid.run_here(grid.cells([toy_config("none", seeds=3), toy_config("cfdg", seeds=3)], tmp_path), progress=False)
+    assert [each[:2] for each in made] == [(0, 2), (2, 1)] * 2
+    assert [each[3] for each in made] == [None, None, made[0][2], made[1][2]]
+    assert len({each[2].parent for each in made}) == 2
+    with pytest.raises(TooLarge):
+        grid.in_groups(grid.Cell(toy_config("none"), tmp_path), TooLarge({"rings": 1.0}, 1.0, 1, 0), Progress(False))
+    assert not (tmp_path / grid.GROUPS).exists()
