@@ -1,6 +1,7 @@
-"""Rows kept as float32 and as bfloat16: bytes, updates a second, and what rounding does to a step's motion.
+"""Rows kept as float32 and as bfloat16: bytes, updates a second, what rounding does to a step's motion, and learning.
 
-    python benchmarks/rows.py --out benchmarks/results/rows.json
+    cfdg-jax sweep benchmarks/sweeps/rows.yaml --out runs/rows
+    python benchmarks/rows.py --sweep runs/rows
 
 Online steps of IQL at HalfCheetah's sizes with a full ring of a million rows a seed, without the environment, the two
 in turns; a step is an insertion, an update on half offline and half online rows, and an action.
@@ -17,6 +18,9 @@ import numpy as np
 from cfdg_jax.bench.programs import noise_rows, program_of
 from cfdg_jax.core import ring
 from cfdg_jax.data.load import load_dataset
+from cfdg_jax.report import stats
+from cfdg_jax.report.groups import read_runs
+from cfdg_jax.report.runs import runs_in
 from cfdg_jax.training.act import online_step
 from cfdg_jax.training.learn import no_meters
 from cfdg_jax.training.logging import device_name
@@ -83,14 +87,27 @@ def rounding(task: str) -> dict[str, float]:
     return found
 
 
+def learning(folder: str) -> dict[str, object]:
+    """The means of the online evaluations of the sweep's two runs by seed, and their paired difference."""
+    means = {}
+    for run in read_runs(runs_in(folder)):
+        online = [each.normalized.mean(axis=1) for each in run.evaluations if each.phase == "online" and each.step]
+        means[run.config["row_dtype"]] = np.mean(online, axis=0)
+    found = stats.bootstrap([means["bfloat16"] - means["float32"]], stats.mean)
+    by_seed = {kind: np.round(means[kind], 2).tolist() for kind in KINDS}
+    return by_seed | {"difference": [float(number) for number in found]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="benchmarks/results/rows.json")
+    parser.add_argument("--sweep", help="folder of the sweep, for what rounding does to learning")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
     results = {"device": device_name(), "lost_of_motion": {task: rounding(task) for task in SETS}}
     results |= {f"seeds_{seeds}": rates(seeds, args.turns, args.steps) for seeds in (1, 5)}
+    results |= {"learning": learning(args.sweep)} if args.sweep else {}
     with open(args.out, "w", encoding="utf-8") as file:
         file.write(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results, indent=1))

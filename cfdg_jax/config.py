@@ -163,7 +163,7 @@ class TrainConfig:
     first_seed: int = 0  # seeds first_seed .. first_seed + seeds - 1
     run_key: int = 0  # root of all randomness
     seed_axis: Literal["auto", "vmap", "scan"] = "auto"  # how the seed axis is compiled
-    row_dtype: Literal["float32", "bfloat16"] = "float32"  # that keeps rows; bfloat16: docs/speed.md#rows-as-bfloat16
+    row_dtype: Literal["float32", "bfloat16"] = "float32"  # of kept rows; bfloat16: half the bytes, s' - s loses digits
     devices: str = "auto"  # that share lanes and refreshes: a number, or all; auto: at most one a lane, and 1 on CPU
     vmap: Axis = dataclasses.field(default_factory=dict)  # numbers of methods whose every value trains with every seed
 

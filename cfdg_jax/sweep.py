@@ -105,7 +105,7 @@ def sweep(
     """Runs `configs`, each in a folder of its own under `out`, and writes one report.
 
     Args:
-      configs: Of the runs.
+      configs: Of the runs; one that memory does not hold is made in groups of its seeds.
       out: Folder of all of them and of the report.
       progress: Whether to show it.
       on: ``here``: one after the other in this process; ``ray``: as tasks of a Ray cluster.

@@ -396,7 +396,7 @@ def test_a_plan_that_does_not_fit_says_how_many_seeds_would(monkeypatch, tmp_pat
         program = load_program(toy_config(seeds=seeds), Progress(False), Stopwatch())
         sizes[seeds] = sum(memory.memory_plan(program, Progress(False)).values())
     monkeypatch.setattr(memory, "available_mb", lambda: (sizes[1] + sizes[6]) / 2 / 0.9)
-    with pytest.raises(UserError, match=r"groups of 3 seeds, which fit .* make; or fewer --seeds"):
+    with pytest.raises(UserError, match=r"groups of 3 seeds, which a new cfdg-jax train .* makes; or fewer"):
         cfdg_jax.train(toy_config(seeds=6), tmp_path / "run", progress=False)
     monkeypatch.setattr(memory, "available_mb", lambda: sizes[1] / 2)
     with pytest.raises(UserError, match=r"memory: the plan needs .* use fewer --seeds"):

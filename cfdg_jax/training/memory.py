@@ -43,7 +43,7 @@ class TooLarge(UserError):
         remedy = "fewer --seeds or --vmap values, smaller networks, batches, --online.capacity or --refresh.capacity"
         self.group, self.groups = group, ""
         if group:
-            remedy = f"groups of {group} seeds, which fit and which cfdg-jax train and sweep make; or {remedy}"
+            remedy = f"groups of {group} seeds, which a new cfdg-jax train without --from-offline makes; or {remedy}"
             others = (seeds - 1) // group  # than the last
             each = f"{', '.join([str(group)] * others)} and {seeds - group * others}"
             sizes = each if others < 5 else f"at most {group}"

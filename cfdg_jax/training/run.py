@@ -78,6 +78,7 @@ def train(
 
     Raises:
       UserError: for bad configs, data or folders, before anything is written; or if another process runs in the folder.
+      TooLarge: a `UserError`, if memory does not hold the run; `cfdg_jax.sweep.sweep` makes it in groups of its seeds.
       Interrupted: after a checkpoint, if SIGINT or SIGTERM arrived.
       OSError: naming the file, if something cannot be written; what was complete is kept.
     """
