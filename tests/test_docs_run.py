@@ -54,7 +54,8 @@ def commands():
 @pytest.mark.parametrize(("page", "words"), sorted(set(commands())), ids=lambda value: str(value)[:60])
 def test_commands_are_resolved(page, words, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("cfdg_jax.commands.options.RUN_FOLDER.check", None)  # of a run that was not made
+    for folder in ("RUN_FOLDER", "BEGUN_FOLDER"):  # of runs that were not made
+        monkeypatch.setattr(f"cfdg_jax.commands.options.{folder}.check", None)
     if words[0] == "train" and not {"--resume", "--explain", "--dry-run", "--show"} & set(words):
         assert cli.main([*words, "--show"]) == 0, capsys.readouterr().err
     elif words[0] == "list" or "--explain" in words:
