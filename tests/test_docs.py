@@ -1,6 +1,9 @@
 """The documents: anchors that comments cite exist, links between documents resolve, nothing points outside."""
 
+import importlib
+import importlib.util
 import itertools
+import json
 import pathlib
 import re
 
@@ -102,3 +105,17 @@ def test_the_readme_is_short_and_opens_with_the_commands_and_a_picture():
     assert len(text.split()) < 900
     head = text[:1500]
     assert head.index("make demo") < head.index("make test") < head.index("![")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_what_a_notebook_imports_is_there(path):
+    code = "\n".join(
+        "".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"
+    )
+    found = re.findall(r"^from (cfdg_jax[\w.]*) import ([\w, ]+)$", code, flags=re.M)
+    assert found or "import cfdg_jax" in code
+    for module, names in found:
+        for name in names.split(", "):
+            package = importlib.import_module(module)
+            inside = hasattr(package, "__path__") and importlib.util.find_spec(f"{module}.{name}")
+            assert hasattr(package, name) or inside, f"{module} has no {name}"
