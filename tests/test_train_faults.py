@@ -225,7 +225,7 @@ def test_a_place_that_cannot_be_is_told_before_the_work(place, tmp_path, monkeyp
         ({"first_seed": str(2**31 - 1)}, r"first_seed: is 2147483647 for 2 seeds; must stay below 2\^31"),
         ({"augment.batch": "1e12"}, r"augment.batch: is 1000000000000; must be below 2\^31"),
         ({"agent.hidden": "1e10"}, r"agent.hidden: is 10000000000; must be below 2\^31"),
-        ({"online.utd": "1e9"}, r"online.utd: makes 80000000000 updates; must stay below 2\^31"),
+        ({"online.utd": "1e9"}, r"online.utd: makes 60000000000 updates; must stay below 2\^31"),
         ({"agent.hidden": "1e9"}, "memory: the plan needs"),
         ({"online.utd": "2e7"}, "memory: the plan needs .*one dispatch"),
         ({"augment.batch": "1e9"}, "memory: the plan needs .*generating"),

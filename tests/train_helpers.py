@@ -49,8 +49,10 @@ TINY = {  # what happens comes at multiples of 20 steps, since every other numbe
 def toy_config(augment="cfdg", agent="iql", stratify="none", mix=None, **values) -> TrainConfig:
     """Offline to online on the pure-JAX toy, two seeds, a second or two of work."""
     steps = 17 if augment == "edis" else 20  # its energies have three more
-    small = {"steps": steps, "pretrain_steps": 0, "batch": 16, "sampler_steps": 3} if augment != "none" else {}
-    tiny = TINY | {f"augment.{name}": value for name, value in small.items()}
+    small = {"steps": steps, "pretrain_steps": 0, "batch": 16, "sampler_steps": 3}
+    tiny = dict(TINY)
+    if augment != "none":  # updates begin at the first refresh: without generated rows they are another program
+        tiny |= {f"augment.{name}": value for name, value in small.items()} | {"online.start_steps": 60}
     if mix == "oorb" or (mix is None and agent.startswith("apl")):
         tiny |= {"mix.gate": 50}
     given = {name.replace("__", "."): value for name, value in values.items()}
