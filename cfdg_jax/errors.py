@@ -40,8 +40,14 @@ class UserError(ValueError):
 
 def require_run(folder: pathlib.Path) -> None:
     """Refuses a folder that no run wrote."""
+    parted = (folder / GROUPS).is_file()
+    require(not parted, str(folder), "holds groups of seeds, each a run", f"name one, such as {_first(folder)}")
     found = (folder / "config.yaml").is_file()
     require(found, str(folder), "is no run folder (no config.yaml)", "name a folder that a run wrote")
+
+
+def _first(folder: pathlib.Path) -> str:
+    return next((str(path.parent) for path in sorted(folder.glob("*/config.yaml"))), f"{folder}/...")
 
 
 def require_begun(folder: pathlib.Path) -> None:

@@ -20,10 +20,10 @@ SHORT = ["--preset", "smoke", "--offline.steps", "4", "--online.steps", "0", "--
 @pytest.mark.parametrize(
     ("seeds", "unit", "group", "words"),
     [
-        (50, 1, 17, "50 seeds need 5.1 GB of 2.34; trained in 3 groups of 17, 17 and 16"),
-        (40, 1, 20, "40 seeds need 4.1 GB of 2.34; trained in 2 groups of 20 and 20"),
-        (48, 8, 16, "48 seeds need 4.9 GB of 2.34; trained in 3 groups of 16, 16 and 16"),
-        (1000, 1, 20, "1000 seeds need 100 GB of 2.34; trained in 50 groups of at most 20"),
+        (50, 1, 17, "50 seeds need 5,100 MB of 2,105; trained in 3 groups of 17, 17 and 16"),
+        (40, 1, 20, "40 seeds need 4,100 MB of 2,105; trained in 2 groups of 20 and 20"),
+        (48, 8, 16, "48 seeds need 4,900 MB of 2,105; trained in 3 groups of 16, 16 and 16"),
+        (1000, 1, 20, "1000 seeds need 100,100 MB of 2,105; trained in 50 groups of at most 20"),
         (21, 21, 0, ""),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_run_that_does_not_fit_is_trained_in_groups_and_goes_on_with_them(tmp_
     (run,) = read_runs(runs_in(out))
     assert run.numbers == [0, 1] and run.evaluations[-1].returns.shape == (2, 1)
     assert main([*command, "2"]) == 2 and f"is not empty; continue it with --resume {out}" in capsys.readouterr().err
-    assert main(["evaluate", str(out)]) == 2 and "is no run folder" in capsys.readouterr().err
+    assert main(["evaluate", str(out)]) == 2 and "holds groups of seeds" in capsys.readouterr().err
     (out / grid.GROUPS).write_text("group: some\n")
     with pytest.raises(UserError, match=r"groups\.yaml: is damaged"):
         grid.begun_groups(out)

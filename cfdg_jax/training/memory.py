@@ -24,6 +24,8 @@ SHARED = "offline rows, shared"
 """What every device holds whole."""
 SPREAD = "generating"
 """What every device holds its part of, be they more than lanes."""
+SPARED = 0.9
+"""Part of the free memory that a run may take."""
 ENVIRONMENT_MB = 0.05
 """Of one simulator, such as MuJoCo's data of a small robot."""
 MEMINFO = pathlib.Path("/proc/meminfo")
@@ -39,7 +41,9 @@ class TooLarge(UserError):
 
     def __init__(self, plan: Mapping[str, float], available: float, seeds: int, group: int):
         total, most = sum(plan.values()), max(plan, key=lambda name: plan[name])
-        problem = f"the plan needs {total:,.0f} MB ({most}: {plan[most]:,.0f} MB) and {available:,.0f} MB are available"
+        problem = (
+            f"the plan needs {total:,.0f} MB ({most}: {plan[most]:,.0f} MB) and a run may take {available:,.0f} MB"
+        )
         remedy = "fewer --seeds or --vmap values, smaller networks, batches, --online.capacity or --refresh.capacity"
         self.group, self.groups = group, ""
         if group:
@@ -47,7 +51,7 @@ class TooLarge(UserError):
             others = (seeds - 1) // group  # than the last
             each = f"{', '.join([str(group)] * others)} and {seeds - group * others}"
             sizes = each if others < 5 else f"at most {group}"
-            need = f"{seeds} seeds need {total / 1e3:.3g} GB of {available / 1e3:.3g}"
+            need = f"{seeds} seeds need {total:,.0f} MB of {available:,.0f}"
             self.groups = f"{need}; trained in {others + 1:,} groups of {sizes}"
         super().__init__("memory", problem, f"use {remedy}")
 
@@ -115,13 +119,13 @@ def _megabytes(shapes: Any) -> float:
 
 def _require_fit(plan: Mapping[str, float], seeds: int, unit: int, progress: Progress) -> None:
     """Tells the plan; refuses one that does not fit, with groups of equal sizes, multiples of `unit`."""
-    total, available = sum(plan.values()), available_mb()
+    total, available = sum(plan.values()), SPARED * available_mb()
     parts = ", ".join(f"{name} {value:,.0f} MB" for name, value in plan.items() if value >= 0.5)
-    progress.say(f"memory plan: {parts}; {total:,.0f} MB of {available:,.0f} MB available")
-    if total < 0.9 * available:
+    progress.say(f"memory plan: {parts}; {total:,.0f} MB of {available:,.0f} MB that a run may take")
+    if total < available:
         return
     units = seeds // unit
-    fit = min(int((0.9 * available - plan[SHARED]) / max(total - plan[SHARED], 1e-9) * units), units - 1)
+    fit = min(int((available - plan[SHARED]) / max(total - plan[SHARED], 1e-9) * units), units - 1)
     raise TooLarge(plan, available, seeds, unit * -(-units // -(-units // fit)) if fit > 0 else 0)
 
 
