@@ -9,7 +9,7 @@ float32 of a whole bfloat16 ring to write one row into it.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def numbers(rows: Rows) -> Rows:
     return rows.view(jnp.bfloat16).astype(jnp.float32) if rows.dtype == jnp.uint16 else rows
 
 
-def take(rows: Array, index: Array | np.ndarray) -> Array:
+def take(rows: Array, index: Any) -> Array:
     """The kept `rows` `[n, D]` at `index` `[...]`, `[..., D]` float32."""
     return numbers(rows[index])
 

@@ -197,13 +197,15 @@ def save_samples(session: Session) -> None:
     width = layout.mc_return
 
     def thin(rows, size: int) -> np.ndarray:
+        """Of the first seed's ring, or of rows that all share; never a copy of them."""
         index = np.unique(np.linspace(0, max(size - 1, 0), min(SAMPLE_ROWS, size)).astype(int))
-        return np.asarray(ring.take(rows, jnp.asarray(index)))[:, :width] if size else np.zeros((0, width), np.float32)
+        place: Any = index if rows.ndim == 2 else (0, index)
+        return np.asarray(ring.take(rows, place))[:, :width] if size else np.zeros((0, width), np.float32)
 
     samples = {"offline": thin(session.program.offline_rows, session.program.offline_rows.shape[0])}
-    samples["online"] = thin(state.online.rows[0], int(state.online.size))
+    samples["online"] = thin(state.online.rows, int(state.online.size))
     for source, buffer in state.synthetic.items():
-        samples[Source(source).name.lower()] = thin(buffer.rows[0], int(buffer.size))
+        samples[Source(source).name.lower()] = thin(buffer.rows, int(buffer.size))
     dims = {"obs_dim": np.asarray(layout.obs_dim), "act_dim": np.asarray(layout.act_dim)}
     arrays: dict[str, Any] = samples | dims
     packed = io.BytesIO()
