@@ -1,4 +1,4 @@
-"""What 1, 4 and 8 of eight simulated devices make, as JSON; `test_train_devices` runs it, for JAX counts them once."""
+"""What 1, 2, 4 and 8 simulated devices make, as JSON; `test_train_devices` runs it, for JAX counts them once."""
 
 import dataclasses
 import json
@@ -105,6 +105,6 @@ def resumed(folder: pathlib.Path) -> dict:
 if __name__ == "__main__":
     make_generators_shallow(pytest.MonkeyPatch())
     folder = pathlib.Path(sys.argv[1])
-    found = {count: outcome(count) for count in ("1", "4")}
+    found = {count: outcome(count) for count in ("1", "2", "4", "8")}
     spread = {count: refreshed(count, folder / "generators") for count in ("1", "8")}
     print(json.dumps({"outcomes": found, "spread": spread, "resumed": resumed(folder)}))

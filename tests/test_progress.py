@@ -166,10 +166,11 @@ def test_a_run_on_a_terminal_has_one_bar_for_each_phase(tmp_path):
 
 
 def test_compilation_is_counted_apart_from_what_it_is_for():
-    clock = Stopwatch()
+    began, clock = time.perf_counter(), Stopwatch()
     with clock("outer"), clock("work"):
         before = time.perf_counter()
         jax.jit(lambda x: jnp.sin(jnp.cos(x @ x)) * 1.2345)(jnp.ones((7, 7))).block_until_ready()
         taken = time.perf_counter() - before
+    whole = time.perf_counter() - began
     assert set(clock.totals) == {"compile", "outer", "work"} and clock.totals["compile"] > 0.002
-    assert clock.totals["work"] + clock.totals["compile"] == pytest.approx(taken, rel=0.2)
+    assert taken <= clock.totals["work"] + clock.totals["compile"] <= sum(clock.totals.values()) <= whole

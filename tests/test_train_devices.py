@@ -15,7 +15,7 @@ from cfdg_jax.errors import UserError
 from cfdg_jax.fields import config_hash, from_yaml, to_yaml
 from cfdg_jax.training.devices import mesh_of
 
-COUNTS = ("1", "4")
+COUNTS = ("1", "2", "4", "8")
 
 
 @pytest.fixture(scope="module")

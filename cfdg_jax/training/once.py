@@ -87,9 +87,8 @@ def begin(once: Once) -> Fitted:
     generator = jax.jit(once.augmenter.init)(purpose_key(once.key, "init"), once.offline, once.online)
     steps = once.augmenter.fit_steps
     ends = np.minimum(np.arange(once.per_call, steps + once.per_call, once.per_call), steps)
-    metrics = fit_of(once).eval_shape(generator, once.offline, once.online, once.key, steps=int(ends[0]), **once.told)[
-        1
-    ]
+    rows, first = (once.offline, once.online), int(ends[0])
+    _, metrics = fit_of(once).eval_shape(generator, *rows, once.key, steps=first, **once.told)
     unknown = {name: jnp.full(len(ends), jnp.nan) for name in metrics}
     return Fitted(jnp.zeros((), jnp.int32), generator, jnp.asarray(ends), unknown)
 
