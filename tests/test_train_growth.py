@@ -5,11 +5,20 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from train_helpers import hopper_config, lines, toy_config
 
 import cfdg_jax
+from cfdg_jax.envs.toy import make_toy
+from cfdg_jax.training.build import load_program
+from cfdg_jax.training.drivers import scan_steps
+from cfdg_jax.training.learn import no_meters
+from cfdg_jax.training.prepare import init
+from cfdg_jax.training.progress import Progress
 from cfdg_jax.training.session import Session
+from cfdg_jax.training.stopwatch import Stopwatch
 
 pytestmark = pytest.mark.usefixtures("generators_are_shallow")
 
@@ -51,6 +60,17 @@ def test_nothing_is_compiled_after_the_first_cycle(config, compiled, tmp_path):
     after_two_refreshes = [number for step, number in compiled if 120 <= step < config.online.steps]
     assert compiled[0][1] > 0, "nothing was counted"
     assert len(after_two_refreshes) >= 3 and len(set(after_two_refreshes)) == 1, compiled
+
+
+def test_a_chunk_of_steps_in_jax_copies_no_ring():
+    """The rings of two seeds are 112 MB; updates read them, and returns are written into them."""
+    program = load_program(toy_config("none", online__capacity=1_000_000), Progress(False), Stopwatch())
+    env, state = make_toy("dense"), jax.eval_shape(lambda: init(program, "online"))
+    begun = lambda keys: (jax.vmap(env.reset)(keys), jnp.zeros((2, 2)), *(jnp.zeros(2) for _ in range(3)))
+    arguments = (state, no_meters(program, "online"), jax.eval_shape(begun, state.key), np.int32(0))
+    how = {"env": env, "steps": 2, "counts": program.mix.counts({}, 1), "random": False}
+    lowered = scan_steps.of(program).lower(*arguments, program.offline_rows, **how)
+    assert lowered.compile().memory_analysis().temp_size_in_bytes < 10e6
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU; run with JAX_PLATFORMS=cuda")

@@ -183,7 +183,7 @@ class PureDriver:
             program, session.state, session.meters, self._carry, np.int32(session.step), program.offline_rows,
             env=self._env, steps=steps, counts=counts, random=random,
         )  # fmt: skip
-        for done, returns, lengths, success in zip(*(np.asarray(each).T for each in ended), strict=True):
+        for done, lengths, returns, success in zip(*(np.asarray(each).T for each in ended), strict=True):
             if done.any():
                 session.episodes.add(done, returns, lengths, success)
 
@@ -200,10 +200,15 @@ def scan_steps(
     program: Program, state: TrainState, meters: Meters, carry: tuple, start: ArrayLike, offline_rows: Array,
     env: PureEnv, steps: int, counts: Counts | None, random: bool,
 ) -> tuple[TrainState, Meters, tuple, tuple]:  # fmt: skip
-    """`steps` steps of all seeds; returns the state, meters, carry and ended episodes, each `[S, steps]`."""
+    """`steps` steps of all seeds; returns the state, meters, carry and ended episodes, each `[S, steps]`.
+
+    An episode that ends is closed at the beginning of the next step: XLA would copy the ring, twice a step, if updates
+    read it between two writes.
+    """
 
     def body(loop: tuple, t: Array) -> tuple[tuple, Any]:
-        state, meters, (env_state, action, returns, lengths, success) = loop
+        state, meters, (env_state, action, returns, lengths, success), before = loop
+        state = close_episodes(program, state, *before[:3])
         obs = jax.vmap(env.observe)(env_state)
         env_state, result = jax.vmap(env.step)(env_state, action)
         returns, lengths = returns + result.reward, lengths + 1
@@ -215,11 +220,11 @@ def scan_steps(
         current = jax.vmap(env.observe)(env_state)
         packet = Packet(obs, action, result.reward, result.next_obs, result.terminal, current).pack(jnp)
         state, meters, action = insert_learn_act(program, state, meters, packet, t, offline_rows, counts, random)
-        state = close_episodes(program, state, done, lengths, returns)
-        ended = (done, returns, lengths, success)
+        ended = (done, lengths, returns, success)
         returns, lengths, success = (jnp.where(done, 0.0, x) for x in (returns, lengths, success))
-        return (state, meters, (env_state, action, returns, lengths, success)), ended
+        return (state, meters, (env_state, action, returns, lengths, success), ended), ended
 
-    times = start + 1 + jnp.arange(steps)
-    (state, meters, carry), ended = jax.lax.scan(body, (state, meters, carry), times)
-    return state, meters, carry, tuple(each.T for each in ended)
+    times, zeros = start + 1 + jnp.arange(steps), jnp.zeros_like(carry[-1])
+    begun = (state, meters, carry, (zeros > 0, zeros, zeros, zeros))
+    (state, meters, carry, last), ended = jax.lax.scan(body, begun, times)
+    return close_episodes(program, state, *last[:3]), meters, carry, tuple(each.T for each in ended)
