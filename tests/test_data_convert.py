@@ -46,6 +46,19 @@ def test_hdf5_to_npz_and_back(source, tmp_path):
         convert(source, npz)
 
 
+def test_a_copy_opens_its_source_once(tmp_path, monkeypatch):
+    opened = []
+    for library, name in ((h5py, "File"), (flat.zipfile, "ZipFile")):
+        kind = getattr(library, name)
+        note = lambda path, mode="r", *rest, kind=kind, **more: opened.append((path, mode)) or kind(path, mode, *rest, **more)  # fmt: skip # noqa: E501
+        monkeypatch.setattr(library, name, note)
+    first, second, third = (tmp_path / name for name in ("a.hdf5", "b.npz", "c.hdf5"))
+    write_hdf5(first, raw())
+    convert(str(first), str(second))
+    convert(str(second), str(third))
+    assert [path for path, mode in opened if mode == "r"] == [first, second]
+
+
 def stored(path):
     """Every array of a file by name, and its scalars."""
     if path.endswith(".npz"):

@@ -75,7 +75,7 @@ def test_whatever_reading_raises_is_one_line(path, monkeypatch, kind):
 
 
 def test_memory_that_is_not_there_is_said(path, monkeypatch):
-    monkeypatch.setattr(hdf5, "_metadata", lambda path, file: {})
+    monkeypatch.setattr(hdf5, "metadata_of", lambda path, file: {})
     monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda *args: bytes(1 << 62))
     refused(path, "actions: does not fit into memory")
 

@@ -14,6 +14,7 @@ from fake_runs import write_run
 
 from cfdg_jax import cli
 from cfdg_jax.errors import UserError
+from cfdg_jax.report import csvs
 from cfdg_jax.report.build import build_report
 from cfdg_jax.report.fields import flatten
 from cfdg_jax.report.runs import going_on
@@ -67,6 +68,13 @@ def test_page_is_well_formed_and_complete(folder):
     for word in ("agent.expectile", "0a1b2c3d", "cpu (2 cores)", "versions.jax", "Interquartile", "Regret"):
         assert word.lower() in page.text.lower()
     assert "$" not in page.text
+
+
+def test_each_csv_is_made_once(tmp_path, monkeypatch):
+    made, lines = [], csvs.lines
+    monkeypatch.setattr(csvs, "lines", lambda values: made.append(lines(values)) or made[-1])
+    build_report([write_run(tmp_path / "run")])
+    assert len([each for each in made if each.startswith("dataset,label,folder,phase,step")]) == 1
 
 
 def test_page_is_self_contained(folder):

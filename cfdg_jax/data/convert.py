@@ -72,13 +72,13 @@ def _copied(source: str, target: pathlib.Path, clip_actions: bool, action_range:
     path = file_of(source)
     with open_flat(path) as file:
         shapes, about = {column.name: column.shape for column in file.columns()}, file.about
-    rows = shapes.get("observations", (0,))[0]
-    for name in REQUIRED:
-        require(name in shapes, f"{path}: {name}", "is missing", "D4RL's layout is needed")
-        held = f"has {shapes[name][0]:,} rows but observations has {rows:,}"
-        require(shapes[name][0] == rows, f"{path}: {name}", held, "all must agree")
-    task, dynamics = environment_of(path, about)
-    left = copy_flat(path, target, {"task": task, "dynamics": dynamics, "name": source}, clip_actions)
+        rows = shapes.get("observations", (0,))[0]
+        for name in REQUIRED:
+            require(name in shapes, f"{path}: {name}", "is missing", "D4RL's layout is needed")
+            held = f"has {shapes[name][0]:,} rows but observations has {rows:,}"
+            require(shapes[name][0] == rows, f"{path}: {name}", held, "all must agree")
+        task, dynamics = environment_of(path, about)
+        left = copy_flat(file, path, target, {"task": task, "dynamics": dynamics, "name": source}, clip_actions)
     remarks = [_CLIPPED] if clip_actions else []
     remarks += [f"left out: {', '.join(left)}, which hold no numbers"] if left else []
     remarks += [str(about["doubt"])] if "doubt" in about else []

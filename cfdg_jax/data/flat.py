@@ -20,7 +20,7 @@ from numpy.lib import format as npy
 
 from cfdg_jax.data.arrays import refuse_outside
 from cfdg_jax.data.files import atomic_path, require_room, told
-from cfdg_jax.data.hdf5 import open_hdf5, read_metadata, reading, write_scalars
+from cfdg_jax.data.hdf5 import metadata_of, open_hdf5, reading, write_scalars
 from cfdg_jax.data.npz import ABOUT
 from cfdg_jax.errors import UserError, require
 
@@ -45,7 +45,7 @@ class Column(NamedTuple):
 
 
 class Flat(Protocol):
-    """An open file: its arrays, one after another, its scalars, and arrays that cannot be copied."""
+    """An open file: its scalars, its arrays, one after another and as often as asked, and then those left out."""
 
     about: dict[str, Any]
     left_out: list[str]
@@ -61,10 +61,10 @@ def rows_of_part(shape: tuple[int, ...], dtype: np.dtype) -> int:
 class _Hdf5:
     def __init__(self, file: h5py.File, path: pathlib.Path):
         self._file, self._path = file, path
-        self.about = read_metadata(path)
-        self.left_out: list[str] = []
+        self.about = metadata_of(path, file)
 
     def columns(self) -> Iterator[Column]:
+        self.left_out = list[str]()
         found: dict[str, h5py.Dataset] = {}
         self._file.visititems(lambda name, item: found.update({name: item} if isinstance(item, h5py.Dataset) else {}))
         for name, item in found.items():
@@ -88,9 +88,9 @@ class _Npz:
         self._file = file
         said = f"{ABOUT}.npy" in file.namelist()
         self.about = json.loads(str(npy.read_array(file.open(f"{ABOUT}.npy")))) if said else {}
-        self.left_out: list[str] = []
 
     def columns(self) -> Iterator[Column]:
+        self.left_out = list[str]()
         for member in self._file.namelist():
             name = member.removesuffix(".npy")
             if name == ABOUT:
@@ -128,19 +128,26 @@ def open_flat(path: pathlib.Path) -> Iterator[Flat]:
             yield _Hdf5(file, path)
         return
     try:
-        with told(path, "cannot be read", "check the path and its permissions"), zipfile.ZipFile(path) as file:
+        with told(path, "cannot be read", "check the path and its permissions"):
+            file = zipfile.ZipFile(path)
+        with file:
             yield _Npz(file)
+    except UserError:
+        raise
     except (zipfile.BadZipFile, ValueError, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(str(path), f"cannot be read as npz ({reason})", "write it anew with numpy.savez") from error
 
 
-def copy_flat(source: pathlib.Path, target: pathlib.Path, about: Mapping[str, Any], clip_actions: bool) -> list[str]:
+def copy_flat(
+    file: Flat, source: pathlib.Path, target: pathlib.Path, about: Mapping[str, Any], clip_actions: bool
+) -> list[str]:
     """Copies every array and scalar of `source` to `target`, which appears whole or not at all.
 
     Args:
-      source: A file ending in .npz, or HDF5.
-      target: Likewise.
+      file: The source, open.
+      source: Its path, for messages.
+      target: A file ending in .npz, or HDF5.
       about: Scalars beside those of the source, which come first where both have one.
       clip_actions: Whether ``actions`` outside [-1, 1] are clipped to it, not refused.
 
@@ -151,9 +158,8 @@ def copy_flat(source: pathlib.Path, target: pathlib.Path, about: Mapping[str, An
       UserError: for a source that cannot be read, or actions outside [-1, 1].
       OSError: if the disk is full, naming `target`.
     """
-    with open_flat(source) as file:
-        size = sum(math.prod(column.shape) * column.dtype.itemsize for column in file.columns())
-    with open_flat(source) as file, atomic_path(target) as temporary:
+    size = sum(math.prod(column.shape) * column.dtype.itemsize for column in file.columns())
+    with atomic_path(target) as temporary:
         require_room(temporary, size)  # HDF5 crashes the process when the disk fills up
         scalars = {**about, **file.about}
         with _writer(temporary, target.suffix, scalars) as write:
@@ -161,7 +167,7 @@ def copy_flat(source: pathlib.Path, target: pathlib.Path, about: Mapping[str, An
                 require(column.shape[0] > 0, f"{source}: {column.name}", "holds no rows", "record or download it again")
                 parts = _actions(column.parts, source, clip_actions) if column.name == "actions" else column.parts
                 write(column._replace(parts=parts))
-        return file.left_out
+    return file.left_out
 
 
 def _actions(parts: Iterator[np.ndarray], source: pathlib.Path, clipped: bool) -> Iterator[np.ndarray]:

@@ -125,7 +125,7 @@ def read_hdf5(path: PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     _require_file(path)
     before = _version(path)
     with open_hdf5(path) as file:
-        metadata = _metadata(path, file)
+        metadata = metadata_of(path, file)
         with reading(path):
             names = [os.fsdecode(name) for name in file if name not in ("infos", "metadata")]  # bytes if not UTF-8
         for name in names:
@@ -171,10 +171,11 @@ def _refuse_claims(path: pathlib.Path, name: str, item: h5py.Dataset) -> None:
 def read_metadata(path: PathLike) -> dict[str, Any]:
     """The scalars alone; errors as `read_hdf5`."""
     with open_hdf5(pathlib.Path(path)) as file:
-        return _metadata(pathlib.Path(path), file)
+        return metadata_of(pathlib.Path(path), file)
 
 
-def _metadata(path: pathlib.Path, file: h5py.File) -> dict[str, Any]:
+def metadata_of(path: pathlib.Path, file: h5py.File) -> dict[str, Any]:
+    """The scalars of an open file, whose path is for messages."""
     with reading(path, "attributes"):
         scalars = {os.fsdecode(name): _scalar(value) for name, value in file.attrs.items() if np.ndim(value) == 0}
     with reading(path, "metadata"):

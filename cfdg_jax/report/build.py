@@ -25,6 +25,13 @@ STATISTICS: dict[str, Callable] = {
 }
 """Terms defined by the first paragraph of a docstring, so that page and code cannot disagree."""
 
+CSVS: dict[str, Callable[[Sequence[Run]], str]] = {
+    "scores": csvs.scores,
+    "seeds": csvs.seeds,
+    "evaluations": csvs.evaluations,
+}
+"""Files beside the page."""
+
 
 def build_report(
     run_dirs: Sequence[pathlib.Path | str], out: pathlib.Path | str | None = None, refresh: int = 0
@@ -48,8 +55,9 @@ def build_report(
     out = pathlib.Path(out) if out else (first if len(run_dirs) == 1 else first.parent) / "report"
     require(out.is_dir() or not out.exists(), str(out), "is a file", "name a folder for the report")
     out.mkdir(parents=True, exist_ok=True)
+    written = {name: content(runs) for name, content in CSVS.items()}
     scores, inside, save = tables.all_tables(runs), diagnostics.all_tables(runs), saver(out)
-    sections = [_warnings(runs), *_curves(runs, save), *_scores(runs, scores, save)]
+    sections = [_warnings(runs), *_curves(runs, written["evaluations"], save), *_scores(runs, scores, save)]
     sections += [*_diagnostics(runs, inside, save), *_rows(runs, save), *_seconds(runs, save)]
     sections += [*configs(runs), *provenance(runs), _definitions()]
     page = template().substitute(
@@ -59,8 +67,8 @@ def build_report(
         body="\n".join(sections),
     )
     write(out / "scores.md", "\n".join(tables.to_markdown(table) for table in [*scores, *inside]))
-    for name, content in (("scores", csvs.scores), ("seeds", csvs.seeds), ("evaluations", csvs.evaluations)):
-        write(out / f"{name}.csv", content(runs))
+    for name, content in written.items():
+        write(out / f"{name}.csv", content)
     write(out / "report.html", page)
     return out / "report.html"
 
@@ -91,7 +99,7 @@ def _warnings(runs: Sequence[Run]) -> str:
     return "\n".join(f'<p class="warning">{escape(note)}</p>' for note in notes)
 
 
-def _curves(runs: Sequence[Run], save: Saver) -> Iterator[str]:
+def _curves(runs: Sequence[Run], evaluations: str, save: Saver) -> Iterator[str]:
     yield "<h2>Learning curves</h2>"
     for dataset, group in tables.by_dataset(runs).items():
         caption = "Mean over seeds, 95 % bootstrap interval as a band, single seeds as faint lines."
@@ -107,7 +115,7 @@ def _curves(runs: Sequence[Run], save: Saver) -> Iterator[str]:
         if published(dataset):
             caption += f" Grey names show published curves of {SOURCE} (4 seeds, every 100,000 steps)."
         yield figure(interactive.curves(group, f"curves-{number}"), caption)
-    yield download("evaluations.csv", csvs.evaluations(runs), "every evaluation of every seed")
+    yield download("evaluations.csv", evaluations, "every evaluation of every seed")
 
 
 def _scores(runs: Sequence[Run], every_table: Sequence[Table], save: Saver) -> Iterator[str]:
