@@ -274,6 +274,38 @@ def test_groups_of_seeds_are_shown_as_one_run(tmp_path):
     assert len(read_runs([folders[0], folders[0]])) == 2, "the same seeds twice are two runs"
 
 
+@pytest.fixture
+def group(tmp_path):
+    """Writes a group of three seeds of a run of nine, as it stands after some of its evaluations."""
+
+    def write(first, evaluations, status):
+        (tmp_path / "groups.yaml").write_text("group: 3\nseeds: 9\n")
+        folder = write_run(tmp_path / f"group-{first}", status=status)
+        config = yaml.safe_load((folder / "config.yaml").read_text()) | {"first_seed": first, "seeds": 3}
+        steps = {"offline": {"steps": 20_000}, "online": {"steps": 10_000}}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config | steps))
+        edit_summary(folder, seeds=[first, first + 1, first + 2])
+        edit_lines(folder / "evaluations.jsonl", lambda lines: lines.__delitem__(slice(evaluations, None)))
+        return folder
+
+    return write
+
+
+def test_unfinished_groups_of_seeds_say_where_the_numbers_stand(group, tmp_path):
+    folders = [group(0, 21, "done"), group(3, 4, "interrupted")]
+    (whole,) = read_runs(folders)
+    note = "its groups of seeds are unfinished, 3 of 9 seeds are done; 3 have not begun; all numbers stand at offline "
+    note += "step 8,000 of 20,000, which those that have begun have reached; `cfdg-jax train --resume "
+    assert whole.notes[-1] == f"{note}{tmp_path}` continues them"
+    (scores,) = all_tables([whole])
+    assert "Offline end" not in scores.header and "Last evaluation" in scores.header
+    (alone,) = read_runs(folders[:1])
+    assert "3 of 9 seeds are done; 6 have not begun; all numbers stand at online step 10,000" in alone.notes[-1]
+    assert "Offline end" in all_tables([alone])[0].header
+    (done,) = read_runs([folders[0], *(group(first, 21, "done") for first in (6, 9))])
+    assert not done.notes, "nine seeds"
+
+
 def test_groups_of_seeds_at_several_values_are_one_run_for_each_value(tmp_path):
     for name, seeds in (("a", [0, 1]), ("b", [2, 3])):
         folder = write_run(tmp_path / name, label="IQL", seeds=4)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from cfdg_jax.axis import words
-from cfdg_jax.errors import require
-from cfdg_jax.report.runs import Evaluation, Run, divergence, read_run
+from cfdg_jax.errors import GROUPS, require
+from cfdg_jax.report.runs import Evaluation, Run, divergence, read_run, read_yaml
 
 OWN = ("seeds", "first_seed", "hash")
 """Fields of a config in which groups of seeds differ."""
@@ -90,16 +91,20 @@ def joined(runs: Sequence[Run]) -> list[Run]:
         clash = {number for other in same for number in other.numbers} & set(run.numbers)
         (groups.setdefault((*key, run.path), []) if clash else same).append(run)
     in_order = (sorted(group, key=lambda run: run.numbers) for group in groups.values())
-    return [_join(group) if len(group) > 1 else group[0] for group in in_order]
+    return [_join(group) if len(group) > 1 or _whole(group[0]) else group[0] for group in in_order]
+
+
+def _whole(run: Run) -> dict[str, Any]:
+    """The config of the run that `run` is a group of seeds of, as its folder notes it; empty if it is none."""
+    path = run.path.parent / GROUPS
+    return read_yaml(path) if path.is_file() else {}
 
 
 def _join(group: Sequence[Run]) -> Run:
     """One run of all seeds; evaluations that not every group has made are left out, and so said."""
-    first, last = group[0], max(len(run.evaluations) for run in group)
+    first = group[0]
     shown = tuple(map(_evaluation, zip(*(run.evaluations for run in group), strict=False)))
-    notes = [note for run in group for note in run.notes]
-    if len(shown) < last:
-        notes.append(f"groups of seeds got to different places: {last - len(shown)} evaluations are left out")
+    notes = [note for run in group for note in run.notes] + _unfinished(group, shown[-1])
     lanes = [lane for run in group for lane in run.summary.get("lanes", [])]
     seeds = [number for run in group for number in run.numbers]
     failed = {seed: place for run in group for seed, place in run.summary.get("failed_seeds", {}).items()}
@@ -115,6 +120,21 @@ def _join(group: Sequence[Run]) -> Run:
         metrics=tuple(map(_line, zip(*(run.metrics for run in group), strict=False))),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _unfinished(group: Sequence[Run], at: Evaluation) -> list[str]:
+    """A note on groups that are not all done: at which evaluation the numbers stand, and what continues them."""
+    first, begun = group[0], sum(run.seeds for run in group)
+    whole, done = _whole(first), sum(run.seeds for run in group if run.summary["status"] == "done")
+    seeds = int(whole.get("seeds", begun))
+    if done == seeds:
+        return []
+    planned = first.planned(at.phase)
+    stand = f"{at.phase} step {at.step:,}{f' of {planned:,}' if planned else ''}"
+    absent = f"; {seeds - begun} have not begun" if seeds > begun else ""
+    resume = f"; `cfdg-jax train --resume {shlex.quote(str(first.path.parent))}` continues them" if whole else ""
+    note = f"its groups of seeds are unfinished, {done} of {seeds} seeds are done{absent}"
+    return [f"{note}; all numbers stand at {stand}, which those that have begun have reached{resume}"]
 
 
 def _evaluation(same: Sequence[Evaluation]) -> Evaluation:

@@ -135,6 +135,10 @@ class Run:
         scores = np.array([evaluation.scores.mean(axis=1) for evaluation in chosen]).reshape(len(chosen), self.seeds)
         return np.array([evaluation.step for evaluation in chosen]), scores[:, self.finite] if finite_only else scores
 
+    def planned(self, phase: str) -> int:
+        """Steps that the config gives a phase; 0 where it does not say."""
+        return int((self.config.get(phase) or {}).get("steps", 0))
+
     def refreshes(self) -> np.ndarray:
         """Online steps at which the generator was refreshed, from the ``refresh`` lines of the metrics."""
         return np.unique([line["step"] for line in self.metrics if line["phase"] == "refresh"])
@@ -158,7 +162,7 @@ def read_run(folder: pathlib.Path | str) -> Run:
     resume = f"finish the run with `cfdg-jax train --resume {folder}`"
     for name in ("summary.json", "config.yaml", "evaluations.jsonl", "metrics.jsonl"):
         require((path / name).is_file(), str(path / name), "is missing: not a finished run folder", resume)
-    summary, config = _read_json(path / "summary.json"), _read_yaml(path / "config.yaml")
+    summary, config = _read_json(path / "summary.json"), read_yaml(path / "config.yaml")
     for field in ("dataset", "label", "status"):
         found = summary.get(field)
         require(isinstance(found, str), str(path / "summary.json"), f"`{field}` is {found!r}, not a text", resume)
@@ -202,7 +206,8 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def _read_yaml(path: pathlib.Path) -> dict[str, Any]:
+def read_yaml(path: pathlib.Path) -> dict[str, Any]:
+    """The mapping that a yaml file holds; `UserError` if it holds none."""
     try:
         content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, ValueError) as error:

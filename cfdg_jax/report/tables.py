@@ -39,7 +39,7 @@ DEFINITIONS = {
     "0 for random actions, about 100 for an expert. Tasks without reference returns show raw returns instead.",
     "Cell": "Mean over seeds of each seed's mean over its episodes, then in brackets the 95 % bootstrap interval.",
     "± SD": "Sample standard deviation over seeds (divisor S - 1) of the last evaluation, as papers print after ±.",
-    "Offline end": "The last evaluation of the offline phase, before any interaction.",
+    "Offline end": "The last evaluation of the offline phase, before any interaction; none while the phase goes on.",
     "Last evaluation": "The last evaluation of the run, whatever came before: no maximum over the run is taken.",
     f"Mean of last {LAST}": f"Mean over the last {LAST} evaluations of the run's last phase, fewer where it has fewer. "
     "Where some method of the dataset generates rows, only those after its first refresh count, for all methods.",
@@ -76,7 +76,7 @@ def per_seed(run: Run, since: float = -1) -> dict[str, np.ndarray]:
     ``regret`` (online, normalised scores only) and ``success`` (per cent). ``last_5`` covers evaluations after online
     step `since` alone; without one there is none.
     """
-    _, offline = run.curve("offline")
+    before, offline = run.curve("offline")
     steps, online = run.curve("online")
     final = online if len(online) else offline
     numbers = {"last": final[-1]}
@@ -84,7 +84,7 @@ def per_seed(run: Run, since: float = -1) -> dict[str, np.ndarray]:
     if len(late):
         numbers["last_5"] = late[-LAST:].mean(axis=0)
     numbers["best"] = final.max(axis=0)
-    if len(offline):
+    if len(offline) and (len(online) or before[-1] >= run.planned("offline")):
         numbers["offline_end"] = offline[-1]
     if len(offline) and len(online):
         numbers["gain"] = online[-1] - offline[-1]
