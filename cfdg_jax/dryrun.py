@@ -8,27 +8,37 @@ from cfdg_jax.augment.base import first_refresh
 from cfdg_jax.config import TrainConfig, remarks
 from cfdg_jax.forecast import forecast, read_rates
 from cfdg_jax.training.build import load_program
+from cfdg_jax.training.checkpoint import load_offline_agent
 from cfdg_jax.training.memory import TooLarge, memory_plan
 from cfdg_jax.training.progress import Progress
+from cfdg_jax.training.run import source_of
 from cfdg_jax.training.stopwatch import Stopwatch
 
 
-def dry_run(config: TrainConfig, folder: pathlib.Path) -> str:
+def dry_run(config: TrainConfig, folder: pathlib.Path, offline_from: pathlib.Path | None = None) -> str:
     """Steps, memory and expected time of a run, one line each.
 
+    Args:
+      config: The run's.
+      folder: Where it would lie.
+      offline_from: The run whose pre-training it would start from.
+
     Raises:
-      UserError: for whatever the run itself would refuse before it begins, data and memory included.
+      UserError: for whatever the run itself would refuse before it begins, data, memory and pre-training included.
     """
     program = load_program(config, Progress(False), Stopwatch())
     config, rates = program.config, read_rates(None)
-    expected = forecast(config, rates)
+    expected = forecast(config, rates, offline_from is not None)
     try:
         plan = memory_plan(program, Progress(False))
         memory = f"{sum(plan.values()):,.0f} MB, most of it {max(plan, key=lambda name: plan[name])}"
     except TooLarge as large:
-        if not large.group:
+        if not large.group or offline_from is not None:
             raise
         memory = large.groups
+    source = source_of(offline_from, config)
+    if source is not None:
+        load_offline_agent(pathlib.Path(source.folder), program, source.agent)
     offline, online, evaluate = config.offline, config.online, config.evaluate
     stages = [f"{stage.name} {stage.steps:,} steps" for stage in program.stratifier.stages]
     before = program.augmenter.pretraining
@@ -46,7 +56,9 @@ def dry_run(config: TrainConfig, folder: pathlib.Path) -> str:
         "run": f"{config.name} on {where}, {config.seeds} seeds{axis}, preset {config.preset}",
         "folder": str(folder),
         "data": f"{program.offline_rows.shape[0]:,} rows",
-        "pre-training": f"{offline.steps:,} updates, {scored(offline.steps, evaluate.offline_every)}",
+        "pre-training": f"that of {offline_from}"
+        if source
+        else f"{offline.steps:,} updates, {scored(offline.steps, evaluate.offline_every)}",
         "preparation": ", ".join(stages) or "none",
         "online": f"{online.steps:,} environment steps a seed, {online.updates:,} updates{refreshes}, "
         f"{scored(online.steps, evaluate.online_every)}",

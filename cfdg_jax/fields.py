@@ -127,6 +127,18 @@ def config_hash(config: TrainConfig) -> str:
     return hashlib.sha256(yaml.safe_dump(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
+NOT_PRE_TRAINING = ("augment", "stratify", "online", "refresh", "label", "preset", "checkpoint", "log")
+"""Parts of a config that the offline phase does not depend on."""
+
+
+def pre_training_hash(config: TrainConfig) -> str:
+    """Equal for configs whose offline phases are the same."""
+    plain = {name: value for name, value in to_dict(config).items() if name not in NOT_PRE_TRAINING}
+    plain["mix"] = config.mix.batch_size
+    plain["evaluate"] = (config.evaluate.offline_every, config.evaluate.episodes)
+    return hashlib.sha256(yaml.safe_dump(plain, sort_keys=True).encode()).hexdigest()
+
+
 def to_yaml(config: TrainConfig) -> str:
     """The resolved config with its hash, as ``config.yaml`` holds it."""
     return yaml.safe_dump({"hash": config_hash(config)} | to_dict(config), sort_keys=False)
@@ -144,3 +156,23 @@ def from_yaml(text: str, name: str = "config.yaml") -> TrainConfig:
         raise UserError(name, f"is not valid yaml ({error})", "restore the file as the run wrote it") from None
     require(isinstance(plain, dict), name, "is not a mapping of config fields", "restore the file as the run wrote it")
     return from_dict(plain)
+
+
+def recorded(content: bytes, name: str) -> TrainConfig:
+    """Reads what `to_yaml` wrote into the file `name`, as it was written.
+
+    Raises:
+      UserError: naming the file, if it is no text, no such yaml, or its values are not those of its hash.
+    """
+    try:
+        text = content.decode()
+        config = from_yaml(text, name)
+    except UnicodeDecodeError:
+        raise UserError(name, "is not UTF-8 text", "restore the file as the run wrote it") from None
+    except UserError as error:
+        within = error.field if error.field == name else f"{name}: {error.field}"
+        raise UserError(within, error.problem, error.remedy) from None
+    found, values = text.split("\n", 1)[0].removeprefix("hash:").strip().strip("'\""), config_hash(config)
+    changed = f"was changed since the run began (hash {found}, values give {values})"
+    require(found == values, name, changed, "restore it, or start a new run with the new values")
+    return config

@@ -11,6 +11,7 @@ from cfdg_jax.config import TrainConfig, choice
 from cfdg_jax.data.load import task_of_name
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.errors import UserError, require
+from cfdg_jax.fields import pre_training_hash
 
 RATES = "benchmarks/results/bench-cpu.json"
 """What ``cfdg-jax bench --out`` wrote last; its rates are of this machine if it was run here."""
@@ -55,8 +56,9 @@ def read_rates(path: str | None) -> Mapping[str, Any]:
     return plain
 
 
-def forecast(config: TrainConfig, rates: Mapping[str, Any]) -> Forecast:
-    """What a run of `config` comes to."""
+def forecast(config: TrainConfig, rates: Mapping[str, Any], borrows: bool = False) -> Forecast:
+    """What a run of `config` comes to; one that `borrows` its pre-training makes none."""
+    offline = 0 if borrows else config.offline.steps
     online, augment = config.online, config.augment
     generates = hasattr(augment, "sampler_steps")
     refreshes = max(0, (online.steps - 1) // config.refresh.every) if generates else 0
@@ -69,13 +71,13 @@ def forecast(config: TrainConfig, rates: Mapping[str, Any]) -> Forecast:
     except UserError:
         gigabytes = None
     name = f"{config.dataset or task} {config.name}"
-    hours = _hours(config, refreshes, rates)
-    return Forecast(name, config.offline.steps, online.steps, refreshes, gigabytes, hours)
+    hours = _hours(config, offline, refreshes, rates)
+    return Forecast(name, offline, online.steps, refreshes, gigabytes, hours)
 
 
-def _hours(config: TrainConfig, refreshes: int, rates: Mapping[str, Any]) -> float | None:
+def _hours(config: TrainConfig, offline: int, refreshes: int, rates: Mapping[str, Any]) -> float | None:
     """Hours of updates, fits and sampling of all seeds, one after the other."""
-    updates = config.offline.steps + max(0, config.online.steps - config.online.start_steps) * config.online.utd
+    updates = offline + max(0, config.online.steps - config.online.start_steps) * config.online.utd
     learn = rates.get("agents", {}).get(f"{choice(config, 'agent')}_seeds_5", {}).get("updates_per_second")
     if not learn:
         return None
@@ -93,8 +95,9 @@ def _hours(config: TrainConfig, refreshes: int, rates: Mapping[str, Any]) -> flo
 
 
 def table(configs: Sequence[TrainConfig], rates: Mapping[str, Any]) -> str:
-    """Every run on a line, the sums on the last."""
-    rows = [forecast(config, rates) for config in configs]
+    """Every run on a line, the sums on the last; of runs with the same pre-training the first makes it."""
+    before = [pre_training_hash(config) for config in configs]
+    rows = [forecast(each, rates, before[i] in before[:i]) for i, each in enumerate(configs)]
     lines = [f"{'run':<56} {'offline':>9} {'online':>9} {'refreshes':>9} {'rings':>9} {'hours':>8}"]
     shown = lambda value, form: "?" if value is None else format(value, form)
     for row in rows:
@@ -104,5 +107,5 @@ def table(configs: Sequence[TrainConfig], rates: Mapping[str, Any]) -> str:
     known = [row.hours for row in rows if row.hours is not None]
     device = f" by the rates of {rates['device']}" if "device" in rates else ""
     total = f"{len(rows)} runs, {sum(known):,.0f} hours of updates{device}"
-    lines.append(f"{total}; pre-training that runs share is counted in each")
+    lines.append(f"{total}; pre-training that runs share is counted in the first")
     return "\n".join(lines)

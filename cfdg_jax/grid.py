@@ -9,24 +9,20 @@ folder; ``groups.yaml`` there keeps their size, so that it goes on with the same
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import yaml
-
 from cfdg_jax.config import REGISTRIES, TrainConfig, named_choice
 from cfdg_jax.errors import GROUPS, UserError, require
-from cfdg_jax.fields import config_hash, from_yaml, to_dict, to_yaml
+from cfdg_jax.fields import config_hash, pre_training_hash, recorded, to_yaml
 from cfdg_jax.training.logging import write_atomic
 from cfdg_jax.training.memory import TooLarge
 from cfdg_jax.training.progress import Interrupted, Progress
 from cfdg_jax.training.results import Run, load_run, read_config
 from cfdg_jax.training.run import folder_name, train
 
-NOT_PRE_TRAINING = ("augment", "stratify", "online", "refresh", "label", "preset", "checkpoint", "log")
-"""Parts of a config that the offline phase does not depend on."""
 TRIES = 3
 """How often a cell whose worker was lost is begun again."""
 STOPPING = 120.0
@@ -95,28 +91,22 @@ def begun_groups(folder: pathlib.Path, devices: str | None = None) -> tuple[Trai
     """The run that `in_groups` has parted in `folder`, to be continued on `devices`, and its groups; none: (None, []).
 
     Raises:
-      UserError: if the note in the folder is damaged.
+      UserError: if the note in the folder is damaged, with what is wrong and what it must hold.
     """
     path = folder / GROUPS
     if not path.exists():
         return None, []
-    first, _, rest = path.read_text(encoding="utf-8").partition("\n")
-    group = first.removeprefix("group: ")
-    require(group.isdecimal() and int(group) > 0, str(path), "is damaged", "restore it as the run wrote it")
-    config = dataclasses.replace(from_yaml(rest, str(path)), devices=devices or "auto")
-    return config, cells([config], folder, int(group))
+    first, _, rest = path.read_bytes().partition(b"\n")
+    known = re.fullmatch(rb"group: ([1-9]\d*)\s*", first)
+    if known is None:
+        found, size = first.decode(errors="replace")[:40], "must be `group: N`, the most seeds of a group"
+        raise UserError(str(path), f"its first line is '{found}'", f"{size}; restore it as the run wrote it")
+    config = dataclasses.replace(recorded(rest, str(path)), devices=devices or "auto")
+    return config, cells([config], folder, int(known[1]))
 
 
 def _folder_name(config: TrainConfig) -> str:
     return folder_name(f"{config.dataset or config.env.task}-{config.name}", config_hash(config)[:6])
-
-
-def pre_training_hash(config: TrainConfig) -> str:
-    """Equal for configs whose offline phases are the same."""
-    plain = {name: value for name, value in to_dict(config).items() if name not in NOT_PRE_TRAINING}
-    plain["mix"] = config.mix.batch_size
-    plain["evaluate"] = (config.evaluate.offline_every, config.evaluate.episodes)
-    return hashlib.sha256(yaml.safe_dump(plain, sort_keys=True).encode()).hexdigest()
 
 
 def run_or_continue(

@@ -7,7 +7,7 @@ import pytest
 
 from cfdg_jax.cli import main
 from cfdg_jax.errors import UserError
-from cfdg_jax.forecast import forecast, read_rates
+from cfdg_jax.forecast import forecast, read_rates, table
 from cfdg_jax.presets import make_config
 from cfdg_jax.sweep import read_sweep
 
@@ -32,6 +32,16 @@ def test_hours_and_memory_by_hand():
     assert generated.refreshes == 2 and generated.gigabytes == pytest.approx(2 * (3_000 + 600 + 500) * 29 * 4e-9)
     assert generated.hours == pytest.approx(2 * (3_000 / 100 + 2 * (100 / 10 + 500 * 0.5 / 50)) / 3600)
     assert forecast(make_config("local:hopper-medium-v0", "pex", **FIELDS), RATES).hours is None
+
+
+def test_pre_training_that_runs_share_is_counted_once():
+    runs = [{}, {"augment": "cfdg", "augment.width": 64}, {"agent.tau": 0.01}]
+    configs = [make_config("local:hopper-medium-v0", "iql", **{**FIELDS, **own}) for own in runs]
+    *lines, last = table(configs, RATES).splitlines()[1:]
+    assert [line.split()[-6] for line in lines] == ["1,000", "0", "1,000"]
+    assert last.endswith("; pre-training that runs share is counted in the first")
+    alone, borrowed = (forecast(configs[0], RATES, borrows) for borrows in (False, True))
+    assert alone.hours - borrowed.hours == pytest.approx(2 * 1_000 / 100 / 3600)
 
 
 def test_table_1_has_the_papers_cells(capsys, tmp_path):

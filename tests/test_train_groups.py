@@ -6,6 +6,7 @@ from train_helpers import TOY, toy_config
 from cfdg_jax import grid
 from cfdg_jax.cli import main
 from cfdg_jax.errors import UserError
+from cfdg_jax.fields import to_yaml
 from cfdg_jax.report.groups import read_runs
 from cfdg_jax.report.runs import runs_in
 from cfdg_jax.training import memory
@@ -33,6 +34,40 @@ def test_as_few_groups_as_fit_and_all_alike(seeds, unit, group, words, monkeypat
     with pytest.raises(TooLarge) as error:
         memory._require_fit({SHARED: 100.0, "rings": 100.0 * seeds}, seeds, unit, Progress(False))
     assert (error.value.group, error.value.groups) == (group, words)
+
+
+@pytest.mark.parametrize(
+    ("plan", "seeds", "group", "settings", "remedy"),
+    [
+        ({"online rings": 99.0, "agent": 1.0}, 1, 0, 1, "use a smaller --online.capacity or a machine"),
+        ({"agent": 40.0, "update": 60.0}, 1, 0, 2, "use fewer --vmap values, smaller networks or --mix.batch_size, sm"),
+        ({"evaluation": 9.0}, 4, 2, 1, "makes; or fewer --seeds, fewer --evaluate.episodes or a machine with more"),
+        ({SHARED: 90.0, "agent": 1.0}, 4, 0, 1, "use a dataset of fewer rows or a machine with more memory"),
+    ],
+)
+def test_what_is_advised_helps(plan, seeds, group, settings, remedy):
+    assert remedy in str(TooLarge(plan, 50.0, seeds, group, settings))
+
+
+@pytest.mark.parametrize(
+    ("note", "told"),
+    [
+        ("group: some\n{config}", "its first line is 'group: some'; must be `group: N`, the most seeds of a group"),
+        ("{config}", "its first line is 'hash: "),
+        ("group: 0\n{config}", "its first line is 'group: 0'"),
+        ("group: 2\n", "is not a mapping of config fields; restore the file as the run wrote it"),
+        ("group: 2\n{config}more: 1\n", r"groups\.yaml: more: is no config field"),
+        ("group: 2\n{other}", "was changed since the run began .*; restore it"),
+        ("group: 2\n\udcff", "is not UTF-8 text"),
+    ],
+)
+def test_a_damaged_note_of_groups_is_told(note, told, tmp_path):
+    config = to_yaml(toy_config("none"))
+    text = note.format(config=config, other=config.replace("seeds: 2", "seeds: 3"))
+    (tmp_path / grid.GROUPS).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=told) as error:
+        grid.begun_groups(tmp_path)
+    assert error.value.field.startswith(str(tmp_path / grid.GROUPS)) and error.value.remedy
 
 
 def test_what_caches_hold_counts_as_free(tmp_path, monkeypatch):
@@ -76,9 +111,6 @@ def test_a_run_that_does_not_fit_is_trained_in_groups_and_goes_on_with_them(tmp_
     assert run.numbers == [0, 1] and run.evaluations[-1].returns.shape == (2, 1)
     assert main([*command, "2"]) == 2 and f"is not empty; continue it with --resume {out}" in capsys.readouterr().err
     assert main(["evaluate", str(out)]) == 2 and "holds groups of seeds" in capsys.readouterr().err
-    (out / grid.GROUPS).write_text("group: some\n")
-    with pytest.raises(UserError, match=r"groups\.yaml: is damaged"):
-        grid.begun_groups(out)
 
 
 def test_a_sweep_parts_what_does_not_fit_and_shares_pre_training_by_group(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ import cfdg_jax
 from cfdg_jax.augment.base import first_refresh
 from cfdg_jax.config import named_choice, remarks
 from cfdg_jax.core import ring
+from cfdg_jax.dryrun import dry_run
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import override
 from cfdg_jax.presets import make_config
@@ -399,8 +400,19 @@ def test_a_plan_that_does_not_fit_says_how_many_seeds_would(monkeypatch, tmp_pat
     with pytest.raises(UserError, match=r"groups of 3 seeds, which a new cfdg-jax train .* makes; or fewer"):
         cfdg_jax.train(toy_config(seeds=6), tmp_path / "run", progress=False)
     monkeypatch.setattr(memory, "available_mb", lambda: sizes[1] / 2)
-    with pytest.raises(UserError, match=r"memory: the plan needs .* use fewer --seeds"):
+    with pytest.raises(UserError, match=r"memory: the plan needs [^;]*; use (?!.*--seeds)(?!.*--vmap).* more memory"):
         cfdg_jax.train(toy_config(seeds=1), tmp_path / "run", progress=False)
+
+
+def test_a_dry_run_from_a_pre_training_makes_none_and_refuses_what_the_run_would(toy_run):
+    said = dict(line.split(maxsplit=1) for line in dry_run(toy_config(), toy_run.folder, toy_run.folder).splitlines())
+    assert said["pre-training"] == f"that of {toy_run.folder}" and said["online"].startswith("120 environment steps")
+    for fields, told in (
+        ({"first_seed": 5}, "first_seed: is 5"),
+        ({"agent__hidden": (8,)}, "does not fit this config"),
+    ):
+        with pytest.raises(UserError, match=told):
+            dry_run(toy_config(**fields), toy_run.folder, toy_run.folder)
 
 
 def test_the_first_updates_are_told_once(tmp_path, capsys):

@@ -89,7 +89,7 @@ def train(
         if share:
             config, folder = grid.share(config, share), folder / f"share-{share.partition('/')[0]}"
     if dry_run:
-        _dry_run(folder, config)
+        _dry_run(folder, config, from_offline)
         return
     try:
         if not groups:
@@ -134,8 +134,9 @@ def _explain(path: str, given: dict[str, Any]) -> None:
     print(explanation(found[0], given))
 
 
-def _dry_run(folder: pathlib.Path, config: Any) -> None:
+def _dry_run(folder: pathlib.Path, config: Any, from_offline: str | None) -> None:
     from cfdg_jax.dryrun import dry_run
     from cfdg_jax.training.results import read_config
 
-    print(dry_run(read_config(folder) if config is None else config, folder))
+    source = pathlib.Path(from_offline) if from_offline else None
+    print(dry_run(read_config(folder) if config is None else config, folder, source))

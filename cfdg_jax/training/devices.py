@@ -8,6 +8,7 @@ lanes, those of one lane hold the same and do the same, but for the batches of i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,25 @@ def mesh_of(config: TrainConfig) -> Mesh | None:
 def as_one_lane(config: TrainConfig, mesh: Mesh | None) -> Mesh | None:
     """All devices of a run on `mesh` for what is made once for all lanes; one where nobody asked for more."""
     return None if mesh is None or config.devices == "auto" else Mesh(mesh.devices.reshape(1, -1), mesh.axis_names)
+
+
+def sharing(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """A block whose generator's batches and rows the devices of `mesh` share (`cfdg_jax.core.spread`)."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def devices_of(mesh: Mesh | None) -> tuple[int, int, int]:
+    """Devices of a run, those of one lane, and how many memories all have: those of a CPU share one."""
+    if mesh is None:
+        return 1, 1, 1
+    return mesh.size, mesh.devices.shape[1], 1 if mesh.devices.flat[0].platform == "cpu" else mesh.size
+
+
+def told(mesh: Mesh | None, lanes: int) -> str:
+    """On how many devices `lanes` train, for people."""
+    devices, of_one_lane, _ = devices_of(mesh)
+    share = f"{of_one_lane} for each" if of_one_lane > 1 else f"{lanes // devices} on each"
+    return f"devices: {lanes} lane{'s' if lanes > 1 else ''} on {devices}, {share}"
 
 
 def specs(tree: Any, copied: bool = False) -> Any:

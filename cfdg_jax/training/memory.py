@@ -14,6 +14,7 @@ import jax
 
 from cfdg_jax.core.flops import largest_array, largest_in_turn
 from cfdg_jax.errors import UserError
+from cfdg_jax.training.devices import devices_of, told
 from cfdg_jax.training.generate import fit_generator, generate, score_rows, scores_of, start_generator, synthetic_rows
 from cfdg_jax.training.learn import traced_update
 from cfdg_jax.training.prepare import init
@@ -26,6 +27,21 @@ SPREAD = "generating"
 """What every device holds its part of, be they more than lanes."""
 SPARED = 0.9
 """Part of the free memory that a run may take."""
+WORTH = 0.1
+"""Part of the plan from which something is worth making smaller."""
+ADVICE = {
+    SHARED: "a dataset of fewer rows",
+    "online rings": "a smaller --online.capacity",
+    "synthetic rings": "a smaller --refresh.capacity or --refresh.rows",
+    "one dispatch": "a smaller --mix.batch_size, --online.utd or --offline.updates_per_call",
+    "evaluation": "fewer --evaluate.episodes",
+    "agent": "smaller networks",
+    "stratifier": "smaller networks",
+    "update": "smaller networks or --mix.batch_size",
+    "generator": "a smaller --augment.width",
+    SPREAD: "a smaller --augment.batch or --refresh.chunk",
+}
+"""What makes a part of the plan smaller."""
 ENVIRONMENT_MB = 0.05
 """Of one simulator, such as MuJoCo's data of a small robot."""
 MEMINFO = pathlib.Path("/proc/meminfo")
@@ -39,12 +55,15 @@ class TooLarge(UserError):
       groups: That in words.
     """
 
-    def __init__(self, plan: Mapping[str, float], available: float, seeds: int, group: int):
+    def __init__(self, plan: Mapping[str, float], available: float, seeds: int, group: int, settings: int = 1):
         total, most = sum(plan.values()), max(plan, key=lambda name: plan[name])
         problem = (
             f"the plan needs {total:,.0f} MB ({most}: {plan[most]:,.0f} MB) and a run may take {available:,.0f} MB"
         )
-        remedy = "fewer --seeds or --vmap values, smaller networks, batches, --online.capacity or --refresh.capacity"
+        axes = [*["fewer --seeds"] * bool(group), *["fewer --vmap values"] * (settings > 1)]
+        large = sorted((name for name in plan if plan[name] >= WORTH * total), key=lambda name: -plan[name])
+        helps = [*axes, *dict.fromkeys(ADVICE[name] for name in large if name in ADVICE), "a machine with more memory"]
+        remedy = f"{', '.join(helps[:-1])} or {helps[-1]}"
         self.group, self.groups = group, ""
         if group:
             remedy = f"groups of {group} seeds, which a new cfdg-jax train without --from-offline makes; or {remedy}"
@@ -84,11 +103,14 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
         plan |= {name: max(value, plan.get(name, 0.0)) for name, value in held.items()}
     if generates:
         plan |= _of_generator(program)
-    devices, of_one_lane, memories = devices_of(program)
+    devices, of_one_lane, memories = devices_of(program.mesh)
+    if devices > 1:
+        progress.say(told(program.mesh, lanes))
     copies = {SHARED: devices, SPREAD: 1}  # all else is split by lanes
     plan = {name: value * copies.get(name, of_one_lane) / memories for name, value in plan.items()}
     at_once = devices // of_one_lane  # lanes on devices of their own, as in every group of seeds
-    _require_fit(plan, config.seeds, at_once // math.gcd(at_once, lanes // config.seeds), progress)
+    settings = lanes // config.seeds
+    _require_fit(plan, config.seeds, at_once // math.gcd(at_once, settings), progress, settings)
     return plan
 
 
@@ -117,7 +139,7 @@ def _megabytes(shapes: Any) -> float:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)) / 1e6
 
 
-def _require_fit(plan: Mapping[str, float], seeds: int, unit: int, progress: Progress) -> None:
+def _require_fit(plan: Mapping[str, float], seeds: int, unit: int, progress: Progress, settings: int = 1) -> None:
     """Tells the plan; refuses one that does not fit, with groups of equal sizes, multiples of `unit`."""
     total, available = sum(plan.values()), SPARED * available_mb()
     parts = ", ".join(f"{name} {value:,.0f} MB" for name, value in plan.items() if value >= 0.5)
@@ -126,15 +148,8 @@ def _require_fit(plan: Mapping[str, float], seeds: int, unit: int, progress: Pro
         return
     units = seeds // unit
     fit = min(int((available - plan[SHARED]) / max(total - plan[SHARED], 1e-9) * units), units - 1)
-    raise TooLarge(plan, available, seeds, unit * -(-units // -(-units // fit)) if fit > 0 else 0)
-
-
-def devices_of(program: Program) -> tuple[int, int, int]:
-    """Devices of a run, those of one lane, and how many memories all have: those of a CPU share one."""
-    if program.mesh is None:
-        return 1, 1, 1
-    devices = program.mesh.devices
-    return devices.size, devices.shape[1], 1 if devices.flat[0].platform == "cpu" else devices.size
+    group = unit * -(-units // -(-units // fit)) if fit > 0 else 0
+    raise TooLarge(plan, available, seeds, group, settings)
 
 
 def available_mb() -> float:

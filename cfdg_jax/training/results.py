@@ -21,11 +21,12 @@ from cfdg_jax.config import REGISTRIES, TrainConfig, choice
 from cfdg_jax.core import ring
 from cfdg_jax.diffusion.likelihood import log_density_of_rows
 from cfdg_jax.errors import UserError, require, require_run
-from cfdg_jax.fields import config_hash, from_yaml, non_default
+from cfdg_jax.fields import config_hash, non_default, recorded
 from cfdg_jax.training import store
 from cfdg_jax.training.act import evaluate_act
 from cfdg_jax.training.build import build_program, load_program
 from cfdg_jax.training.checkpoint import Checkpointer, Saved, Whole, template
+from cfdg_jax.training.devices import devices_of
 from cfdg_jax.training.evaluate import run_episodes
 from cfdg_jax.training.logging import device_name, versions, write_atomic, write_summary
 from cfdg_jax.training.origin import read_origin, require_same_data
@@ -182,6 +183,7 @@ def summarise(session: Session, status: str, error: Exception | None = None) -> 
         "offline_rows": int(program.offline_rows.shape[0]),
         "seconds": session.clock.totals,
         "device": device_name(),
+        "devices": devices_of(program.mesh)[0],
         "versions": versions(),
         "config_hash": config_hash(config),
         "command": shlex.join(sys.argv),
@@ -222,23 +224,12 @@ def read_config(folder: pathlib.Path) -> TrainConfig:
     path = folder / "config.yaml"
     require_run(folder)
     try:
-        text = path.read_text(encoding="utf-8")
-        config = from_yaml(text, str(path))
-    except UnicodeDecodeError:
-        raise UserError(str(path), "is not UTF-8 text", "restore the file as the run wrote it") from None
+        return recorded(path.read_bytes(), str(path))
     except UserError:
         written = read_summary(folder).get("versions", {}).get("cfdg-jax", "an unknown version")
         if written != versions()["cfdg-jax"]:
             store.refuse_version(folder, written)
         raise
-    recorded = text.split("\n", 1)[0].removeprefix("hash:").strip().strip("'\"")
-    require(
-        recorded == config_hash(config),
-        str(path),
-        f"was changed since the run began (hash {recorded}, values give {config_hash(config)})",
-        "restore it, or start a new run with the new values",
-    )
-    return config
 
 
 def load_run(folder: str | os.PathLike) -> Run:

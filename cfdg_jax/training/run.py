@@ -120,7 +120,7 @@ def _new(
     if config.dataset and config.offline.steps == 0:
         bars.say(f"no pre-training; batches mix {config.dataset} with online rows ({choice(config, 'mix')})")
     warn_if_unsavable(program, bars)
-    origin = origin_of(program, _source(source, config))
+    origin = origin_of(program, source_of(source, config))
     write_origin(folder, origin)
     write_atomic(folder / "config.yaml", to_yaml(config))
     return _begin(folder, program, origin, bars, interrupts, clock)
@@ -135,7 +135,7 @@ def _begin(
     return session
 
 
-def _source(folder: pathlib.Path | None, config: TrainConfig) -> Source | None:
+def source_of(folder: pathlib.Path | None, config: TrainConfig) -> Source | None:
     """What is recorded of another run's pre-training.
 
     Raises:
