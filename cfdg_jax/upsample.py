@@ -25,6 +25,7 @@ import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from cfdg_jax.augment.quality import quality_report
 from cfdg_jax.augment.registry import AUGMENTERS, make_augmenter
@@ -41,6 +42,7 @@ from cfdg_jax.fields import config_hash
 from cfdg_jax.methods import Augmenter
 from cfdg_jax.presets import make_config
 from cfdg_jax.training.checkpoint import Kept
+from cfdg_jax.training.devices import as_one_lane, mesh_of, sharing
 from cfdg_jax.training.generate import Chunk, Make, chunks, make_on, rows_by_source
 from cfdg_jax.training.logging import write_atomic
 from cfdg_jax.training.once import fitted, once_of
@@ -56,6 +58,7 @@ class Job:
 
     Attributes:
       data: The datasets in words.
+      mesh: The devices that share the fit's batches and the rows; None for one.
       identity: Hash of the settings and of the rows of both datasets: calls that differ never continue one another.
     """
 
@@ -70,6 +73,7 @@ class Job:
     online: np.ndarray | None
     rows: int
     out: pathlib.Path
+    mesh: Mesh | None
     identity: str
 
     @property
@@ -106,12 +110,13 @@ def prepare(
 
     Raises:
       UserError: for no generator, one that needs a second dataset or would not look at it, datasets that do not fit,
-        too few rows, or a name in use.
+        too few rows, a name in use, or devices that are not there.
     """
     require(rows >= 1, "rows", f"is {rows}", "must be at least 1")
     require(out.suffix in (".hdf5", ".h5"), str(out), "is no HDF5 file name", "end it in .hdf5")
     require(not out.exists(), str(out), "exists", "choose another name or move it away")
     _require_generator(config, online)
+    mesh = as_one_lane(config, mesh_of(dataclasses.replace(config, seeds=1)))
     data = [load_dataset(each, progress=progress.shown) for each in (config.dataset, online) if each is not None]
     config.augment.check_without_agent(any(each.loose for each in data))
     offline_data = data[0]
@@ -140,6 +145,7 @@ def prepare(
         online=packed[1] if online is not None else None,
         rows=rows,
         out=out,
+        mesh=mesh,
         identity=_identity(config, packed),
     )
 
@@ -197,7 +203,7 @@ def _sample(job: Job, progress: Progress) -> pathlib.Path:
         _require_room(job)
         offline = jnp.asarray(job.offline)
         per_call = job.config.refresh.fit_steps_per_call
-        once = once_of(job.augmenter, offline, _online(job, offline), job.key, per_call)
+        once = once_of(job.augmenter, offline, _online(job, offline), job.key, per_call)._replace(mesh=job.mesh)
         kept = Kept(job.generator / job.identity, job.identity, progress.warn)
         generator, make = fitted(once, kept, progress, interrupts).generator, _make(job)
         with h5py.File(job.partial, "a") as file:
@@ -221,7 +227,8 @@ def _make(job: Job) -> Make:
     generate = jax.jit(job.augmenter.generate, static_argnums=(2, 3))
 
     def chunk_of(generator: Any, source: int, start: int, rows: int) -> tuple[Array, Metrics]:
-        return generate(generator, purpose_key(job.key, f"generate{source}", start), source, rows)
+        with sharing(job.mesh):
+            return generate(generator, purpose_key(job.key, f"generate{source}", start), source, rows)
 
     return Make(chunk_of, rows_by_source(job.rows, job.augmenter.shares, "rows"), job.config.refresh.chunk)
 

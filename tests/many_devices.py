@@ -81,13 +81,16 @@ def refreshed(devices: str, folder: pathlib.Path) -> dict:
         programs["offline"] = (
             offline_chunk.of(program).lower(init(program, "offline"), meters, rows, updates=3).compile()
         )
+    told, progress = [], Progress(False)
+    progress.say = told.append
     plain = lambda tree: [np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(tree)]
     return {
         "pretrained": plain(before.denoiser.params),
         "refreshed": plain((generator.denoiser.params, metrics, made[..., : program.spec.layout.mc_return])),
         "collectives": {name: sorted(set(COLLECTIVE.findall(each.as_text()))) for name, each in programs.items()},
         "memory": {name: each.memory_analysis().temp_size_in_bytes for name, each in programs.items()},
-        "plan": memory_plan(program, Progress(False)),
+        "plan": memory_plan(program, progress),
+        "told": told[0],
     }
 
 
@@ -99,7 +102,7 @@ def resumed(folder: pathlib.Path) -> dict:
         train(dataclasses.replace(config, devices="2"), folder / "cut", progress=False)
     again = train(resume=folder / "cut", devices="8", progress=False)
     logs = {name: lines(run.folder, "metrics.jsonl") for name, run in (("whole", whole), ("resumed", again))}
-    return logs
+    return logs | {"devices": [run.summary["devices"] for run in (whole, again)]}
 
 
 if __name__ == "__main__":

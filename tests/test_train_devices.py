@@ -85,6 +85,12 @@ def test_a_checkpoint_goes_on_with_another_number_of_devices(found):
         np.testing.assert_allclose(mine.get("value_loss", []), theirs.get("value_loss", []), rtol=0.05, atol=0.01)
 
 
+def test_a_run_says_on_how_many_devices_it_trains(found):
+    assert found["spread"]["8"]["told"] == "devices: 2 lanes on 8, 4 for each"
+    assert found["spread"]["1"]["told"].startswith("memory plan: ")
+    assert found["resumed"]["devices"] == [1, 8]
+
+
 def test_devices_are_no_value_of_a_run():
     plain, config = toy_config(), toy_config(devices=2)
     assert config.devices == "2" and config_hash(config) == config_hash(plain)

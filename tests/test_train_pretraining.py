@@ -139,8 +139,12 @@ def test_interrupted_it_continues_bit_identically(lost, folder, tmp_path, monkey
         shutil.rmtree(folder)
     begun, fit_on = [], once.fit_on
     monkeypatch.setattr(once, "fit_on", lambda fit, gen, done, bar: begun.append(done) or fit_on(fit, gen, done, bar))
+    told = []
+    monkeypatch.setattr(Progress, "say", lambda self, text: told.append(text))
     assert_same_run(whole, cfdg_jax.train(resume=tmp_path / "run", progress=False))
     assert begun == [0 if lost else 20]
+    said = [line for line in told if line.startswith("generator: ")]
+    assert said == ([] if lost else ["generator: continues at step 20 of 25"])
 
 
 def test_a_fit_that_leaves_the_finite_numbers_is_told(folder):

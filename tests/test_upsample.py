@@ -3,16 +3,20 @@
 import json
 
 import h5py
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from train_helpers import interrupted_at
 
 from cfdg_jax import cli, process
 from cfdg_jax import upsample as module
+from cfdg_jax.core.spread import ROWS
 from cfdg_jax.data import transforms
 from cfdg_jax.data.load import load_dataset
 from cfdg_jax.data.pack import pack
 from cfdg_jax.training import once
+from cfdg_jax.training.devices import AXIS
 from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.types import Source
 
@@ -84,6 +88,16 @@ def test_generated_rows_are_scaled_as_the_data_and_their_returns_are_unknown(tmp
     fitted = transforms.fit_transforms(generated, "return_range")
     assert np.isneginf(generated.layout.unpack(pack(generated, fitted)).mc_return).all()
     assert np.isfinite(real.layout.unpack(pack(real, fitted)).mc_return).all()
+
+
+def test_its_fit_and_rows_are_shared_by_the_devices_asked_for(tmp_path, monkeypatch, capsys):
+    assert run(tmp_path / "x.hdf5", "--devices", "99") == 2
+    assert "error: devices: is 99 and there are 1 here; use fewer, or all" in capsys.readouterr().err
+    mesh, shared, share = Mesh(np.array(jax.devices()).reshape(1, 1), (AXIS, ROWS)), [], jax.set_mesh
+    monkeypatch.setattr(module, "mesh_of", lambda config: mesh)
+    monkeypatch.setattr(jax, "set_mesh", lambda mesh: shared.append(mesh.axis_names) or share(mesh))
+    assert run(tmp_path / "x.hdf5", "--devices", "1", rows="60") == 0
+    assert shared == [(AXIS, ROWS)] * (12 + 1), "a dozen dispatches of the fit, a chunk of rows"
 
 
 def test_cfdg_writes_both_kinds(tmp_path):

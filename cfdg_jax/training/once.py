@@ -9,7 +9,6 @@ kind and devices. So runs share it whose methods differ only in what it does not
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from cfdg_jax.core.seeds import purpose_key
 from cfdg_jax.data.files import cache_dir
 from cfdg_jax.methods import Augmenter
 from cfdg_jax.training.checkpoint import Kept
-from cfdg_jax.training.devices import as_one_lane
+from cfdg_jax.training.devices import as_one_lane, sharing
 from cfdg_jax.training.generate import Fit, fit_on, told_alone
 from cfdg_jax.training.origin import cores, digest_of
 from cfdg_jax.training.program import Program
@@ -109,15 +108,20 @@ def fitted(once: Once, kept: Kept, progress: Progress, interrupts: Interrupts) -
 
     def step(generator: Any, start: int, steps: int) -> tuple[Any, Metrics]:
         key = purpose_key(once.key, "fit", start)
-        with jax.set_mesh(once.mesh) if once.mesh else contextlib.nullcontext():
+        with sharing(once.mesh):
             return fit(generator, once.offline, once.online, key, steps=steps, **once.told)
 
-    state = begun = kept.load(jax.eval_shape(lambda: begin(once))) or begin(once)
+    found = kept.load(jax.eval_shape(lambda: begin(once)))
+    state = begun = found or begin(once)
     work = Fit(step, once.augmenter.fit_steps, once.per_call, once.bar)
-    if int(begun.done) == work.steps:
+    before, whole = int(begun.done), f"found whole in {kept.place}"
+    if found:
+        stands = f"continues at step {before:,} of {work.steps:,}"
+        progress.say(f"{once.bar}: {whole if before == work.steps else stands}")
+    if before == work.steps:
         return begun
     try:
-        for done, generator, metrics in fit_on(work, begun.generator, int(begun.done), progress):
+        for done, generator, metrics in fit_on(work, begun.generator, before, progress):
             values = {name: float(value) for name, value in metrics.items()}
             if not np.isfinite(list(values.values())).all():
                 raise FloatingPointError(f"after {done:,} fit steps {values} is not finite; lower --augment.lr")
@@ -143,8 +147,6 @@ def pretrained(program: Program, progress: Progress, interrupts: Interrupts) -> 
     once = before_online(program)
     name = identity(once)
     place = cache_dir() / "generators" / name
-    if place.is_dir():
-        progress.say(f"pre-trained generator: found in {place}")
     return fitted(once, Kept(place, name, progress.warn), progress, interrupts)
 
 
