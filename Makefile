@@ -22,7 +22,7 @@ demo: $(INSTALLED)  ## the main job on the embedded default dataset, ending in a
 	$(BIN)/cfdg-jax demo
 
 test: $(INSTALLED)  ## all tests but the slow ones, and the notebooks
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal --durations=20
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=20
 ifneq ($(NOTEBOOKS),)
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=900 -n $(WORKERS) $(NOTEBOOKS)
 endif

@@ -30,6 +30,11 @@ if not os.environ.get("CI"):  # jaxlib 0.10.2 crashed once in thousands of write
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that train runs come first: `make test` gives whole files to its workers, which then end together."""
+    items.sort(key=lambda item: not hasattr(getattr(item, "module", None), "toy_config"))
+
+
 MUCH_MEMORY = 2 << 30
 """Resident bytes from which a test process lets go of what it has compiled, between files."""
 MANY_MAPS = 30_000

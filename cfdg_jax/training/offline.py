@@ -1,7 +1,7 @@
 """Pre-training, of the agent and then of the stratifier: K fused updates of all seeds per dispatch.
 
 while step < offline.steps:
-    events due at step                      log, evaluate, checkpoint
+    events due at step                      log, evaluate, checkpoint; the updates are compiled beside the first
     state <- offline_chunk(state, rows, K)  draw K.B rows, scan K updates
 for each stage of the stratifier:
     state <- prepare_stratifier(...)        once for all seeds where the stage depends on the data alone
@@ -29,6 +29,9 @@ def pretrain(session: Session) -> None:
         session.clock("offline"),
         session.progress.bar("offline", config.steps, session.step, "update", session.later()) as bar,
     ):
+        if session.step < config.steps:  # compiled beside the first evaluation
+            updates = session.boundary(config.updates_per_call)
+            offline_chunk.ahead(program, session.state, session.meters, program.offline_rows, updates)
         while True:
             session.events()
             if session.step >= config.steps:

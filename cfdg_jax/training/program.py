@@ -13,9 +13,11 @@ buffers are donated; offline rows are shared by all seeds. ``S`` counts lanes: s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -31,6 +33,7 @@ from cfdg_jax.data.transforms import Transforms
 from cfdg_jax.methods import Agent, Augmenter, Mix, Stratifier
 from cfdg_jax.training.devices import on_each
 from cfdg_jax.training.lanes import Settings, make_methods
+from cfdg_jax.training.stopwatch import compiling
 from cfdg_jax.types import Array, Key, Spec
 
 P = ParamSpec("P")
@@ -168,7 +171,22 @@ class Compiled(Generic[P, R]):
     def _run(self, program: Program, settings: Settings, **arguments: Any) -> Any:
         return self.plain(dataclasses.replace(program, settings=settings), **arguments)  # type: ignore[call-arg]
 
+    def ahead(self, program: Program, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Begins to compile a call beside other work; the next call waits for it, and fails if this does."""
+        fn = self.of(program)
+
+        def compile_it() -> None:
+            with contextlib.suppress(Exception):
+                fn.lower(*args, **kwargs).compile()
+
+        program.kept[Compiled.ahead, self.plain] = thread = threading.Thread(target=compile_it)
+        thread.start()
+
     def __call__(self, program: Program, *args: P.args, **kwargs: P.kwargs) -> R:
+        thread = program.kept.pop((Compiled.ahead, self.plain), None)
+        if thread is not None:
+            with compiling():
+                thread.join()
         return self.of(program)(*args, **kwargs)
 
 

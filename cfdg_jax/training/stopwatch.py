@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +17,16 @@ class Stopwatch:
     """Seconds by activity; an inner activity's time does not count for the outer one, nor does compilation.
 
     XLA's seconds, and JAX's of writing programs down for it, are those of the activity `COMPILE`, within and between
-    the others.
+    the others; so is a wait for what is compiled ahead.
     """
 
     def __init__(self, totals: Mapping[str, float] | None = None):
         self.totals: dict[str, float] = dict(totals or {})
         self._stack: list[str] = []
-        self._since, self._compiled = time.perf_counter(), _compiled()[0]
+        self._since, self._compiled = time.perf_counter(), _compiled().seconds
 
     def _charge(self) -> None:
-        now, compiled = time.perf_counter(), _compiled()[0]
+        now, compiled = time.perf_counter(), _compiled().seconds
         spent = compiled - self._compiled
         for name, seconds in [(COMPILE, spent), *((name, now - self._since - spent) for name in self._stack[-1:])]:
             self.totals[name] = self.totals.get(name, 0.0) + max(seconds, 0.0)
@@ -42,14 +43,27 @@ class Stopwatch:
             self._stack.pop()
 
 
+@contextmanager
+def compiling() -> Iterator[None]:
+    """A wait for what another thread compiles; its seconds count as those of compilation."""
+    began = time.perf_counter()
+    yield
+    _compiled().seconds += time.perf_counter() - began
+
+
+class _Compiled(threading.local):
+    """Seconds that each thread has spent on compilations since the first question."""
+
+    seconds = 0.0
+
+
 @functools.cache
-def _compiled() -> list[float]:
-    """One number: seconds of this process's compilations since the first question."""
-    seconds = [0.0]
+def _compiled() -> _Compiled:
+    spent = _Compiled()
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if event.endswith(("/backend_compile_duration", "/jaxpr_to_mlir_module_duration")):
-            seconds[0] += duration_secs
+            spent.seconds += duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(listen)
-    return seconds
+    return spent

@@ -1,0 +1,67 @@
+"""What compiles once per program, beside other work where it is asked ahead."""
+
+import threading
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cfdg_jax.training.program import compiled
+from cfdg_jax.training.stopwatch import Stopwatch
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture
+def program():
+    return types.SimpleNamespace(settings={}, mesh=None, kept={})
+
+
+@pytest.fixture
+def where():
+    """The thread of each compilation."""
+    found = []
+    listen = lambda event, seconds, **_: found.append(threading.get_ident()) if event == COMPILED else None
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_call_that_was_compiled_ahead_is_compiled_once_and_elsewhere(program, where):
+    @compiled(static=("k",), donate=("x",))
+    def grow(program, x, k):
+        return jnp.sin(x) * k + 1.0
+
+    x = jnp.ones(3)
+    where.clear()
+    grow.ahead(program, x, k=2)
+    x = grow(program, x, k=2)
+    assert len(where) == 1 and where[0] != threading.get_ident()
+    x = grow(program, grow(program, x, k=2), k=3)  # another number is another program, as ever
+    assert len(where) == 2 and where[1] == threading.get_ident() and x.shape == (3,)
+
+
+def test_the_wait_for_it_counts_as_compilation(program):
+    go_on, clock = threading.Event(), Stopwatch()
+
+    @compiled()
+    def slow(program, x):
+        go_on.wait()  # of what is traced
+        return x + 1
+
+    slow.ahead(program, jnp.ones(2))
+    threading.Timer(0.5, go_on.set).start()
+    with clock("work"):
+        slow(program, jnp.ones(2))
+    assert clock.totals["compile"] > 0.05
+
+
+def test_what_fails_ahead_fails_where_it_is_called(program):
+    @compiled()
+    def wrong(program, x):
+        raise ValueError("of this shape")
+
+    wrong.ahead(program, jnp.ones(2))
+    with pytest.raises(ValueError, match="of this shape"):
+        wrong(program, jnp.ones(2))
