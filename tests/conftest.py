@@ -5,6 +5,7 @@ ones (`golden_full_dir`) and small real recordings (`data_dir`) are not. Tests t
 ``CFDG_REFERENCE_DIR`` or in a folder beside the repository, and skip, saying so, where neither exists.
 """
 
+import ctypes
 import dataclasses
 import gc
 import importlib.metadata
@@ -35,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not hasattr(getattr(item, "module", None), "toy_config"))
 
 
-MUCH_MEMORY = 2 << 30
+MUCH_MEMORY = 3 << 30
 """Resident bytes from which a test process lets go of what it has compiled, between files."""
 MANY_MAPS = 30_000
 """Memory mappings from which it does so after any test: programs have some each, and XLA aborts at Linux's 65,530."""
@@ -142,9 +143,13 @@ def of_this_process(name):
 
 
 def let_go():
+    """Gives what was compiled back to the system too, or the process would seem full after every file."""
     PROGRAMS.clear()
     jax.clear_caches()
     gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 @pytest.fixture(autouse=True)

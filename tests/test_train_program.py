@@ -2,12 +2,13 @@
 
 import threading
 import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from cfdg_jax.training.program import compiled
+from cfdg_jax.training.program import Compiled, compiled
 from cfdg_jax.training.stopwatch import Stopwatch
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -43,25 +44,24 @@ def test_a_call_that_was_compiled_ahead_is_compiled_once_and_elsewhere(program, 
 
 
 def test_the_wait_for_it_counts_as_compilation(program):
-    go_on, clock = threading.Event(), Stopwatch()
-
     @compiled()
-    def slow(program, x):
-        go_on.wait()  # of what is traced
+    def more(program, x):
         return x + 1
 
-    slow.ahead(program, jnp.ones(2))
-    threading.Timer(0.5, go_on.set).start()
+    clock = Stopwatch()
+    program.kept[Compiled.ahead, more.plain] = thread = threading.Timer(0.5, lambda: None)
+    thread.start()
     with clock("work"):
-        slow(program, jnp.ones(2))
-    assert clock.totals["compile"] > 0.05
+        more(program, jnp.ones(2))
+    assert clock.totals["compile"] > 0.05 and not thread.is_alive()
 
 
 def test_what_fails_ahead_fails_where_it_is_called(program):
-    @compiled()
-    def wrong(program, x):
-        raise ValueError("of this shape")
-
-    wrong.ahead(program, jnp.ones(2))
-    with pytest.raises(ValueError, match="of this shape"):
-        wrong(program, jnp.ones(2))
+    fails = mock.Mock(side_effect=ValueError("too large"))
+    fails.lower.return_value.compile.side_effect = fails
+    more = compiled()(lambda program, x: x + 1)
+    program.kept[more.plain] = fails
+    more.ahead(program, jnp.ones(2))
+    with pytest.raises(ValueError, match="too large"):
+        more(program, jnp.ones(2))
+    assert fails.call_count == 2

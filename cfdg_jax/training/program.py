@@ -173,11 +173,11 @@ class Compiled(Generic[P, R]):
 
     def ahead(self, program: Program, *args: P.args, **kwargs: P.kwargs) -> None:
         """Begins to compile a call beside other work; the next call waits for it, and fails if this does."""
-        fn = self.of(program)
+        lowered = self.of(program).lower(*args, **kwargs)  # not in the thread: it would hold Python's lock
 
         def compile_it() -> None:
             with contextlib.suppress(Exception):
-                fn.lower(*args, **kwargs).compile()
+                lowered.compile()
 
         program.kept[Compiled.ahead, self.plain] = thread = threading.Thread(target=compile_it)
         thread.start()
