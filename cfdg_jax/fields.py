@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import typing
 from collections.abc import Mapping
@@ -66,8 +67,13 @@ def variant_values(config: TrainConfig, values: Mapping[str, Any]) -> dict[str, 
     return found
 
 
+@functools.cache
+def _hints(of: type) -> dict[str, Any]:
+    return typing.get_type_hints(of)
+
+
 def _replace(config: Any, nested: Mapping[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(type(config))
+    hints = _hints(type(config))
     changes = {}
     for name, value in nested.items():
         current, path = getattr(config, name), prefix + name

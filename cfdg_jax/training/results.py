@@ -226,8 +226,8 @@ def read_config(folder: pathlib.Path) -> TrainConfig:
     try:
         return recorded(path.read_bytes(), str(path))
     except UserError:
-        written = read_summary(folder).get("versions", {}).get("cfdg-jax", "an unknown version")
-        if written != versions()["cfdg-jax"]:
+        written = read_summary(folder).get("versions", {}).get("cfdg-jax")
+        if written not in (None, versions()["cfdg-jax"]):
             store.refuse_version(folder, written)
         raise
 
