@@ -73,7 +73,7 @@ def _hints(of: type) -> dict[str, Any]:
 
 
 def _replace(config: Any, nested: Mapping[str, Any], prefix: str) -> Any:
-    hints = _hints(type(config))
+    hints = _hints(config.__class__)
     changes = {}
     for name, value in nested.items():
         current, path = getattr(config, name), prefix + name
