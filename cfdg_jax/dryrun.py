@@ -6,11 +6,13 @@ import pathlib
 
 from cfdg_jax.augment.base import first_refresh
 from cfdg_jax.config import TrainConfig, remarks
-from cfdg_jax.forecast import forecast, read_rates
+from cfdg_jax.forecast import NO_RATES, forecast, read_rates
 from cfdg_jax.training.build import load_program
 from cfdg_jax.training.checkpoint import load_offline_agent
+from cfdg_jax.training.devices import told
 from cfdg_jax.training.memory import TooLarge, memory_plan
 from cfdg_jax.training.progress import Progress
+from cfdg_jax.training.results import read_summary
 from cfdg_jax.training.run import source_of
 from cfdg_jax.training.stopwatch import Stopwatch
 
@@ -45,7 +47,7 @@ def dry_run(config: TrainConfig, folder: pathlib.Path, offline_from: pathlib.Pat
     if before is not None and first_refresh(config) is not None:
         stages.append(f"generator {before.fit_steps:,} steps, unless one is found")
     refreshes = f", {expected.refreshes} refreshes of {config.refresh.rows:,} rows" if expected.refreshes else ""
-    hours = "unknown: no rates of this machine; measure them with cfdg-jax bench"
+    hours = f"unknown: {NO_RATES}"
     if expected.hours is not None:
         amount = f"{expected.hours:.1f} hours" if expected.hours > 1 else f"{60 * expected.hours:.0f} minutes"
         hours = f"about {amount} of updates by the rates of {rates.get('device', 'the benchmark')}"
@@ -65,6 +67,12 @@ def dry_run(config: TrainConfig, folder: pathlib.Path, offline_from: pathlib.Pat
         "memory": memory,
         "time": hours,
     }
+    if program.mesh is not None:
+        rows |= {"devices": told(program.mesh, len(config.lanes))}
+    stands = read_summary(folder)
+    if stands:
+        far = f"{stands['status']} at {stands['phase']} step {stands['step']:,}"
+        rows |= {"so far": f"{far}; all else is of the whole run"}
     text = "\n".join(f"{name:<13} {value}" for name, value in rows.items())
     return "\n".join([text, *(f"{'warning':<13} {remark}" for remark in remarks(config))])
 

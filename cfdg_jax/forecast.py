@@ -15,6 +15,7 @@ from cfdg_jax.fields import pre_training_hash
 
 RATES = "benchmarks/results/bench-cpu.json"
 """What ``cfdg-jax bench --out`` wrote last; its rates are of this machine if it was run here."""
+NO_RATES = f"no rates in {RATES}; `cfdg-jax bench agents generator` in this folder measures them"
 _BENCH_SAMPLER_STEPS = 32
 """Sampler steps that the benchmark's generated rows per second are of."""
 
@@ -70,7 +71,8 @@ def forecast(config: TrainConfig, rates: Mapping[str, Any], borrows: bool = Fals
         gigabytes = len(config.lanes) * held * spec_of(task).layout.width * size
     except UserError:
         gigabytes = None
-    name = f"{config.dataset or task} {config.name}"
+    last = config.first_seed + config.seeds - 1
+    name = f"{config.dataset or task} {config.name}, seeds {config.first_seed}-{last}"
     hours = _hours(config, offline, refreshes, rates)
     return Forecast(name, offline, online.steps, refreshes, gigabytes, hours)
 
@@ -98,14 +100,15 @@ def table(configs: Sequence[TrainConfig], rates: Mapping[str, Any]) -> str:
     """Every run on a line, the sums on the last; of runs with the same pre-training the first makes it."""
     before = [pre_training_hash(config) for config in configs]
     rows = [forecast(each, rates, before[i] in before[:i]) for i, each in enumerate(configs)]
-    lines = [f"{'run':<56} {'offline':>9} {'online':>9} {'refreshes':>9} {'rings':>9} {'hours':>8}"]
+    lines = [f"{'run':<64} {'offline':>9} {'online':>9} {'refreshes':>9} {'rings':>9} {'hours':>8}"]
     shown = lambda value, form: "?" if value is None else format(value, form)
     for row in rows:
         size = "?" if row.gigabytes is None else f"{row.gigabytes:.2f} GB"
         counts = f"{row.offline:>9,} {row.online:>9,} {row.refreshes:>9,}"
-        lines.append(f"{row.name:<56} {counts} {size:>9} {shown(row.hours, '.1f'):>8}")
+        lines.append(f"{row.name:<64} {counts} {size:>9} {shown(row.hours, '.1f'):>8}")
     known = [row.hours for row in rows if row.hours is not None]
     device = f" by the rates of {rates['device']}" if "device" in rates else ""
-    total = f"{len(rows)} runs, {sum(known):,.0f} hours of updates{device}"
+    hours = f"{sum(known):,.0f} hours of updates{device}" if known else f"hours unknown: {NO_RATES}"
+    total = f"{len(rows)} runs, {hours}"
     lines.append(f"{total}; pre-training that runs share is counted in the first")
     return "\n".join(lines)

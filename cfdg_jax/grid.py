@@ -9,6 +9,7 @@ folder; ``groups.yaml`` there keeps their size, so that it goes on with the same
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,7 +103,11 @@ def begun_groups(folder: pathlib.Path, devices: str | None = None) -> tuple[Trai
         found, size = first.decode(errors="replace")[:40], "must be `group: N`, the most seeds of a group"
         raise UserError(str(path), f"its first line is '{found}'", f"{size}; restore it as the run wrote it")
     config = dataclasses.replace(recorded(rest, str(path)), devices=devices or "auto")
-    return config, cells([config], folder, int(known[1]))
+    made = cells([config], folder, int(known[1]))
+    others = {each.parent for each in folder.glob("*/config.yaml")} - {cell.folder for cell in made}
+    what = f"groups of {int(known[1])} seeds are not those in the folder"
+    require(not others, str(path), what, "restore it as the run wrote it")
+    return config, made
 
 
 def _folder_name(config: TrainConfig) -> str:
@@ -180,6 +185,14 @@ def run_on_ray(made: Sequence[Cell], progress: bool, resources: Mapping[str, flo
         source = sources[key].folder if key in sources else None
         names[task.remote(cell.config, cell.folder, source, *([before[key]] if source else []))] = cell.shown
     _wait(ray, names, progress)
+
+
+def on_ray_in_words(made: Sequence[Cell], resources: Mapping[str, float]) -> str:
+    """What `run_on_ray` would ask of a cluster."""
+    shared, where = len(list(_shared(made))), os.environ.get("RAY_ADDRESS", "this machine (RAY_ADDRESS names no other)")
+    takes = ", ".join(f"{value:g} {name.removeprefix('num_')}" for name, value in resources.items() if value)
+    before = f", after {shared} of pre-training that several share" if shared else ""
+    return f"{len(made)} tasks of {takes} on {where}{before}; a task whose worker is lost is begun again {TRIES} times"
 
 
 def _ray() -> Any:

@@ -117,6 +117,8 @@ def prepare(
     require(not out.exists(), str(out), "exists", "choose another name or move it away")
     _require_generator(config, online)
     mesh = as_one_lane(config, mesh_of(dataclasses.replace(config, seeds=1)))
+    if mesh is not None:
+        progress.say(f"devices: {mesh.size} share the fit and the rows")
     data = [load_dataset(each, progress=progress.shown) for each in (config.dataset, online) if each is not None]
     config.augment.check_without_agent(any(each.loose for each in data))
     offline_data = data[0]

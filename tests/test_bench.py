@@ -1,9 +1,12 @@
 """The benchmark's count of FLOP, which every share of the matrix-product rate rests on."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+from cfdg_jax.bench import measure
 from cfdg_jax.bench.programs import program_of
 from cfdg_jax.core.flops import product_flop
 from cfdg_jax.errors import UserError
@@ -12,6 +15,21 @@ from cfdg_jax.training.prepare import init
 
 X, W = jnp.ones((8, 16)), jnp.ones((16, 32))
 ONE = 2.0 * 8 * 16 * 32
+
+
+def test_parts_of_one_machine_gather_in_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "PARTS", {name: lambda quick: {"rate": 1.0} for name in ("one", "two")})
+    monkeypatch.setattr(measure, "matmul_gflops", lambda size: 1.0)
+    out = tmp_path / "bench.json"
+    measure.bench(["one"], out)
+    measure.bench(["two"], out)
+    found = json.loads(out.read_text())
+    assert {"one", "two"} < set(found) and found["command"] == "cfdg-jax bench one; cfdg-jax bench two"
+    monkeypatch.setattr(measure, "device_name", lambda: "another")
+    measure.bench(["two"], out)
+    assert "one" not in json.loads(out.read_text())
+    monkeypatch.chdir(tmp_path)
+    assert measure.bench(["one"], quick=True).name.endswith("-quick.json"), "crude rates replace no others"
 
 
 def test_products_are_counted_wherever_they_stand():

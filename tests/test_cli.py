@@ -218,8 +218,12 @@ def test_a_dry_run_says_what_the_run_would_do_and_writes_nothing(tmp_path, capsy
     assert said["data"] == "20,000 rows" and said["pre-training"].startswith("400 updates, 3 times 2 episodes")
     assert "400 environment steps a seed" in said["online"] and "1 refreshes of 500 rows" in said["online"]
     assert " MB, most of it " in said["memory"]
-    assert said["time"].startswith("unknown: no rates of this machine")
+    assert said["time"].startswith("unknown: no rates in ")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    assert cli.main([*words, "--dry-run", "--out", "used"]) == 2
+    assert "error: used: is not empty" in capsys.readouterr().err
 
 
 def test_a_command_without_any_argument_is_read(monkeypatch, capsys):

@@ -57,6 +57,20 @@ def test_table_1_has_the_papers_cells(capsys, tmp_path):
     assert "1,000,000" in lines[1] and lines[1].startswith("d4rl:halfcheetah-random-v2 ")
 
 
+def test_a_dry_run_of_a_cluster_says_what_it_would_ask_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.chdir(tmp_path)  # where there are no rates
+    fields = "fields: {seeds: 4, dataset: 'local:hopper-medium-v0'}"
+    (tmp_path / "two.yaml").write_text(f"{fields}\nruns: [{{}}, {{augment: cfdg}}]")
+    command = ["sweep", "two.yaml", "--dry-run", "--on", "ray", "--group", "2", "--gpus"]
+    assert main([*command, "0.5"]) == 0
+    *_, last, asked = lines = capsys.readouterr().out.splitlines()
+    assert [line[:50].rstrip()[-9:] for line in lines[1:3]] == ["seeds 0-1", "seeds 2-3"]
+    assert last.startswith("4 runs, hours unknown: no rates in ")
+    assert asked.startswith("4 tasks of 1 cpus, 0.5 gpus on head:6379, after 2 of pre-training that several share; ")
+    assert main([*command, "-1"]) == 2 and "--gpus: is -1; must be at least 0" in capsys.readouterr().err
+
+
 def test_rates_that_are_none(tmp_path):
     with pytest.raises(UserError, match="does not exist; make it with: cfdg-jax bench"):
         read_rates(str(tmp_path / "absent.json"))

@@ -70,6 +70,19 @@ def test_a_damaged_note_of_groups_is_told(note, told, tmp_path):
     assert error.value.field.startswith(str(tmp_path / grid.GROUPS)) and error.value.remedy
 
 
+def test_a_note_of_other_groups_than_those_made_is_told(tmp_path):
+    config = toy_config("none", seeds=4)
+    for cell in grid.cells([config], tmp_path, 2):
+        cell.folder.mkdir()
+        (cell.folder / "config.yaml").touch()
+    for size in (2, 4):
+        (tmp_path / grid.GROUPS).write_text(f"group: {size}\n{to_yaml(config)}")
+        if size == 2:
+            assert len(grid.begun_groups(tmp_path)[1]) == 2
+    with pytest.raises(UserError, match="groups of 4 seeds are not those in the folder; restore it"):
+        grid.begun_groups(tmp_path)
+
+
 def test_what_caches_hold_counts_as_free(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
     assert memory.available_mb() > 0
@@ -107,6 +120,10 @@ def test_a_run_that_does_not_fit_is_trained_in_groups_and_goes_on_with_them(tmp_
     told = capsys.readouterr().out
     assert f"done: {out}  (2 groups" in told and f"next: cfdg-jax report {out}, or cfdg-jax evaluate {first[0]}" in told
     assert written == {path: path.stat().st_mtime_ns for path in first[0].rglob("*")}
+    assert main(["train", "--resume", str(first[0]), "--dry-run"]) == 0
+    assert "so far        done at offline step 4; " in capsys.readouterr().out
+    assert main(["train", "--resume", str(out), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("\ngroup ") == 2
     (run,) = read_runs(runs_in(out))
     assert run.numbers == [0, 1] and run.evaluations[-1].returns.shape == (2, 1)
     assert main([*command, "2"]) == 2 and f"is not empty; continue it with --resume {out}" in capsys.readouterr().err

@@ -270,6 +270,8 @@ def test_a_run_may_start_from_another_runs_pre_training(toy_run, tmp_path):
         with pytest.raises(UserError, match=f"^{re.escape(name)}: .* was pre-trained with"):
             config = override(toy_run.config, changes)
             cfdg_jax.train(config, tmp_path / "other", offline_from=toy_run.folder, progress=False)
+    with pytest.raises(UserError, match=r"^seeds: is 3, and .* pre-trained 2; use as many"):
+        cfdg_jax.train(override(toy_run.config, {"seeds": 3}), tmp_path / "other", offline_from=toy_run.folder)
     assert not (tmp_path / "other").exists(), "refused before anything is written"
 
 

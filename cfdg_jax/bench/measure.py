@@ -37,7 +37,10 @@ PARTS = {
 
 
 def bench(what: Sequence[str] = (), out: pathlib.Path | None = None, quick: bool = False) -> pathlib.Path:
-    """Measures `what` (default: everything), prints it and writes one json file; returns its path."""
+    """Measures `what` (default: everything), prints it and writes one json file; returns its path.
+
+    A file of the same device and versions keeps the parts that are not measured anew.
+    """
     unknown = [name for name in what if name not in PARTS]
     require(not unknown, "bench", f"'{' '.join(unknown)}' is unknown", f"valid: {', '.join(PARTS)}")
     results: dict[str, Any] = {
@@ -56,11 +59,23 @@ def bench(what: Sequence[str] = (), out: pathlib.Path | None = None, quick: bool
         if name == "kernels":
             print(kernels.table(measured))
     platform = jax.devices()[0].platform
-    path = out or pathlib.Path("benchmarks/results") / f"bench-{platform}.json"
+    path = out or pathlib.Path("benchmarks/results") / f"bench-{platform}{'-quick' * quick}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    results = _joined(path, results)
     write_atomic(path, json.dumps(results, indent=2) + "\n")
     print(f"written: {path}")
     return path
+
+
+def _joined(path: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:
+    """`results` with what the file at `path` holds beside them, where it is of the same device and versions."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        same = all(before[name] == results[name] for name in ("device", "versions"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return results
+    left = {name: value for name, value in before.items() if name in PARTS and name not in results} if same else {}
+    return results | left | ({"command": f"{before['command']}; {results['command']}"} if left else {})
 
 
 def _add_shares(results: dict[str, Any], rate: float) -> None:

@@ -18,6 +18,7 @@ from cfdg_jax.commands.options import (
     quiet_option,
     set_fields,
 )
+from cfdg_jax.errors import require
 from cfdg_jax.process import starting
 
 
@@ -55,9 +56,12 @@ def sweep(
 ) -> None:  # fmt: skip
     """Run every line of a yaml file, sharing pre-training, and report on all of them."""
     with starting():
-        from cfdg_jax.grid import cells
+        from cfdg_jax.grid import cells, on_ray_in_words
         from cfdg_jax.sweep import read_sweep, sweep
 
+    resources = {"num_cpus": float(cpus or 1), "num_gpus": float(gpus or 0)}
+    for name, value in resources.items():
+        require(value >= 0, f"--{name.removeprefix('num_')}", f"is {value:g}", "must be at least 0")
     path = pathlib.Path(file)
     folder = pathlib.Path(out) if out else pathlib.Path("runs") / path.stem
     if dry_run:
@@ -65,8 +69,9 @@ def sweep(
 
         made = cells(read_sweep(path), folder, int(group or 0))
         print(table([cell.config for cell in made], read_rates(rates)))
+        if on == "ray":
+            print(on_ray_in_words(made, resources))
         return
-    resources = {"num_cpus": float(cpus or 1), "num_gpus": float(gpus or 0)}
     report = sweep(read_sweep(path), folder, progress=not quiet, on=on, group=int(group or 0), resources=resources)
     print(f"report: {report}")
 
@@ -104,7 +109,7 @@ def sample(
 @click.argument("what", nargs=-1, metavar="[WHAT]...")
 @click.option(
     "--out", "--json", "out", type=Text("file"), metavar="FILE",
-    help="json file to write (default benchmarks/results/bench-DEVICE.json)",
+    help="json file to write, or to add to (default benchmarks/results/bench-DEVICE.json)",
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="seconds instead of minutes; for checking that it runs")
 def bench(what: tuple[str, ...], out: str | None, quick: bool) -> None:

@@ -73,6 +73,7 @@ def train(
         from cfdg_jax.training.progress import Progress
         from cfdg_jax.training.results import read_config
         from cfdg_jax.training.run import default_folder, train
+        from cfdg_jax.training.untouched import refuse_used
     devices, groups = None, list["grid.Cell"]()
     if resume:
         devices = given.pop("devices", None)
@@ -89,7 +90,11 @@ def train(
         if share:
             config, folder = grid.share(config, share), folder / f"share-{share.partition('/')[0]}"
     if dry_run:
+        if not resume:
+            refuse_used(folder)
         _dry_run(folder, config, from_offline)
+        for cell in groups:
+            print(f"{'group':<13} {cell.shown}: {cell.folder}")
         return
     try:
         if not groups:

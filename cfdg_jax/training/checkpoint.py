@@ -201,7 +201,7 @@ def check_offline_agent(folder: pathlib.Path, config: TrainConfig) -> None:
     same_axis = not source.vmap or list(source.vmap.items()) == list(config.vmap.items())
     require(same_axis, "vmap", axis, "use the same, or a pre-training without")
     seeds = f"is {config.seeds}, and {folder} pre-trained {source.seeds}"
-    require(not config.vmap or source.seeds == config.seeds, "seeds", seeds, "use as many")
+    require(source.seeds == config.seeds, "seeds", seeds, "use as many")
     units = [f"transform.{field.name}" for field in dataclasses.fields(source.transform)]
     for name in ("dataset", "first_seed", *units):
         here, there = get_path(config, name), get_path(source, name)

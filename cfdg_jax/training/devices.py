@@ -69,7 +69,7 @@ def told(mesh: Mesh | None, lanes: int) -> str:
     """On how many devices `lanes` train, for people."""
     devices, of_one_lane, _ = devices_of(mesh)
     share = f"{of_one_lane} for each" if of_one_lane > 1 else f"{lanes // devices} on each"
-    return f"devices: {lanes} lane{'s' if lanes > 1 else ''} on {devices}, {share}"
+    return f"{lanes} lane{'s' if lanes > 1 else ''} on {devices}, {share}"
 
 
 def specs(tree: Any, copied: bool = False) -> Any:

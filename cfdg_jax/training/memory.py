@@ -105,7 +105,7 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
         plan |= _of_generator(program)
     devices, of_one_lane, memories = devices_of(program.mesh)
     if devices > 1:
-        progress.say(told(program.mesh, lanes))
+        progress.say(f"devices: {told(program.mesh, lanes)}")
     copies = {SHARED: devices, SPREAD: 1}  # all else is split by lanes
     plan = {name: value * copies.get(name, of_one_lane) / memories for name, value in plan.items()}
     at_once = devices // of_one_lane  # lanes on devices of their own, as in every group of seeds
