@@ -282,8 +282,8 @@ def require_method(choice: str, name: str, registries: Mapping[str, Mapping[str,
     """
     known = {each: methods(each) for each in LISTS} if registries is None else registries
     elsewhere = [other for other in LISTS if other != choice and name in known[other]]
-    listing = f"cfdg-jax list {LISTS[choice]}"
-    remedy = f"it is chosen by --{elsewhere[0]} {name}" if elsewhere else nearest(name, known[choice], listing)
+    near = lambda: nearest(name, known[choice], f"cfdg-jax list {LISTS[choice]}")
+    remedy = f"it is chosen by --{elsewhere[0]} {name}" if elsewhere else near
     require(name in known[choice], choice, f"'{name}' is unknown", remedy)
 
 

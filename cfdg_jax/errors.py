@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PATH_ERRORS = (
@@ -61,10 +61,10 @@ def require_file(path: pathlib.Path) -> None:
     require(path.is_file(), str(path), "does not exist", "name a yaml file")
 
 
-def require(condition: bool, field: str, problem: str, remedy: str = "") -> None:
-    """Raises `UserError` unless `condition` holds."""
+def require(condition: bool, field: str, problem: str, remedy: str | Callable[[], str] = "") -> None:
+    """Raises `UserError` unless `condition` holds; a remedy that takes time to find is given as a function."""
     if not condition:
-        raise UserError(field, problem, remedy)
+        raise UserError(field, problem, remedy() if callable(remedy) else remedy)
 
 
 def nearest(name: str, names: Iterable[str], listing: str = "") -> str:

@@ -102,10 +102,10 @@ def begun_groups(folder: pathlib.Path, devices: str | None = None) -> tuple[Trai
     if known is None:
         found, size = first.decode(errors="replace")[:40], "must be `group: N`, the most seeds of a group"
         raise UserError(str(path), f"its first line is '{found}'", f"{size}; restore it as the run wrote it")
-    config = dataclasses.replace(recorded(rest, str(path)), devices=devices or "auto")
-    made = cells([config], folder, int(known[1]))
+    config, group = dataclasses.replace(recorded(rest, str(path)), devices=devices or "auto"), int(known[1])
+    made = cells([config], folder, group)
     others = {each.parent for each in folder.glob("*/config.yaml")} - {cell.folder for cell in made}
-    what = f"groups of {int(known[1])} seeds are not those in the folder"
+    what = f"groups of {group} seeds are not those in the folder"
     require(not others, str(path), what, "restore it as the run wrote it")
     return config, made
 

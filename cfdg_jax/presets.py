@@ -46,7 +46,7 @@ def make_config(
     Raises:
       UserError: for an unknown name, field or value, or choices that cannot go together.
     """
-    require(preset in PRESETS, "preset", f"'{preset}' is unknown", nearest(preset, PRESETS))
+    require(preset in PRESETS, "preset", f"'{preset}' is unknown", lambda: nearest(preset, PRESETS))
     given = {name.replace("__", "."): value for name, value in fields.items()}
     chosen = _choices({"agent": agent, "augment": augment, "mix": mix, "stratify": stratify})
     if dataset is not None:

@@ -1,6 +1,5 @@
 """What does not grow while a run goes on: compiled programs, memory, files."""
 
-import itertools
 import subprocess
 import sys
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from train_helpers import hopper_config, lines, toy_config
+from train_helpers import compilations, hopper_config, lines, toy_config
 
 import cfdg_jax
 from cfdg_jax.envs.toy import make_toy
@@ -22,28 +21,20 @@ from cfdg_jax.training.stopwatch import Stopwatch
 
 pytestmark = pytest.mark.usefixtures("generators_are_shallow")
 
-COMPILED = "/jax/core/compile/backend_compile_duration"
-
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """Programs compiled or loaded so far, and the list of that number at each checkpoint of a run."""
-    count, seen, checkpoint = itertools.count(), [], Session.checkpoint
-    total = [0]
-
-    def listen(event, seconds, **kwargs):
-        if event == COMPILED:
-            total[0] = next(count) + 1
+    """The number of programs compiled or loaded so far, at each checkpoint of a run."""
+    seen, checkpoint = [], Session.checkpoint
 
     def note(self):
         checkpoint(self)
         if self.phase == "online":
-            seen.append((self.step, total[0]))
+            seen.append((self.step, len(found)))
 
-    jax.monitoring.register_event_duration_secs_listener(listen)
     monkeypatch.setattr(Session, "checkpoint", note)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
+    with compilations() as found:
+        yield seen
 
 
 @pytest.mark.parametrize(

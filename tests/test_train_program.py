@@ -4,14 +4,12 @@ import threading
 import types
 from unittest import mock
 
-import jax
 import jax.numpy as jnp
 import pytest
+from train_helpers import compilations
 
 from cfdg_jax.training.program import Compiled, compiled
 from cfdg_jax.training.stopwatch import Stopwatch
-
-COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 @pytest.fixture
@@ -19,28 +17,18 @@ def program():
     return types.SimpleNamespace(settings={}, mesh=None, kept={})
 
 
-@pytest.fixture
-def where():
-    """The thread of each compilation."""
-    found = []
-    listen = lambda event, seconds, **_: found.append(threading.get_ident()) if event == COMPILED else None
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield found
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
-def test_a_call_that_was_compiled_ahead_is_compiled_once_and_elsewhere(program, where):
+def test_a_call_that_was_compiled_ahead_is_compiled_once_and_elsewhere(program):
     @compiled(static=("k",), donate=("x",))
     def grow(program, x, k):
         return jnp.sin(x) * k + 1.0
 
     x = jnp.ones(3)
-    where.clear()
-    grow.ahead(program, x, k=2)
-    x = grow(program, x, k=2)
-    assert len(where) == 1 and where[0] != threading.get_ident()
-    x = grow(program, grow(program, x, k=2), k=3)  # another number is another program, as ever
-    assert len(where) == 2 and where[1] == threading.get_ident() and x.shape == (3,)
+    with compilations() as where:
+        grow.ahead(program, x, k=2)
+        x = grow(program, x, k=2)
+        assert len(where) == 1 and where[0] != threading.get_ident()
+        x = grow(program, grow(program, x, k=2), k=3)  # another number is another program, as ever
+        assert len(where) == 2 and where[1] == threading.get_ident() and x.shape == (3,)
 
 
 def test_the_wait_for_it_counts_as_compilation(program):

@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import pathlib
+import threading
 
 import jax
 import numpy as np
@@ -69,6 +70,20 @@ def hopper_config(**values) -> TrainConfig:
 def make_generators_shallow(patch: pytest.MonkeyPatch) -> None:
     """Denoisers of generated rows get one block, not six."""
     patch.setattr(denoiser, "resmlp", functools.partial(resmlp, blocks=1))
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that grows by the thread of each program that is compiled or loaded within the block."""
+    found = []
+
+    def listen(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(threading.get_ident())
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @contextlib.contextmanager

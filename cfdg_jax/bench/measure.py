@@ -72,10 +72,11 @@ def _joined(path: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
         same = all(before[name] == results[name] for name in ("device", "versions"))
-    except (OSError, ValueError, KeyError, TypeError):
+        both = {"command": f"{before['command']}; {results['command']}"}
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is no benchmark's
         return results
-    left = {name: value for name, value in before.items() if name in PARTS and name not in results} if same else {}
-    return results | left | ({"command": f"{before['command']}; {results['command']}"} if left else {})
+    left = {name: value for name, value in before.items() if name in PARTS and name not in results}
+    return results | left | both if same and left else results
 
 
 def _add_shares(results: dict[str, Any], rate: float) -> None:

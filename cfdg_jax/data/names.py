@@ -106,8 +106,8 @@ def split_name(name: str | os.PathLike[str]) -> tuple[Origin, str]:
     kind, colon, rest = text.partition(":")
     if colon and kind in ("d4rl", "local"):
         known: Iterable[str] = REMOTES if kind == "d4rl" else RECIPES
-        if rest not in known:
-            raise UserError(text, "is unknown", nearest(text, [f"{kind}:{name}" for name in known], LISTING))
+        remedy = lambda: nearest(text, [f"{kind}:{name}" for name in known], LISTING)
+        require(rest in known, text, "is unknown", remedy)
         return kind, rest  # type: ignore[return-value]
     if colon and kind == "minari":
         return "minari", rest
