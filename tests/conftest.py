@@ -38,8 +38,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 MUCH_MEMORY = 3 << 30
 """Resident bytes from which a test process lets go of what it has compiled, between files."""
-MANY_MAPS = 30_000
-"""Memory mappings from which it does so after any test: programs have some each, and XLA aborts at Linux's 65,530."""
+MANY_MAPS = 50_000
+"""Memory mappings from which it does so after any test: a run adds 2,000, and XLA aborts at Linux's 65,530."""
 
 
 PROGRAMS = {}
