@@ -4,7 +4,9 @@
 
 `--torch` is an interpreter that has PyTorch (see `torch_iql.py`). Milliseconds are of CPU time, all threads together,
 the fewest of all rounds: on a machine with other work the clock on the wall says more of that work. The ratio stands
-beside that of the matrix-product rates of both libraries, each by the clock and the best of all rounds.
+beside that of the matrix-product rates of both libraries, each by the clock and the best of all rounds, and, with one
+thread, beside the share of its own product rate that either reaches: the ratio is that of the rates times that of the
+shares.
 """
 
 import argparse
@@ -21,12 +23,24 @@ WIDTH, ROWS, LEVELS = 1_024, 2_000, 16
 """Of the denoiser: its width, the rows sampled at once, and the steps of the sampler."""
 
 
+class Work(NamedTuple):
+    """What is timed.
+
+    Attributes:
+      call: Makes the updates and waits.
+      gflop: Of the matrix products of one of them.
+    """
+
+    call: Callable[[], None]
+    gflop: float
+
+
 class Case(NamedTuple):
     """A reference and what of ours is timed beside it.
 
     Attributes:
       script: Of the reference, with its own arguments.
-      ours: ``(updates) -> call``; a call makes them and waits.
+      ours: ``(updates) -> Work``.
       updates: Of a call, on both sides.
     """
 
@@ -41,18 +55,21 @@ def agent(name, fields=None):
     def make(updates):
         import jax
 
-        from cfdg_jax.bench.programs import chunk_arguments, program_of
+        from cfdg_jax.bench.programs import chunk_arguments, policy_delay, program_of
+        from cfdg_jax.core.flops import product_flop
         from cfdg_jax.training.learn import offline_chunk
 
         program = program_of("halfcheetah", 1, 20_000, {"augment.width": 64} | (fields or {}), name)
         state, meters, rows = chunk_arguments(program, "online")
+        chunk = lambda state, meters: offline_chunk(program, state, meters, rows, updates, "online")
+        flop = product_flop(chunk, state, meters, delay=policy_delay(program))
 
         def call():
             nonlocal state, meters
-            state, meters = offline_chunk(program, state, meters, rows, updates, "online")
+            state, meters = chunk(state, meters)
             jax.block_until_ready(state.agent)
 
-        return call
+        return Work(call, flop / updates / 1e9)
 
     return make
 
@@ -68,6 +85,7 @@ def denoiser(part):
         from cfdg_jax.augment.synther import SynthERConfig
         from cfdg_jax.bench.programs import noise_rows
         from cfdg_jax.core import ring
+        from cfdg_jax.core.flops import product_flop
         from cfdg_jax.envs.registry import spec_of
         from cfdg_jax.types import Source
 
@@ -75,18 +93,20 @@ def denoiser(part):
         held = ring.full(jnp.asarray(noise_rows(spec, 20_000)))
         augmenter = make_augmenter(SynthERConfig(width=WIDTH, sampler_steps=LEVELS, churn=0.0), spec)
         state = augmenter.init(jax.random.key(0), held.rows, held)
-        fit = jax.jit(augmenter.fit, static_argnames="steps", donate_argnums=0)
-        sample = jax.jit(augmenter.generate, static_argnums=(2, 3))
+        key, source = jax.random.key(1), int(Source.SYNTHETIC_ONLINE)
+        fits = jax.jit(lambda state: augmenter.fit(state, held.rows, held, key, steps=updates)[0], donate_argnums=0)
+        rows = jax.jit(lambda state: augmenter.generate(state, key, source, ROWS))
+        flop = product_flop(fits if part == "fit" else rows, state)
 
         def call():
             nonlocal state
             if part == "fit":
-                state, _ = fit(state, held.rows, held, jax.random.key(1), steps=updates)
+                state = fits(state)
                 jax.block_until_ready(state.denoiser.params)
             else:
-                jax.block_until_ready(sample(state, jax.random.key(1), int(Source.SYNTHETIC_ONLINE), ROWS))
+                jax.block_until_ready(rows(state))
 
-        return call
+        return Work(call, flop / updates / 1e9)
 
     return make
 
@@ -139,7 +159,7 @@ def main():
         ours, measured, theirs, rates = case.ours(case.updates), [], [], []
         for _ in range(args.rounds):
             theirs.append(torch_round(args.torch, case, args.threads))
-            measured.append(cpu_milliseconds(ours, case.updates))
+            measured.append(cpu_milliseconds(ours.call, case.updates))
             rates.append(matmul_gflops())
         torch_ms = min(run["cpu_milliseconds"] for run in theirs)
         torch_rate = max(run["matmul_gflops"] for run in theirs)
@@ -150,6 +170,9 @@ def main():
             "product_rate_ratio": max(rates) / torch_rate,
             "torch": theirs[0]["torch"],
         }
+        if args.threads == 1:
+            shares = {"ours": (min(measured), max(rates)), "torch": (torch_ms, torch_rate)}
+            results[name] |= {f"{who}_share": 1e3 * ours.gflop / ms / rate for who, (ms, rate) in shares.items()}
     print(json.dumps(results, indent=2))
 
 

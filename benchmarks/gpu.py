@@ -16,9 +16,7 @@ A part is left out, and named, once the time is up.
 from __future__ import annotations
 
 import argparse
-import collections
 import contextlib
-import gzip
 import json
 import pathlib
 import tempfile
@@ -28,6 +26,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from traced import kernel_microseconds
 
 import cfdg_jax
 from cfdg_jax.augment.registry import AUGMENTERS
@@ -109,21 +108,11 @@ def profile(quick: bool, found: dict) -> dict[str, Any]:
     updates = 20 if quick else 100
     program = program_of("halfcheetah", 2 if quick else 5, 20_000, {"augment.width": 64})
     update_rate(program, updates, 1)
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            update_rate(program, updates, 1)
-        (trace,) = pathlib.Path(folder).rglob("*.trace.json.gz")
-        events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
-    on_device = jax.default_backend() != "cpu"
-    names = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
-    kernel = lambda e: e.get("ph") == "X" and ("hlo_op" in e.get("args", {}) or "/device:" in names.get(e["pid"], ""))
-    total: collections.Counter[str] = collections.Counter()
-    for event in filter(kernel, events):
-        total[event["name"]] += event["dur"]
+    spent = kernel_microseconds(lambda: update_rate(program, updates, 1))
     return {
-        "device_events": on_device,
-        "microseconds": sum(total.values()),
-        "dearest": dict(total.most_common(DEAREST)),
+        "device_events": jax.default_backend() != "cpu",
+        "microseconds": sum(spent.values()),
+        "dearest": dict(list(spent.items())[:DEAREST]),
     }
 
 
