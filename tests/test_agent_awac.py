@@ -138,11 +138,11 @@ def compare_gradients(p, before, after, batch, noise, grads):
     """Those of both losses at the start; `after` has the stepped critics."""
     value = module.sampled_value(p, before.target, before.policy, batch.next_obs, noise.next_action)
     target = batch.reward + 0.99 * (1 - batch.terminal) * value
-    critic = jax.grad(lambda x: module.critic_loss(p, x, batch, target)[0])(before.critic)
+    critic = jax.grad(lambda x: module.critic_loss(p, x, batch, target)[0].mean())(before.critic)
     seen = before.critic if p.switches.seen == "before" else after.critic
     q = p.critic.apply(seen, batch.obs, batch.action).min(axis=0)
     weight, _ = module.regression_weight(p, q - module.sampled_value(p, seen, before.policy, batch.obs, noise.action))
-    policy = jax.grad(lambda x: module.policy_loss(p, x, batch, weight)[1])(before.policy)
+    policy = jax.grad(lambda x: module.policy_loss(p, x, batch, weight)[1].mean())(before.policy)
     for net, ours in (("q1", golden.member(critic, 0)), ("q2", golden.member(critic, 1)), ("pi", policy)):
         for leaf, reference in golden.flatten(grads[net]).items():
             np.testing.assert_allclose(golden.flatten(ours)[leaf], reference, rtol=1e-9, atol=1e-12, err_msg=net + leaf)

@@ -106,10 +106,10 @@ def gradients(p, state, batch):
     v, next_v = p.value.apply(state.value, jnp.stack([batch.obs, batch.next_obs]))
     weight, _ = awr_weight(target_q.min(axis=0) - v, p.config.temperature)
     target = td_target(batch.reward, batch.terminal, next_v, 0.99)
-    critic = jax.grad(lambda x: module.critic_loss(p, x, batch, target)[0])(state.critic)
+    critic = jax.grad(lambda x: module.critic_loss(p, x, batch, target)[0].mean())(state.critic)
     return {
-        "v": jax.grad(lambda x: value_loss(p, x, batch, target_q)[0])(state.value),
-        "pi": jax.grad(lambda x: policy_loss(p, x, batch, weight))(state.policy),
+        "v": jax.grad(lambda x: value_loss(p, x, batch, target_q)[0].mean())(state.value),
+        "pi": jax.grad(lambda x: policy_loss(p, x, batch, weight).mean())(state.policy),
         "q1": golden.member(critic, 0),
         "q2": golden.member(critic, 1),
     }
@@ -152,7 +152,7 @@ def test_three_updates_equal_the_released_code(golden_of, case, dtype):
             reference = z[f"{variant}/f64/step{step + 1}/loss/{name}"]
             near = 2e-4 if (variant, name) == ("full", "pi") else 1e-5 * (1 + step)  # that mean cancels
             rtol = EXACT if exact else near
-            np.testing.assert_allclose(metrics[metric], reference, rtol=rtol, err_msg=name)
+            np.testing.assert_allclose(metrics[metric].mean(), reference, rtol=rtol, err_msg=name)
         if step in (0, 2):
             for net in ("q1", "q2", "tq1", "tq2", "v", "pi"):
                 for name, value in golden.flatten(golden_network(state, net)).items():
@@ -253,7 +253,7 @@ def test_three_updates_equal_an_independent_restatement(order, q_loss):
             state, metrics = once(state, batch, step)
             nets, losses = restated_step(nets, (s, a, r, s2, d), adams, step, config, switches)
             for name, metric in (("v", "value_loss"), ("q", "critic_loss"), ("pi", "policy_loss")):
-                np.testing.assert_allclose(metrics[metric], losses[name], rtol=1e-10)
+                np.testing.assert_allclose(metrics[metric].mean(), losses[name], rtol=1e-10)
         for net, reference in nets.items():
             ours = golden.flatten(golden_network(state, net))
             for name, value in golden.flatten(reference).items():
@@ -311,7 +311,7 @@ def test_a_terminal_row_does_not_bootstrap_and_a_timeout_row_does():
     batch = jax.tree.map(lambda x: x[0], random_batches(0))
     last = {**state.value["l2"], "bias": jnp.array([1000.0])}
     state = state._replace(value={**state.value, "l2": last})
-    loss = lambda terminal: once(state, batch._replace(terminal=terminal), 0)[1]["critic_loss"]
+    loss = lambda terminal: once(state, batch._replace(terminal=terminal), 0)[1]["critic_loss"].mean()
     assert loss(jnp.ones(32)) < 20.0 and loss(jnp.zeros(32)) > 1e6
 
 
@@ -323,7 +323,7 @@ def test_conserve_one_is_plain_iql_and_zero_is_the_free_expectile():
     v = p.value.apply(state.value, batch.obs)
     of = lambda conserve, config: value_loss(
         p._replace(config=config), state.value, batch._replace(conserve=conserve), target_q
-    )[0]
+    )[0].mean()
     compiled = jax.jit(of, static_argnums=1)
     loss = lambda conserve, config=SMALL: compiled(conserve, config)
     plain = expectile(target_q.min(axis=0) - v, 0.7)
@@ -336,7 +336,9 @@ def test_conserve_one_is_plain_iql_and_zero_is_the_free_expectile():
     np.testing.assert_allclose(loss(half, same), plain.mean(), rtol=1e-5, atol=1e-6)
     equal, marked = jnp.stack([target_q[0], target_q[0]]), batch._replace(conserve=half)  # docs/algorithms.md#checks
     with_min = p._replace(config=dataclasses.replace(SMALL, free_target="min"))
-    assert value_loss(p, state.value, marked, equal)[0] == value_loss(with_min, state.value, marked, equal)[0]
+    np.testing.assert_array_equal(
+        value_loss(p, state.value, marked, equal)[0], value_loss(with_min, state.value, marked, equal)[0]
+    )
 
 
 def test_conserve_one_leaves_no_trace_of_the_free_settings():
@@ -348,7 +350,8 @@ def test_conserve_one_leaves_no_trace_of_the_free_settings():
             jax.jit(agent.init)(jax.random.key(1)), batches, jax.random.key(2), jnp.int32(0)
         )
         results.append(state)
-    jax.tree.map(np.testing.assert_array_equal, *results)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-8)  # two programs round in their own order
+    jax.tree.map(close, *results)
 
 
 def sampled_case(order="jax", policy="gaussian"):
@@ -369,7 +372,7 @@ def test_sampled_targets_bootstrap_free_rows_with_the_best_sampled_action():
     half = (jnp.arange(32) < 16).astype(jnp.float32)
     _, metrics = once(state._replace(target=flat), batch._replace(conserve=half), 0, jax.random.key(3))
     y = batch.reward + 0.99 * (half * next_v + (1 - half) * 50.0)
-    np.testing.assert_allclose(metrics["critic_loss"], jnp.square(q - y).sum(axis=0).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["critic_loss"].mean(), jnp.square(q - y).sum(axis=0).mean(), rtol=1e-5)
 
 
 def test_sampled_values_are_a_brute_force_maximum():
@@ -408,7 +411,7 @@ def test_sampled_targets_leave_conservative_rows_alone_and_regress_v_on_the_mini
 def test_sampled_targets_draw_afresh_in_every_update(policy):
     _, state, batch, once = sampled_case(policy=policy)
     free = batch._replace(conserve=jnp.zeros(32))
-    losses = [float(once(state, free, 0, jax.random.key(i))[1]["critic_loss"]) for i in (0, 0, 1)]
+    losses = [float(once(state, free, 0, jax.random.key(i))[1]["critic_loss"].mean()) for i in (0, 0, 1)]
     assert losses[0] == losses[1] != losses[2]
 
 

@@ -94,9 +94,9 @@ def test_terms_and_gradients_equal_the_released_code(case):
     def terms_and_gradients(state):
         target = bootstrap(p, state, batch, noise)
         q, grads = p.critic.apply(state.critic, batch.obs, batch.action), {}
-        grads["q"] = jax.grad(lambda x: critic_loss(p, x, batch, target)[0])(state.critic)
+        grads["q"] = jax.grad(lambda x: critic_loss(p, x, batch, target)[0].mean())(state.critic)
         critic = functools.partial(p.critic.apply, update_critic(p, state, batch, noise, 0)[0].critic)
-        loss = lambda x: soft.policy_loss(p.soft, x, critic, state.log_alpha, batch, noise.action)[0]
+        loss = lambda x: soft.policy_loss(p.soft, x, critic, state.log_alpha, batch, noise.action)[0].mean()
         grads["pi"] = jax.grad(loss)(state.policy)
         return {"target": target, "q": q}, grads
 

@@ -29,6 +29,14 @@ def test_parts_of_one_machine_gather_in_one_file(tmp_path, monkeypatch):
     measure.bench(["two"], out)
     assert "one" not in json.loads(out.read_text())
     monkeypatch.chdir(tmp_path)
+    parts = {"agents": lambda quick, agents: {"rate": agents}, "one": lambda quick: {}}
+    monkeypatch.setattr(measure, "PARTS", parts)
+    of_some = measure.bench(["agents"], agents=["iql", "pex"])
+    found = json.loads(of_some.read_text())
+    assert found["agents"]["rate"] == ["iql", "pex"] and found["command"].endswith("--agent iql --agent pex")
+    assert of_some.name == "bench-cpu-iql-pex.json", "some agents' rates replace no others'"
+    with pytest.raises(UserError, match="--agent: is nothing to one; goes with agents kernels"):
+        measure.bench(["one"], agents=["iql"])
     assert measure.bench(["one"], quick=True).name.endswith("-quick.json"), "crude rates replace no others"
 
 

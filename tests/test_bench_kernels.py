@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cfdg_jax.bench import hlo
+from cfdg_jax.bench import hlo, kinds
 from cfdg_jax.bench.kernels import table, update_kernels
 from cfdg_jax.bench.programs import program_of
 from cfdg_jax.errors import UserError
@@ -66,7 +66,8 @@ TURN = {"fusions": 3, "product fusions": 1, "products": 1, "custom calls": 1, "o
 
 
 def test_a_turn_holds_its_body_its_condition_and_the_dearest_branch():
-    turn = hlo.turn(hlo.parse(PROGRAM), 9)
+    text = hlo.parse(PROGRAM)
+    turn = hlo.kernels(text, hlo.turn(text, 9))
     assert turn == TURN
     assert hlo.launches(turn) == 6  # a fusion that holds a product is one kernel
 
@@ -94,7 +95,8 @@ def test_a_compiled_scan_counts_as_many_products_as_are_written():
             return x, None
 
         compiled = jax.jit(lambda x: jax.lax.scan(step, x, None, length=9)[0]).lower(jnp.ones((64, 64))).compile()
-        turn = hlo.turn(hlo.parse(compiled.as_text()), 9)
+        text = hlo.parse(compiled.as_text())
+        turn = hlo.kernels(text, hlo.turn(text, 9))
         return turn["products"] + turn["product fusions"]
 
     assert [products(count) for count in (1, 2, 5)] == [1, 2, 5]
@@ -104,6 +106,11 @@ def test_an_update_of_an_agent_is_counted():
     """IQL: 5 forward passes of 3 layers, backwards 3 networks of 5 products; a layer of one output may fuse."""
     counts = update_kernels(program_of("halfcheetah", 2, 1_000, {"augment.width": 64}))
     assert 20 <= counts["products"] + counts["product fusions"] <= 30
-    assert counts["all"] == sum(counts[kind] for kind in hlo.KINDS)
+    assert counts["all"] == sum(counts[kind] for kind in hlo.KINDS) == sum(counts["kinds"].values())
+    assert counts["copies"] <= 4, "large arrays are stepped in place, one loop counter and three small vectors are not"
+    networks, of_adam = 3, 3  # two moments and the parameters, of the packed vector and of the one large array
+    assert counts["kinds"]["Adam"] == networks * 2 * of_adam and counts["kinds"]["bias corrections"] == networks * 2
+    assert counts["kinds"]["averages"] == 2 and counts["kinds"]["joined gradients"] == networks
+    assert f"| products | {counts['products'] + counts['product fusions']} |" in kinds.table({"iql": counts["kinds"]})
     after = counts | {"fusions": 1}
     assert f"{counts['fusions']} -> 1 |" in table({"one": after, "seeds": 2}, {"one": counts})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from cfdg_jax.core.losses import awr_weight, expectile, td_loss, td_target, temperature_loss, weighted_mean
+from cfdg_jax.core.losses import awr_weight, expectile, td_loss, td_target, temperature_loss, weighted
 
 SAMPLES = (np.arange(20_000) + 0.5) / 20_000
 
@@ -14,7 +14,7 @@ SAMPLES = (np.arange(20_000) + 0.5) / 20_000
 def minimiser(sample, level):
     """The value whose mean expectile loss against `sample` has zero slope."""
     with jax.enable_x64(True):
-        slope = jax.jit(jax.grad(lambda m: weighted_mean(expectile(jnp.asarray(sample) - m, level))))
+        slope = jax.jit(jax.grad(lambda m: weighted(expectile(jnp.asarray(sample) - m, level)).mean()))
         return optimize.brentq(lambda m: float(slope(m)), sample.min(), sample.max(), xtol=1e-12)
 
 
@@ -62,8 +62,10 @@ def test_td_loss_sums_or_averages_over_critics():
     np.testing.assert_array_equal(td_loss(q, target, "mean"), [1.0, 1.0])
 
 
-def test_weighted_mean_divides_by_all_rows():
-    assert weighted_mean(jnp.array([2.0, 4.0]), jnp.array([1.0, 0.0])) == 1.0
+def test_a_weight_of_zero_does_not_rescale_the_other_rows():
+    rows = jnp.array([2.0, 4.0])
+    np.testing.assert_array_equal(weighted(rows, jnp.array([1.0, 0.0])), [2.0, 0.0])
+    np.testing.assert_array_equal(weighted(rows), rows)
 
 
 def test_temperature_loss_has_the_sign_and_scale_of_its_definition():

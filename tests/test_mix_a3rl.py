@@ -247,7 +247,7 @@ def test_crossq_s_policy_loss_leaves_out_a_row_without_weight():
     weight, moved = jnp.ones(B).at[3].set(0.0), batch._replace(obs=batch.obs.at[3].add(2.0))
     noise = jax.random.normal(jax.random.key(2), batch.action.shape)
     loss = lambda batch, weight: float(
-        crossq.policy_loss(p, state.policy, state, batch._replace(weight=weight), noise)[0]
+        crossq.policy_loss(p, state.policy, state, batch._replace(weight=weight), noise)[0].mean()
     )
     assert loss(batch, None) != pytest.approx(loss(moved, None), abs=1e-6)
     assert loss(batch, weight) == pytest.approx(loss(moved, weight), abs=1e-6)

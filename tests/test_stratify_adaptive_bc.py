@@ -73,7 +73,7 @@ def test_with_td3bc_the_policy_s_loss_is_the_authors():
     action = p.policy.apply(policy, batch.obs)
     q = np.asarray(p.critic.apply(critic, batch.obs, action))[0]
     cloning = np.square(np.asarray(action - batch.action)).mean()
-    assert float(loss) == pytest.approx(-q.mean() / np.abs(q).mean() + 0.13 * cloning, rel=1e-5)
+    assert float(loss.mean()) == pytest.approx(-q.mean() / np.abs(q).mean() + 0.13 * cloning, rel=1e-5)
 
 
 def test_a_run_steers_by_its_own_episodes_on_both_kinds_of_environment(tmp_path):

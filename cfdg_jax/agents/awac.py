@@ -35,7 +35,7 @@ from cfdg_jax.agents.base import (
     update_counts,
 )
 from cfdg_jax.core.distributions import Normal
-from cfdg_jax.core.losses import awr_weight, td_loss, td_target, weighted_mean
+from cfdg_jax.core.losses import awr_weight, td_loss, td_target, weighted
 from cfdg_jax.core.networks import Init, Network, critics, mlp
 from cfdg_jax.core.optim import Optimiser, adam, polyak
 from cfdg_jax.core.packed import pack
@@ -162,9 +162,9 @@ def sampled_value(p: Parts, critic: Params, policy: Params, obs: Array, noise: A
 
 
 def critic_loss(p: Parts, params: Params, batch: Batch, target: Array) -> tuple[Array, Array]:
-    """Squared TD error of all critics against `target` `[B]`, and Q(s, a) `[Q, B]`."""
+    """Squared TD error `[B]` of all critics against `target` `[B]`, and Q(s, a) `[Q, B]`."""
     q = p.critic.apply(params, batch.obs, batch.action)
-    return weighted_mean(td_loss(q, target), batch.weight), q
+    return weighted(td_loss(q, target), batch.weight), q
 
 
 def regression_weight(p: Parts, advantage: Array) -> tuple[Array, Array]:
@@ -177,8 +177,8 @@ def regression_weight(p: Parts, advantage: Array) -> tuple[Array, Array]:
 
 
 def policy_loss(p: Parts, params: Params, batch: Batch, weight: Array) -> tuple[Array, Array]:
-    """The weighted regression of the batch's actions with the decay of weights, and without it."""
-    loss = weighted_mean(-p.policy.apply(params, batch.obs).log_prob(batch.action), weight)
+    """The weighted regression `[B]` of the batch's actions with the decay of weights, and without it."""
+    loss = weighted(-p.policy.apply(params, batch.obs).log_prob(batch.action), weight)
     decay = p.switches.weight_decay
     squares = sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(params)) if decay else 0.0
     return loss + 0.5 * decay * squares, loss

@@ -16,6 +16,8 @@ from cfdg_jax.types import Array, Batch, Metrics, Params
 from cfdg_jax.values import COMMON, check_ranges, require_range
 
 S = TypeVar("S")
+JOINED = 8
+"""Metrics in one array: XLA on CPU computes so many where it writes them, and more each in a kernel of its own."""
 
 # -- updates ---------------------------------------------------------------------------------------------------------
 
@@ -24,14 +26,17 @@ def scan_updates(update_once: Callable[..., tuple[S, Metrics]], state: S, inputs
     """K updates ``update_once(state, *inputs[k]) -> (state, metrics)``, scanned; the metrics are means over the K.
 
     The leaves of `inputs` lead with K. A metric of one update may have any shape, such as the rows', and is averaged
-    over that too. Metrics of a shape leave the scan as one array, and all means are taken once, behind it.
+    over that too. Metrics of a shape leave the scan as one array, or as one for each `JOINED` of them, and all means
+    are taken once, behind it.
     """
 
     def step(state: S, x: tuple) -> tuple[S, dict[tuple[str, ...], Array]]:
         state, metrics = update_once(state, *x)
         shapes = {jnp.shape(value) for value in metrics.values()}
         alike = [tuple(name for name in metrics if jnp.shape(metrics[name]) == shape) for shape in shapes]
-        return state, {names: jnp.stack([metrics[name] for name in names]) for names in alike}
+        groups = [names[i : i + JOINED] for names in alike for i in range(0, len(names), JOINED)]
+        with jax.named_scope("metrics"):
+            return state, {names: jnp.stack([metrics[name] for name in names]) for names in groups}
 
     state, stacked = jax.lax.scan(step, state, tuple(inputs))
     means = {names: values.mean(axis=(0, *range(2, values.ndim))) for names, values in stacked.items()}
@@ -46,8 +51,16 @@ def update_counts(step: Array, batches: Batch) -> Array:
 def descend(
     loss: Callable[[Params], tuple[Array, Any]], optimiser: Optimiser, params: Params, moments: Any, step: Array | int
 ) -> tuple[Params, Any, Array, Any]:
-    """One step down ``loss(params) -> (value, aux)``: new parameters, new moments, value and aux."""
-    (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(unpack(params))
+    """One step down the mean of ``loss(params) -> (value, aux)``: new parameters, new moments, value and aux.
+
+    `value` may be of any shape, such as the rows', and is given as it is: as a metric it is averaged with the others.
+    """
+
+    def mean(tree: Params) -> tuple[Array, tuple[Array, Any]]:
+        value, aux = loss(tree)
+        return value.mean(), (value, aux)
+
+    grads, (value, aux) = jax.grad(mean, has_aux=True)(unpack(params))
     params, moments = optimiser.apply(params, gradient_of(params, grads), moments, step)
     return params, moments, value, aux
 

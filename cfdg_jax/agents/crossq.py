@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from cfdg_jax.agents import soft
 from cfdg_jax.agents.base import check_fields, descend, scan_updates, sizes, update_counts
 from cfdg_jax.agents.soft import Soft, act
-from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
+from cfdg_jax.core.losses import td_loss, td_target, weighted
 from cfdg_jax.core.networks import BatchNormNetwork, batch_norm_critics, tanh_gaussian_policy
 from cfdg_jax.core.optim import Optimiser, adam, at_every
 from cfdg_jax.methods import Agent, Entry, Variant, check_variant
@@ -110,7 +110,7 @@ def init_state(p: Parts, key: Key) -> CrossQState:
 
 
 def critic_loss(p: Parts, params: Params, state: CrossQState, batch: Batch, noise: Array):
-    """Squared TD error summed over critics; also Q(s, a) `[Q, B]`, its target `[B]` and the new running averages."""
+    """Squared TD error `[B]` summed over critics; also Q(s, a) `[Q, B]`, its target `[B]` and new running averages."""
     next_action, log_prob = p.soft.policy.apply(state.policy, batch.next_obs).sample(noise)
     obs = jnp.concatenate([batch.obs, batch.next_obs])
     action = jnp.concatenate([batch.action, next_action])
@@ -118,7 +118,7 @@ def critic_loss(p: Parts, params: Params, state: CrossQState, batch: Batch, nois
     q, next_q = jnp.split(values, 2, axis=-1)
     next_value = next_q.min(axis=0) - jnp.exp(state.log_alpha) * log_prob
     target = jax.lax.stop_gradient(td_target(batch.reward, batch.terminal, next_value, p.config.discount))
-    return weighted_mean(td_loss(q, target), batch.weight), (q, target, averages)
+    return weighted(td_loss(q, target), batch.weight), (q, target, averages)
 
 
 def averaged(p: Parts, state: CrossQState, obs: Array, action: Array) -> Array:
@@ -127,7 +127,7 @@ def averaged(p: Parts, state: CrossQState, obs: Array, action: Array) -> Array:
 
 
 def policy_loss(p: Parts, params: Params, state: CrossQState, batch: Batch, noise: Array) -> tuple[Array, Array]:
-    """``alpha log pi - min Q`` at fresh actions, and their log-probabilities `[B]`."""
+    """``alpha log pi - min Q`` `[B]` at fresh actions, and their log-probabilities `[B]`."""
     return soft.policy_loss(p.soft, params, functools.partial(averaged, p, state), state.log_alpha, batch, noise)
 
 

@@ -32,7 +32,7 @@ from cfdg_jax.agents.base import (
     switches_of,
     update_counts,
 )
-from cfdg_jax.core.losses import awr_weight, expectile, td_loss, td_target, weighted_mean
+from cfdg_jax.core.losses import awr_weight, expectile, td_loss, td_target, weighted
 from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy, gaussian_policy, state_value
 from cfdg_jax.core.optim import Anneal, Optimiser, adam, policy_rate, polyak
 from cfdg_jax.methods import Agent, Entry, Preset, Task, Values, Variant, check_variant
@@ -174,25 +174,25 @@ def with_optimisers(p: Parts, state: IQLState) -> IQLState:
 
 
 def value_loss(p: Parts, params: Params, batch: Batch, target_q: Array) -> tuple[Array, Array]:
-    """Expectile loss of V against target critics `target_q` `[Q, B]`, and V(s) `[B]`."""
+    """Expectile loss `[B]` of V against target critics `target_q` `[Q, B]`, and V(s) `[B]`."""
     v = p.value.apply(params, batch.obs)
     free_q = target_q.max(axis=0) if p.config.free_target == "twin" else target_q.min(axis=0)
     conservative = expectile(target_q.min(axis=0) - v, p.config.expectile)
     free = expectile(free_q - v, p.config.free_expectile)
-    return weighted_mean(conservative, batch.conserve) + weighted_mean(free, 1.0 - batch.conserve), v
+    return weighted(conservative, batch.conserve) + weighted(free, 1.0 - batch.conserve), v
 
 
 def policy_loss(p: Parts, params: Params, batch: Batch, weight: Array) -> Array:
-    """Weighted regression of the batch's actions: log-likelihood, or squared distance if deterministic."""
+    """Weighted regression `[B]` of the batch's actions: log-likelihood, or squared distance if deterministic."""
     if p.config.policy == "gaussian":
-        return weighted_mean(-p.policy.apply(params, batch.obs).log_prob(batch.action), weight)
-    return weighted_mean(jnp.sum(jnp.square(p.policy.apply(params, batch.obs) - batch.action), axis=-1), weight)
+        return weighted(-p.policy.apply(params, batch.obs).log_prob(batch.action), weight)
+    return weighted(jnp.sum(jnp.square(p.policy.apply(params, batch.obs) - batch.action), axis=-1), weight)
 
 
 def critic_loss(p: Parts, params: Params, batch: Batch, target: Array) -> tuple[Array, Array]:
-    """Squared TD error of all critics against `target` `[B]`, and Q(s, a) `[Q, B]`."""
+    """Squared TD error `[B]` of all critics against `target` `[B]`, and Q(s, a) `[Q, B]`."""
     q = p.critic.apply(params, batch.obs, batch.action)
-    return weighted_mean(td_loss(q, target, p.switches.q_loss), batch.weight), q
+    return weighted(td_loss(q, target, p.switches.q_loss), batch.weight), q
 
 
 def sampled_value(p: Parts, state: IQLState, obs: Array, key: Key) -> Array:

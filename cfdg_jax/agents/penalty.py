@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from cfdg_jax.agents.base import descend, descend_in_parts, pretrained_sizes
 from cfdg_jax.agents.soft import Soft
 from cfdg_jax.core.distributions import TanhNormal
-from cfdg_jax.core.losses import td_loss, weighted_mean
+from cfdg_jax.core.losses import td_loss, weighted
 from cfdg_jax.core.networks import Network
 from cfdg_jax.core.optim import Optimiser
 from cfdg_jax.methods import Preset, Task, Values
@@ -153,7 +153,7 @@ def critic_loss(
     if p.gap is not None:
         penalty = penalty - share * p.gap
         weight = weight * jnp.exp(log_multiplier)
-    td = weighted_mean(td_loss(q[:, 0], target), batch.weight)
+    td = weighted(td_loss(q[:, 0], target), batch.weight).mean()
     push = weight * jnp.sum(penalty)
     aux = {"q": q[:, 0], "excess": penalty / jnp.maximum(share, 1e-12), "td_loss": td, "cql_loss": push, "share": share}
     return td + push, aux

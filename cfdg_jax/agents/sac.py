@@ -34,7 +34,7 @@ from cfdg_jax.agents.soft import (
     in_order,
     resolve_delay,
 )
-from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
+from cfdg_jax.core.losses import td_loss, td_target, weighted
 from cfdg_jax.core.networks import Init, Network, critics, tanh_gaussian_policy
 from cfdg_jax.core.optim import Optimiser, adam, polyak
 from cfdg_jax.errors import require
@@ -195,9 +195,9 @@ def bootstrap(p: Parts, state: SACState, batch: Batch, noise: Noise) -> Array:
 
 
 def critic_loss(p: Parts, params: Params, batch: Batch, target: Array) -> tuple[Array, Array]:
-    """Squared TD error of all critics, and Q(s, a) `[Q, B]`."""
+    """Squared TD error `[B]` of all critics, and Q(s, a) `[Q, B]`."""
     q = p.critic.apply(params, batch.obs, batch.action)
-    return weighted_mean(td_loss(q, target, p.switches.q_loss), batch.weight), q
+    return weighted(td_loss(q, target, p.switches.q_loss), batch.weight), q
 
 
 def update_critic(p: Parts, state: SACState, batch: Batch, noise: Noise, step: Array | int) -> tuple[SACState, Metrics]:

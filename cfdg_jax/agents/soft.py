@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from cfdg_jax.agents.base import check_fields, descend
-from cfdg_jax.core.losses import log_temperature_loss, temperature_loss, weighted_mean
+from cfdg_jax.core.losses import log_temperature_loss, temperature_loss, weighted
 from cfdg_jax.core.networks import Network, critics_in_place
 from cfdg_jax.core.optim import Optimiser, at_every
 from cfdg_jax.errors import require
@@ -113,11 +113,11 @@ def drawn_critics(target: Params, subset: float, critics: int, chosen: Array) ->
 
 
 def policy_loss(p: Soft, params: Params, q: Value, log_alpha: Array, batch: Batch, noise: Array) -> tuple[Array, Array]:
-    """``alpha log pi - Q`` at fresh actions, and their log-probabilities `[B]`; `q` gives `[Q, B]`."""
+    """``alpha log pi - Q`` `[B]` at fresh actions, and their log-probabilities `[B]`; `q` gives `[Q, B]`."""
     action, log_prob = p.policy.apply(params, batch.obs).sample(noise, p.density_epsilon)
     values = q(batch.obs, action)
     values = values.min(axis=0) if p.policy_q == "min" else values.mean(axis=0)
-    return weighted_mean(jnp.exp(log_alpha) * log_prob - values, batch.weight), log_prob
+    return weighted(jnp.exp(log_alpha) * log_prob - values, batch.weight), log_prob
 
 
 def update_actor(p: Soft, state: S, q: Value, batch: Batch, noise: Array, step: Array | int) -> tuple[S, Metrics]:
@@ -129,7 +129,7 @@ def update_actor(p: Soft, state: S, q: Value, batch: Batch, noise: Array, step: 
     if p.learn_temperature:
         _, log_prob = p.policy.apply(state.policy, batch.obs).sample(noise, p.density_epsilon)
         per_row = log_temperature_loss if p.temperature_loss == "log_alpha" else temperature_loss
-        loss = lambda log_alpha: (weighted_mean(per_row(log_alpha, log_prob, p.target_entropy)), ())
+        loss = lambda log_alpha: (weighted(per_row(log_alpha, log_prob, p.target_entropy)), ())
         log_alpha, log_alpha_opt, _, _ = descend(loss, p.optimiser, log_alpha, log_alpha_opt, step)
     seen = log_alpha if SEEN[p.order][1] else state.log_alpha
     of_policy = lambda params: policy_loss(p, params, q, seen, batch, noise)

@@ -36,7 +36,7 @@ from cfdg_jax.agents.base import (
     switches_of,
     update_counts,
 )
-from cfdg_jax.core.losses import td_loss, td_target, weighted_mean
+from cfdg_jax.core.losses import td_loss, td_target, weighted
 from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy
 from cfdg_jax.core.optim import Anneal, Optimiser, adam, at_every, policy_rate, polyak
 from cfdg_jax.methods import Agent, Entry, Preset, Task, Values, Variant, check_variant
@@ -194,13 +194,13 @@ def bootstrap(p: Parts, state: TD3BCState, batch: Batch, noise: Array) -> Array:
 
 
 def critic_loss(p: Parts, params: Params, batch: Batch, target: Array) -> tuple[Array, Array]:
-    """Squared TD error of all critics against `target` `[B]`, and Q(s, a) `[Q, B]`."""
+    """Squared TD error `[B]` of all critics against `target` `[B]`, and Q(s, a) `[Q, B]`."""
     q = p.critic.apply(params, batch.obs, batch.action)
-    return weighted_mean(td_loss(q, target), batch.weight), q
+    return weighted(td_loss(q, target), batch.weight), q
 
 
 def policy_loss(p: Parts, params: Params, critic: Params, batch: Batch, step: Array | int) -> tuple[Array, Metrics]:
-    """The policy's loss, and its two terms with lambda; `step` `[]` counts the updates of the phase."""
+    """The policy's loss `[B]`, and its two terms with lambda; `step` `[]` counts the updates of the phase."""
     bc_weight = p.bc_weight(step)
     action = p.policy.apply(params, batch.obs)
     first = jax.tree.map(lambda leaf: leaf[:1], critic)
@@ -208,7 +208,7 @@ def policy_loss(p: Parts, params: Params, critic: Params, batch: Batch, step: Ar
     scale = jnp.ones(()) if p.alpha is None else p.alpha / jax.lax.stop_gradient(jnp.abs(q).mean())
     square = jnp.square(action - batch.action)
     cloning = square.mean(axis=-1) if p.switches.bc_loss == "mean" else square.sum(axis=-1)
-    loss = -scale * q.mean() + bc_weight * weighted_mean(cloning, batch.conserve)
+    loss = -scale * q + bc_weight * weighted(cloning, batch.conserve)
     return loss, {"policy_loss": loss, "bc_loss": cloning, "bc_weight": jnp.asarray(bc_weight), "q_scale": scale}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from cfdg_jax.errors import require
@@ -78,35 +79,56 @@ def _instruction(line: str) -> Instruction:
     return Instruction(opcode[1], called, tuple(names), int(turns[1]) if turns else None, right)
 
 
-def kernels(text: Text, computation: str | None = None) -> Counter[str]:
-    """Kernels of one run of a computation, the entry by default; of a conditional those of its dearest branch."""
-    total: Counter[str] = Counter()
+def launched(text: Text, computation: str | None = None) -> Iterator[Instruction]:
+    """What one run of a computation launches, the entry's by default; of a conditional its dearest branch."""
     for instruction in text.computations[computation or text.entry]:
-        total += _kernels_of(text, instruction)
-    return total
+        yield from _launched_by(text, instruction)
 
 
-def _kernels_of(text: Text, it: Instruction) -> Counter[str]:
+def _launched_by(text: Text, it: Instruction) -> Iterator[Instruction]:
     if it.opcode in FREE or it.opcode.endswith("-done"):
-        return Counter()
+        return
     if it.opcode == "while":
         require(it.turns is not None, "while", "turns unknown times", "count it by hand")
-        inside = kernels(text, it.called["body"]) + kernels(text, it.called["condition"])
-        return Counter({kind: count * (it.turns or 0) for kind, count in inside.items()})
-    if it.opcode == "conditional":
-        return max((kernels(text, branch) for branch in it.branches), key=launches)
-    if it.opcode == "call" or it.opcode == "async-start":
-        return kernels(text, it.called.get("to_apply") or it.called["calls"])
-    if it.opcode == "fusion":
-        return Counter({"fusions": 1}) + Counter({PRODUCT_FUSIONS: int(_holds_product(text, it.called["calls"]))})
-    if it.opcode in ("dot", "convolution") or (it.opcode == "custom-call" and PRODUCT_CALL.search(it.line)):
-        return Counter({"products": 1})
-    names = {"copy": "copies", "copy-start": "copies", "custom-call": "custom calls"}
-    return Counter({names.get(it.opcode, "others"): 1})
+        inside = [*launched(text, it.called["body"]), *launched(text, it.called["condition"])]
+        yield from inside * (it.turns or 0)
+    elif it.opcode == "conditional":
+        yield from max((list(launched(text, branch)) for branch in it.branches), key=len)
+    elif it.opcode == "call" or it.opcode == "async-start":
+        yield from launched(text, it.called.get("to_apply") or it.called["calls"])
+    else:
+        yield it
 
 
-def _holds_product(text: Text, computation: str) -> bool:
-    return any(it.opcode in ("dot", "convolution") for it in text.computations[computation])
+def kernels(text: Text, instructions: Iterable[Instruction] | None = None) -> Counter[str]:
+    """Kernels by kind of what is launched, by the entry if nothing else is given."""
+    total: Counter[str] = Counter()
+    for it in launched(text) if instructions is None else instructions:
+        total[_kind(it)] += 1
+        total[PRODUCT_FUSIONS] += it.opcode == "fusion" and holds_product(text, it)
+    return +total
+
+
+def _kind(it: Instruction) -> str:
+    if is_product(it):
+        return "products"
+    names = {"fusion": "fusions", "copy": "copies", "copy-start": "copies", "custom-call": "custom calls"}
+    return names.get(it.opcode, "others")
+
+
+def is_product(it: Instruction) -> bool:
+    """Whether it is a matrix product or a call of one."""
+    return it.opcode in ("dot", "convolution") or (it.opcode == "custom-call" and bool(PRODUCT_CALL.search(it.line)))
+
+
+def parts(text: Text, it: Instruction) -> list[Instruction]:
+    """What a kernel computes: a fusion's instructions, or the one."""
+    return text.computations[it.called["calls"]] if it.opcode == "fusion" else [it]
+
+
+def holds_product(text: Text, it: Instruction) -> bool:
+    """Whether a kernel computes a matrix product."""
+    return any(is_product(part) for part in parts(text, it))
 
 
 def launches(counts: Counter[str]) -> int:
@@ -114,13 +136,13 @@ def launches(counts: Counter[str]) -> int:
     return sum(counts[kind] for kind in KINDS)
 
 
-def turn(text: Text, turns: int) -> Counter[str]:
-    """Kernels of one turn of the loop that turns `turns` times, of several the one with most: a scan's step.
+def turn(text: Text, turns: int) -> list[Instruction]:
+    """What one turn of the loop that turns `turns` times launches, of several the one with most: a scan's step.
 
     Raises:
       UserError: if there is none; XLA unrolls the shortest.
     """
     loops = [it for lines in text.computations.values() for it in lines if it.opcode == "while" and it.turns == turns]
     require(bool(loops), "program", f"has no loop of {turns} turns", "scan more steps in a call")
-    found = [kernels(text, it.called["body"]) + kernels(text, it.called["condition"]) for it in loops]
-    return max(found, key=launches)
+    found = [[*launched(text, it.called["body"]), *launched(text, it.called["condition"])] for it in loops]
+    return max(found, key=len)

@@ -7,14 +7,14 @@ Nothing is timed, so the counts are the same on a busy machine; another backend 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from cfdg_jax.agents.registry import AGENTS
-from cfdg_jax.bench import hlo
+from cfdg_jax.bench import hlo, kinds
 from cfdg_jax.bench.programs import chunk_arguments, policy_delay, program_of
 from cfdg_jax.core.flops import product_flop
 from cfdg_jax.training.act import online_step
@@ -32,13 +32,18 @@ SAMPLER_STEPS = 33
 COLUMNS = (*hlo.KINDS[:1], hlo.PRODUCT_FUSIONS, *hlo.KINDS[1:], "all", "gflop", "megabytes", "temp_megabytes")
 
 
-def kernel_counts(quick: bool) -> dict[str, Any]:
-    """Every agent's update on HalfCheetah, batch 256; the online step, a fit step and an evaluation on Hopper."""
+def kernel_counts(quick: bool, agents: Sequence[str] = ()) -> dict[str, Any]:
+    """Every agent's update on HalfCheetah, batch 256; the online step, a fit step and an evaluation on Hopper.
+
+    With `agents`, their updates alone.
+    """
     seeds = 2 if quick else 5
     results: dict[str, Any] = {"seeds": seeds}
-    for name in list(AGENTS)[:: 9 if quick else 1]:
+    for name in agents or list(AGENTS)[:: 9 if quick else 1]:
         program = program_of("halfcheetah", seeds, 20_000, {"augment.width": 64}, name)
         results[name] = update_kernels(program)
+    if agents:
+        return results
     results["online step"] = _online_kernels(seeds, 10_000 if quick else 1_000_000)
     width = 64 if quick else 256
     values = {"augment.width": width, "augment.solver": "dpm++2m", "augment.sampler_steps": SAMPLER_STEPS}
@@ -52,20 +57,21 @@ def kernel_counts(quick: bool) -> dict[str, Any]:
     return results
 
 
-def update_kernels(program: Program) -> dict[str, float]:
+def update_kernels(program: Program) -> dict[str, Any]:
     """Of one update of all seeds, in the online phase: an agent may pre-train as another one does."""
     options = {"updates": STEPS, "phase": "online"}
     args = jax.eval_shape(lambda: chunk_arguments(program, "online"))
     return _step_kernels(offline_chunk.of(program), args, options, STEPS, policy_delay(program))
 
 
-def _step_kernels(function: Any, args: tuple, options: dict[str, Any], turns: int, delay: int = 1) -> dict[str, float]:
+def _step_kernels(function: Any, args: tuple, options: dict[str, Any], turns: int, delay: int = 1) -> dict[str, Any]:
     compiled = function.lower(*args, **options).compile()
     flop = product_flop(lambda *args: function(*args, **options), *args, delay=delay) / turns
-    return _described(compiled, hlo.turn(hlo.parse(compiled.as_text()), turns), flop)
+    text = hlo.parse(compiled.as_text())
+    return _described(compiled, text, hlo.turn(text, turns), flop)
 
 
-def _online_kernels(seeds: int, capacity: int) -> dict[str, float]:
+def _online_kernels(seeds: int, capacity: int) -> dict[str, Any]:
     program = program_of("hopper", seeds, 200_000, {"online.capacity": capacity, "augment.width": 64})
     counts = program.mix.counts({}, program.offline_rows.shape[0])
     one = np.zeros(seeds, np.float32)
@@ -76,20 +82,24 @@ def _online_kernels(seeds: int, capacity: int) -> dict[str, float]:
     step: Any = online_step.of(program)
     compiled = step.lower(*args, counts, False).compile()
     flop = product_flop(lambda *args: step(*args, counts, False), *args)
-    return _described(compiled, hlo.kernels(hlo.parse(compiled.as_text())), flop)
+    text = hlo.parse(compiled.as_text())
+    return _described(compiled, text, list(hlo.launched(text)), flop)
 
 
-def _described(compiled: jax.stages.Compiled, counts: Counter[str], flop: float) -> dict[str, float]:
+def _described(
+    compiled: jax.stages.Compiled, text: hlo.Text, launched: list[hlo.Instruction], flop: float
+) -> dict[str, Any]:
     """Counts by kind; bytes as XLA's own estimate, which takes each loop once, and so what is outside it too."""
-    kinds = {kind: counts[kind] for kind in (hlo.KINDS[0], hlo.PRODUCT_FUSIONS, *hlo.KINDS[1:])}
+    counts = hlo.kernels(text, launched)
     memory: Any = compiled.memory_analysis()
     cost: Any = compiled.cost_analysis()
     return {
-        **kinds,
+        **{kind: counts[kind] for kind in (hlo.KINDS[0], hlo.PRODUCT_FUSIONS, *hlo.KINDS[1:])},
         "all": hlo.launches(counts),
         "gflop": flop / 1e9,
         "megabytes": cost["bytes accessed"] / 1e6,
         "temp_megabytes": memory.temp_size_in_bytes / 1e6,
+        "kinds": kinds.by_kind(text, launched),
     }
 
 

@@ -34,24 +34,34 @@ PARTS = {
     "scaling": scaling.scaling_rates,
     "kernels": kernels.kernel_counts,
 }
+OF_AGENTS = ("agents", "kernels")
+"""Parts that can be had for some agents alone."""
 
 
-def bench(what: Sequence[str] = (), out: pathlib.Path | None = None, quick: bool = False) -> pathlib.Path:
+def bench(
+    what: Sequence[str] = (), out: pathlib.Path | None = None, quick: bool = False, agents: Sequence[str] = ()
+) -> pathlib.Path:
     """Measures `what` (default: everything), prints it and writes one json file; returns its path.
 
-    A file of the same device and versions keeps the parts that are not measured anew.
+    A file of the same device and versions keeps the parts that are not measured anew. With `agents`, `what` is of
+    `OF_AGENTS` (default: both), and the default file is another.
     """
     unknown = [name for name in what if name not in PARTS]
     require(not unknown, "bench", f"'{' '.join(unknown)}' is unknown", f"valid: {', '.join(PARTS)}")
+    what = what or (OF_AGENTS if agents else ())
+    others = [name for name in what if name not in OF_AGENTS]
+    remedy = f"goes with {' '.join(OF_AGENTS)}"
+    require(not agents or not others, "--agent", f"is nothing to {' '.join(others)}", remedy)
+    options = [f"--agent {name}" for name in agents] + ["--quick"] * quick
     results: dict[str, Any] = {
-        "command": "cfdg-jax bench " + " ".join(list(what) + ["--quick"] * quick),
+        "command": " ".join(["cfdg-jax bench", *what, *options]),
         "device": device_name(),
         "versions": versions(),
     }
     print(f"device: {results['device']}")
     for name in what or PARTS:
         before = matmul_gflops(512 if quick else 2048)
-        measured = PARTS[name](quick)
+        measured = PARTS[name](quick, *[agents] * bool(agents))
         rate = max(before, matmul_gflops(512 if quick else 2048))
         results[name] = {"matmul_gflops": rate} | measured
         _add_shares(results[name], rate)
@@ -59,7 +69,8 @@ def bench(what: Sequence[str] = (), out: pathlib.Path | None = None, quick: bool
         if name == "kernels":
             print(kernels.table(measured))
     platform = jax.devices()[0].platform
-    path = out or pathlib.Path("benchmarks/results") / f"bench-{platform}{'-quick' * quick}.json"
+    name = "-".join(["bench", platform, *agents, *["quick"] * quick])
+    path = out or pathlib.Path("benchmarks/results") / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     results = _joined(path, results)
     write_atomic(path, json.dumps(results, indent=2) + "\n")

@@ -11,6 +11,7 @@ from cfdg_jax.commands.options import (
     YAML_FILE,
     DatasetName,
     FieldValue,
+    MethodNames,
     RunCommand,
     Text,
     method_option,
@@ -112,7 +113,11 @@ def sample(
     help="json file to write, or to add to (default benchmarks/results/bench-DEVICE.json)",
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="seconds instead of minutes; for checking that it runs")
-def bench(what: tuple[str, ...], out: str | None, quick: bool) -> None:
+@click.option(
+    "--agent", "agents", type=MethodNames("agent"), multiple=True, metavar="NAME[,NAME]...",
+    help="agents and kernels of these alone; may be repeated",
+)  # fmt: skip
+def bench(what: tuple[str, ...], out: str | None, quick: bool, agents: tuple[tuple[str, ...], ...]) -> None:
     """Measure throughput beside this machine's matrix-product rate.
 
     WHAT is one or several of offline, agents, online, stratify, generator, env, scaling, kernels; all by default.
@@ -120,4 +125,5 @@ def bench(what: tuple[str, ...], out: str | None, quick: bool) -> None:
     with starting():
         from cfdg_jax.bench.measure import bench
 
-    bench(list(what), pathlib.Path(out) if out else None, quick=quick)
+    chosen = [name for names in agents for name in names]
+    bench(list(what), pathlib.Path(out) if out else None, quick=quick, agents=chosen)

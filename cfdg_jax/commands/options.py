@@ -83,9 +83,17 @@ class MethodName(Words):
     def words(self) -> Sequence[str]:
         return list(catalog.methods(self.choice))
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         catalog.require_method(self.choice, value)
         return value
+
+
+class MethodNames(MethodName):
+    """Several of them, with commas between."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        names = value if isinstance(value, tuple) else value.split(",")
+        return tuple(super(MethodNames, self).convert(name, param, ctx) for name in names)
 
 
 class DatasetPath(Words):

@@ -1,6 +1,7 @@
 """Terms of actor-critic losses, per row: shapes `[B]` (or `[Q, B]` for critics), reduced by the caller.
 
-Only `weighted_mean` averages over the batch, so any row can carry its own weight.
+Nothing averages over the batch but the step that descends, so any row can carry its own weight, and the average that a
+metric needs is taken once for many updates.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import jax.numpy as jnp
 from cfdg_jax.types import Array
 
 
-def weighted_mean(per_row: Array, weight: Array | float | None = None) -> Array:
-    """Mean over **all** rows of ``weight * per_row``: a weight of 0 removes a row's share without rescaling others."""
-    return jnp.mean(per_row if weight is None else weight * per_row)
+def weighted(per_row: Array, weight: Array | float | None = None) -> Array:
+    """``weight * per_row`` `[B]`, whose mean is over **all** rows: a weight of 0 does not rescale others."""
+    return per_row if weight is None else weight * per_row
 
 
 def masked_mean(x: Array, mask: Array) -> Array:

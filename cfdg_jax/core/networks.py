@@ -146,10 +146,15 @@ def mlp(
 
 
 def ensemble(network: Network, count: int) -> Network:
-    """`count` independent copies with the same inputs; parameters and outputs lead with that axis."""
+    """`count` independent copies with the same inputs; parameters and outputs lead with that axis.
+
+    Each copy has inputs of its own: XLA would make the first layers on one input a single wide product, whose result,
+    weights and gradients are transposed in kernels of their own.
+    """
 
     def apply(params: Params, *inputs):
-        return jax.vmap(network.apply, (0, *(None for _ in inputs)))(params, *inputs)
+        copies = jax.tree.leaves(params)[0].shape[0]
+        return jax.vmap(network.apply)(params, *(jnp.broadcast_to(x, (copies, *x.shape)) for x in inputs))
 
     return Network(init=lambda key: jax.vmap(network.init)(jax.random.split(key, count)), apply=apply)
 

@@ -52,16 +52,31 @@ def adam(
       b2: Decay of the second moment.
       eps: Added to the root of the second moment.
     """
-    moments = optax.scale_by_adam(b1, b2, eps)
-    direction = moments if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), moments)
+    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     rate = learning_rate if callable(learning_rate) else optax.constant_schedule(learning_rate)
 
+    @jax.named_scope("adam")
     def apply(params: Params, grads: Params, state: Any, step: Array | int) -> tuple[Params, Any]:
-        ascent, state = direction.update(grads, state, params)
-        lr = rate(step)
-        return jax.tree.map(lambda p, u: p - lr * u, params, ascent), state
+        grads, _ = clip.update(grads, optax.EmptyState())
+        count = optax.safe_increment(state.count)
+        zero = _zero_behind(grads)
+        first, second = 1.0 / (1.0 - jnp.array([b1, b2], zero.dtype) ** count)  # both corrections in one kernel
+        lr = rate(step) + zero
+        mu = jax.tree.map(lambda m, g: (1 - b1) * g + b1 * m, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: (1 - b2) * jnp.square(g) + b2 * v, state.nu, grads)
+        move = lambda p, m, v: p - lr * (first * m / (jnp.sqrt(second * v) + eps))
+        return jax.tree.map(move, params, mu, nu), optax.ScaleByAdamState(count, mu, nu)
 
-    return Optimiser(direction.init, apply)
+    return Optimiser(optax.scale_by_adam(b1, b2, eps).init, apply)
+
+
+def _zero_behind(grads: Params) -> Array:
+    """0, known once the backward pass has ended: where parameters are read for the last time.
+
+    A step that waits for it is made in place. XLA would start with the last layer, and copies each large array whose
+    old values the pass still needs; its barriers are dropped on a CPU. The first array is the first layer's.
+    """
+    return 0.0 * jnp.ravel(jax.tree.leaves(grads)[0])[0]
 
 
 def policy_rate(
@@ -95,6 +110,7 @@ def at_every(delay: int, step: Array | int, move: Callable[[S], tuple[S, Metrics
     return jax.lax.cond((step + 1) % delay == 0, taken, left, state)
 
 
+@jax.named_scope("average")
 def polyak(target: Params, online: Params, tau: float) -> Params:
     """``tau * online + (1 - tau) * target``, leaf by leaf."""
     return optax.incremental_update(online, target, tau)

@@ -46,6 +46,7 @@ class Packed(Mapping[str, Any]):
         small, large = children
         return cls(small, large, layout)
 
+    @jax.named_scope("unpack")
     def unpacked(self) -> dict[str, Any]:
         """The dictionary of arrays."""
         tree: dict[str, Any] = {}
@@ -58,6 +59,7 @@ class Packed(Mapping[str, Any]):
             _put(tree, tuple(name.split("/")), array)
         return tree
 
+    @jax.named_scope("join")
     def repacked(self, tree: Params) -> Packed:
         """`tree` of arrays, such as a gradient by `unpacked`, in this layout."""
         lead = self.small.shape[:-1]
