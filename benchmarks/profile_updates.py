@@ -2,8 +2,8 @@
 
     python benchmarks/profile_updates.py [--cases iql redq] [--out benchmarks/results/profile.json]
 
-The cases of `against_torch.py`: one seed and one thread, so that kernels run one after the other. `gflops` is the rate
-of the products within their own time, `untraced` an update when nothing is traced.
+The cases of `against_torch.py`, one seed, by the clock. Kernels run one after the other, products on all cores.
+`gflops` is the rate of the products within their own time, `untraced` an update when nothing is traced.
 """
 
 from __future__ import annotations

@@ -43,11 +43,16 @@ def require_run(folder: pathlib.Path) -> None:
     parted = (folder / GROUPS).is_file()
     require(not parted, str(folder), "holds groups of seeds, each a run", f"name one, such as {_first(folder)}")
     found = (folder / "config.yaml").is_file()
-    require(found, str(folder), "is no run folder (no config.yaml)", "name a folder that a run wrote")
+    holds_runs = not found and any(folder.glob("*/config.yaml"))
+    remedy = f"name a folder that a run wrote{f', such as {_first(folder)}' if holds_runs else ''}"
+    require(found, str(folder), "is no run folder (no config.yaml)", remedy)
 
 
 def _first(folder: pathlib.Path) -> str:
-    return next((str(path.parent) for path in sorted(folder.glob("*/config.yaml"))), f"{folder}/...")
+    """The first run in a folder, of those that are done if any is."""
+    runs = [path.parent for path in sorted(folder.glob("*/config.yaml"))]
+    done = [run for run in runs if (run / "summary.json").is_file()]
+    return str(next(iter(done or runs), folder / "..."))
 
 
 def require_begun(folder: pathlib.Path) -> None:

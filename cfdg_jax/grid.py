@@ -68,7 +68,7 @@ def share(config: TrainConfig, part: str) -> TrainConfig:
     """
     index, _, count = part.partition("/")
     known = index.isdecimal() and count.isdecimal() and int(index) < int(count)
-    require(known, "--share", f"is '{part}'", "must be INDEX/COUNT, the first being 0/COUNT")
+    require(known, "--share", f"is '{part}'", "must be INDEX/COUNT, the first being 0/COUNT, or auto")
     remedy = f"make it a multiple of {count}"
     require(config.seeds % int(count) == 0, "seeds", f"is {config.seeds} for {count} shares", remedy)
     return list(_groups(config, config.seeds // int(count)))[int(index)]

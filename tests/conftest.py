@@ -36,15 +36,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not hasattr(getattr(item, "module", None), "toy_config"))
 
 
-MUCH_MEMORY = 3 << 30
-"""Resident bytes from which a test process lets go of what it has compiled, between files."""
+MUCH_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 5
+"""Resident bytes from which a test process lets go of what it has compiled, between files; two run at once."""
 MANY_MAPS = 50_000
 """Memory mappings from which it does so after any test: a run adds 2,000, and XLA aborts at Linux's 65,530."""
 
 
 PROGRAMS = {}
 """What `programs_are_shared` keeps, by config; a program with what is compiled takes some hundred megabytes."""
-MOST_PROGRAMS = 6
+MOST_PROGRAMS = 12
+PARTS = {}
+"""What it keeps of functions that ask one method alone."""
 OF_THE_LOOP = ("evaluate", "log", "checkpoint", "refresh")
 """Parts of a config that no compiled function reads; only the control of a refresh is looked at when a run is built."""
 MEETS = {"_init_agent": "agent", "_init_stratifier": "stratify", "_init_mix": "mix"}
@@ -58,6 +60,7 @@ def programs_are_shared():
 
     Runs that have one method in common share what asks that one alone.
     """
+    from cfdg_jax.augment import denoiser
     from cfdg_jax.config import RefreshConfig, TrainConfig, resolved
     from cfdg_jax.training import results, run
     from cfdg_jax.training.build import load_program
@@ -66,7 +69,7 @@ def programs_are_shared():
     def known_as(config):
         refresh = RefreshConfig(control=config.refresh.control)
         rest = {name: getattr(TrainConfig(), name) for name in OF_THE_LOOP} | {"refresh": refresh, "label": ""}
-        return repr(dataclasses.replace(config, **rest))
+        return repr((dataclasses.replace(config, **rest), denoiser.resmlp))  # which some tests make shallow
 
     def shared(config, progress, clock, transforms=None):
         known = PROGRAMS.get(known_as(config))
@@ -83,14 +86,15 @@ def programs_are_shared():
         return program
 
     same = lambda a, b: all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
-    of, kept = Compiled.of, {}
+    of = Compiled.of
 
     def of_method(self, program):
         config, name = program.config, self.plain.__name__
         if name in MEETS and self.plain not in program.kept and not program.settings and program.mesh is None:
             steps = config.offline.steps, config.online.updates, config.run_key
             asked = (name, resolved(config)[MEETS[name]], steps, program.spec, config.seeds, config.seed_axis)
-            program.kept[self.plain] = kept[repr(asked)] = kept.get(repr(asked)) or of(self, program)
+            asked += (denoiser.resmlp,)
+            program.kept[self.plain] = PARTS[repr(asked)] = PARTS.get(repr(asked)) or of(self, program)
         return of(self, program)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -105,11 +109,9 @@ def generators_are_shallow():
     """Denoisers of generated rows have one block, not six: blocks are alike, and each is traced and compiled."""
     from train_helpers import make_generators_shallow
 
-    PROGRAMS.clear()
     with pytest.MonkeyPatch.context() as patch:
         make_generators_shallow(patch)
         yield
-    PROGRAMS.clear()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -145,6 +147,7 @@ def of_this_process(name):
 def let_go():
     """Gives what was compiled back to the system too, or the process would seem full after every file."""
     PROGRAMS.clear()
+    PARTS.clear()
     jax.clear_caches()
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc

@@ -412,6 +412,7 @@ def test_a_dry_run_from_a_pre_training_makes_none_and_refuses_what_the_run_would
     for fields, told in (
         ({"first_seed": 5}, "first_seed: is 5"),
         ({"agent__hidden": (8,)}, "does not fit this config"),
+        ({"agent": "td3bc"}, "agent: is td3bc, and .* pre-trained iql; use an agent that goes on from it"),
     ):
         with pytest.raises(UserError, match=told):
             dry_run(toy_config(**fields), toy_run.folder, toy_run.folder)

@@ -53,8 +53,8 @@ WRITTEN = "config.yaml, evaluations.jsonl, metrics.jsonl, checkpoints"
 @click.option(
     "--share",
     type=Text(),
-    metavar="I/N",
-    help="train part I of N of the seeds, on one of N machines",
+    metavar="I/N|auto",
+    help="train part I of N of the seeds, on one of N machines; auto asks the scheduler",
 )
 @click.option("--deterministic", is_flag=True, help="deterministic kernels on GPU, slower")
 def train(
@@ -69,6 +69,7 @@ def train(
     with starting(deterministic):
         from cfdg_jax import grid
         from cfdg_jax.report.runs import runs_in
+        from cfdg_jax.training import devices as machine
         from cfdg_jax.training.memory import TooLarge
         from cfdg_jax.training.progress import Progress
         from cfdg_jax.training.results import read_config
@@ -88,6 +89,7 @@ def train(
             return
         folder = pathlib.Path(out) if out else default_folder(config)
         if share:
+            share = machine.part_of_cluster() if share == "auto" else share
             config, folder = grid.share(config, share), folder / f"share-{share.partition('/')[0]}"
     if dry_run:
         if not resume:

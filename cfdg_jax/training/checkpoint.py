@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.axis import points
-from cfdg_jax.config import TrainConfig, get_path
+from cfdg_jax.config import TrainConfig, choice, get_path
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.fields import config_hash, from_yaml
 from cfdg_jax.training import store
@@ -246,6 +246,10 @@ def load_offline_agent(folder: pathlib.Path, program: Program, seal: str | None 
         agent = store.fill(shapes, stored.arrays, place)
         return agent if own == seeds else jax.tree.map(lambda leaf: leaf[jnp.arange(seeds) % own], agent)
     except UserError as error:
+        here, there = (choice(each, "agent") for each in (program.config, _config_of(folder)))
+        require(
+            here == there, "agent", f"is {here}, and {folder} pre-trained {there}", "use an agent that goes on from it"
+        )
         problem = f"its pre-trained agent does not fit this config: it {error.problem}"
         raise UserError(str(folder), problem, "use the same agent, dataset and seeds") from None
 

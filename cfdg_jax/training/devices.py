@@ -14,11 +14,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src.distributed import global_state  # what it found has a public name only with the devices of all processes
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cfdg_jax.config import TrainConfig
 from cfdg_jax.core.spread import ROWS
-from cfdg_jax.errors import require
+from cfdg_jax.errors import UserError, require
 from cfdg_jax.types import StratifierState
 
 AXIS = "lanes"
@@ -110,3 +111,23 @@ def on_each(mesh: Mesh, fn: Callable[[dict[str, Any]], Any], arrays: dict[str, A
 
 def _is_spec(part: Any) -> bool:
     return isinstance(part, PartitionSpec)
+
+
+def part_of_cluster() -> str:
+    """``INDEX/COUNT`` of this process among those that a scheduler started, as `jax.distributed` finds them.
+
+    It knows Slurm, Open MPI, Kubernetes and TPU pods. Processes meet for that alone and part at once: seeds exchange
+    nothing, and processes that stay connected end when one is lost.
+
+    Raises:
+      UserError: if there is no cluster, or not all of its processes come.
+    """
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        known = "start it under Slurm, Open MPI, Kubernetes or on a TPU pod, or write INDEX/COUNT"
+        raise UserError("--share", f"is auto, and jax.distributed found no cluster ({error})", known) from None
+    part = f"{global_state.process_id}/{global_state.num_processes}"
+    jax.distributed.shutdown()
+    global_state.process_id, global_state.num_processes = 0, 1  # or the devices of the others would be waited for
+    return part
