@@ -162,7 +162,9 @@ def test_a_generator_that_is_never_refreshed_is_told(tmp_path, capsys):
 def test_marks_that_nobody_reads_and_borrowed_rows_are_told(tmp_path, capsys):
     config = toy_config(agent="sac", augment="none", stratify="by_source", offline__steps=0)
     assert "marks change nothing" in " ".join(remarks(config))
-    tiny = override(config, {"online.steps": 60, "evaluate.episodes": 1, "seeds": 1})
+    tiny = override(
+        config, {"online.steps": 60, "evaluate.episodes": 1}
+    )  # one seed diverges at level 0: see conftest.py
     cfdg_jax.train(tiny, tmp_path / "run", progress=True)
     told = capsys.readouterr().err
     assert "marks change nothing" in told and f"batches mix {config.dataset}" in told
