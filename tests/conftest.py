@@ -17,9 +17,9 @@ import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the suite's time goes into compiling programs that run for a moment; set XLA_FLAGS= to optimise as users do.
-# Without the second flag jaxlib 0.10.2 at level 0 gives wrong gradients in the online step of a single seed, and with it
-# still in SAC's, which is right at levels 1 to 3. XLA aborts on flags it does not know, so that other releases, with
-# which they were not tried, are left alone.
+# Without the second flag jaxlib 0.10.2 at level 0 gives wrong gradients in the online step of a single seed, and with
+# it still in SAC's, which is right at levels 1 to 3. XLA aborts on flags it does not know, so that other releases,
+# with which they were not tried, are left alone.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
