@@ -36,6 +36,7 @@ ASK = "import jax; from cfdg_jax.training import devices; print(devices.part_of_
 def test_processes_of_a_cluster_learn_their_parts_and_keep_their_own_devices():
     """As Slurm starts them; the port that they meet at follows from the job's number."""
     slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    slurm |= {"no_proxy": "localhost"}
     tasks = [
         subprocess.Popen(
             [sys.executable, "-c", ASK],
