@@ -49,10 +49,7 @@ def require_run(folder: pathlib.Path) -> None:
 
 
 def _first(folder: pathlib.Path) -> str:
-    """The first run in a folder, of those that are done if any is."""
-    runs = [path.parent for path in sorted(folder.glob("*/config.yaml"))]
-    done = [run for run in runs if (run / "summary.json").is_file()]
-    return str(next(iter(done or runs), folder / "..."))
+    return next((str(path.parent) for path in sorted(folder.glob("*/config.yaml"))), f"{folder}/...")
 
 
 def require_begun(folder: pathlib.Path) -> None:

@@ -128,11 +128,9 @@ def test_a_run_that_does_not_fit_is_trained_in_groups_and_goes_on_with_them(tmp_
     assert run.numbers == [0, 1] and run.evaluations[-1].returns.shape == (2, 1)
     assert main([*command, "2"]) == 2 and f"is not empty; continue it with --resume {out}" in capsys.readouterr().err
     assert main(["evaluate", str(out)]) == 2 and "holds groups of seeds" in capsys.readouterr().err
-    undone, done = sorted(runs_in(out))
-    (undone / "summary.json").unlink()
     (out / "groups.yaml").unlink()
     assert main(["evaluate", str(out)]) == 2
-    assert f"(no config.yaml); name a folder that a run wrote, such as {done}" in capsys.readouterr().err
+    assert f"(no config.yaml); name a folder that a run wrote, such as {min(runs_in(out))}" in capsys.readouterr().err
 
 
 def test_a_sweep_parts_what_does_not_fit_and_shares_pre_training_by_group(tmp_path, monkeypatch):
