@@ -7,11 +7,15 @@ from train_helpers import hopper_config, lines
 
 import cfdg_jax
 from cfdg_jax.training import drivers
+from cfdg_jax.training.program import Compiled
 from cfdg_jax.training.session import Session
 
 
 class OnDevice:
-    """Stands for arrays that the host must not look at."""
+    """Stands for an array that the host must not look at; compiled functions alone are given what it hides."""
+
+    def __init__(self, array):
+        object.__setattr__(self, "array", array)
 
     def __getattribute__(self, name):
         raise AssertionError(f"the host waits for the device: {name}")
@@ -22,52 +26,94 @@ class OnDevice:
     __array__ = __bool__ = __int__ = __float__ = __index__ = __iter__ = __len__ = __getitem__ = fail
 
 
+class Actions:
+    """Actions, which the host may ask for as a whole; counts how often it does."""
+
+    asked = 0
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        Actions.asked += 1
+        return np.asarray(self.array)
+
+
+STANDS = (OnDevice, Actions)
+reveal = lambda leaf: object.__getattribute__(leaf, "array") if isinstance(leaf, STANDS) else leaf
+shown = lambda tree: jax.tree.map(reveal, tree)
+hidden = lambda tree: jax.tree.map(OnDevice, tree)
+
+
 @pytest.fixture
-def hidden(monkeypatch):
-    """Hides the state and the meters from the host outside events; counts the steps whose actions it asks for."""
-    events, close, held, asked = Session.events, drivers.HostDriver.close, [], []
+def watched(monkeypatch):
+    """Between events the state and meters of the online phase are hidden from the host; its programs run as they do."""
+    events, close, of = Session.events, drivers.HostDriver.close, Compiled.of
+    session = None
 
-    def show(session):
-        if held:
-            session.state, session.meters = held.pop()
+    def hide(found):
+        nonlocal session
+        session = found
+        session.state, session.meters = hidden((session.state, session.meters))
+        for name in ("block_until_ready", "device_get"):
+            monkeypatch.setattr(jax, name, OnDevice.fail)
 
-    def shown_in_events(self):
-        show(self)
+    def show():
+        nonlocal session
+        if session is not None:
+            session.state, session.meters = shown((session.state, session.meters))
+            session = None
+            monkeypatch.setattr(jax, "block_until_ready", block)
+            monkeypatch.setattr(jax, "device_get", get)
+
+    def within(self):
+        show()
         events(self)
         if self.phase == "online":
-            held.append((self.state, self.meters))
-            hide = {name: OnDevice() for name in self.state._fields if name not in ("synthetic", "generator")}
-            self.state, self.meters = self.state._replace(**hide), OnDevice()
-            monkeypatch.setattr(jax, "block_until_ready", OnDevice.fail)
-            monkeypatch.setattr(jax, "device_get", OnDevice.fail)
-            driver["session"] = self
+            hide(self)
 
-    def step(program, state, meters, *_):
-        asked.append(1)
-        return state, meters, np.zeros((2, 3), np.float32)
+    def of_watched(self, program):
+        jitted = of(self, program)
 
-    driver = {}
-    monkeypatch.setattr(Session, "events", shown_in_events)
-    monkeypatch.setattr(drivers, "online_step", step)
-    monkeypatch.setattr(drivers, "end_episodes", lambda program, state, *_: state)
-    monkeypatch.setattr(drivers.HostDriver, "close", lambda self: (show(driver["session"]), close(self))[1])
-    return asked
+        def call(*args, **kwargs):
+            args, kwargs = shown((args, kwargs))
+            made = jitted(*args, **kwargs)
+            if self is drivers.online_step:
+                return *hidden(made[:2]), Actions(made[2])
+            return Actions(made) if self is drivers.acting_step else hidden(made)
 
+        return jitted if session is None else call
 
-def test_the_host_waits_for_the_actions_alone(hidden, tmp_path):
-    run = cfdg_jax.train(hopper_config(), tmp_path / "run", progress=False)
-    assert len(hidden) == run.config.online.steps
-    assert [line["step"] for line in lines(run.folder, "evaluations.jsonl")] == [0, 40, 80, 120]
+    block, get = jax.block_until_ready, jax.device_get
+    Actions.asked = 0
+    monkeypatch.setattr(Session, "events", within)
+    monkeypatch.setattr(Compiled, "of", of_watched)
+    monkeypatch.setattr(drivers.HostDriver, "close", lambda self: (show(), close(self))[1])
 
 
-@pytest.mark.parametrize("ask", [np.asarray, float, jax.block_until_ready, lambda state: state.step])
-def test_any_other_question_fails(ask, hidden, tmp_path, monkeypatch):
-    advance = drivers.HostDriver.advance
+@pytest.mark.parametrize("overlap", [False, True])
+def test_the_host_waits_for_the_actions_alone(overlap, watched, tmp_path):
+    config = hopper_config(online__overlap=overlap)
+    run = cfdg_jax.train(config, tmp_path / "run", progress=False)
+    logged = lines(run.folder, "metrics.jsonl")
+    assert logged[-1]["step"] == config.online.steps
+    assert np.isfinite(logged[-1]["critic_loss"]).all()
+    assert sum(sum(line.get("episodes", [])) for line in logged) > 0, "no episode ended, so nothing closed one"
+    in_events = config.online.steps // config.evaluate.online_every  # a checkpoint holds the next actions
+    assert Actions.asked <= config.online.steps + in_events
 
-    def curious(self, session, *arguments):
-        advance(self, session, *arguments)
-        ask(session.meters)
+
+def test_any_other_question_fails(watched, tmp_path, monkeypatch):
+    asked = []
+
+    def curious(self, session, *_):
+        for ask in (np.asarray, float, jax.block_until_ready, jax.device_get, lambda state: state.shape):
+            with pytest.raises(AssertionError, match="the host waits for the device"):
+                ask(session.state.step)
+            asked.append(ask)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(drivers.HostDriver, "advance", curious)
-    with pytest.raises(AssertionError, match="the host waits for the device"):
+    with pytest.raises(KeyboardInterrupt):
         cfdg_jax.train(hopper_config(), tmp_path / "run", progress=False)
+    assert len(asked) == 5
