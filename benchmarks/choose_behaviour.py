@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--trust-curve", action="store_true", help="play no candidate again")
     parser.add_argument("--no-expert", action="store_true", help="leave the expert out: none is good enough")
     parser.add_argument("--mend", action="store_true", help="renew what lies between untrained and medium")
+    parser.add_argument("--expert-alone", action="store_true", help="renew the expert, keep every snapshot")
     parser.add_argument("--until", type=int, default=10**9, help="mend from snapshots up to this step")
     parser.add_argument("--command", default="", help="how it was trained, for the record")
     args = parser.parse_args()
@@ -67,6 +68,8 @@ def main() -> None:
     env = make_task(args.task, [7_000_000 + i for i in range(EPISODES)])
     if args.mend:
         return mend(args, folder, curve, env)
+    if args.expert_alone:
+        return renew_expert(args, folder, curve, env)
     played = lambda step: float(evaluate(load(folder, step), env, step).mean())
     again = curve.__getitem__ if args.trust_curve else played
     maze = args.task == "ant-goals"
@@ -109,17 +112,40 @@ def mend(args: argparse.Namespace, folder: pathlib.Path, curve: dict[int, float]
     report(args, path, {step: earned[step] for step in (*chosen, first)}, curve)
 
 
-def report(args: argparse.Namespace, path: pathlib.Path, kept: dict[int, float], curve: dict[int, float]) -> None:
-    """Prints what was chosen and records it with the curve."""
+def renew_expert(args: argparse.Namespace, folder: pathlib.Path, curve: dict[int, float], env) -> None:
+    """Gives the asset the run's best policy as its expert; the record keeps how the snapshots were trained."""
+    path = ASSETS / f"{args.task}-policies.npz"
+    kept = load_policies(path)
+    snapshots = [trained(policy, policy.mean_return) for name, policy in kept.items() if name != "expert"]
+    best = sorted(curve, key=lambda step: -curve[step])[:CANDIDATES]
+    earned = {step: float(evaluate(load(folder, step), env, step).mean()) for step in best}
+    first = max(best, key=lambda step: earned[step])
+    save_policies(path, snapshots, trained(load(folder, first), earned[first]))
+    record = json.loads(results_of(args.task).read_text())
+    record["expert"] = {"command": args.command, "chosen": {str(first): round(earned[first], 1)}, "curve": curve}
+    results_of(args.task).write_text(json.dumps(record) + "\n")
+    told(path, {first: earned[first]})
+
+
+def results_of(task: str) -> pathlib.Path:
+    """Where curves are kept."""
+    return pathlib.Path(__file__).parent / "results" / f"behaviour-{task}.json"
+
+
+def told(path: pathlib.Path, kept: dict[int, float]) -> None:
     print(f"written: {path} ({path.stat().st_size / 1e3:.0f} kB)")
     for step, earned in kept.items():
-        print(f"step {step:>8}  return {earned:8.1f}  score {normalized_score(args.task, earned)}")
+        print(f"step {step:>8}  return {earned:8.1f}  score {normalized_score(path.name.split('-')[0], earned)}")
+
+
+def report(args: argparse.Namespace, path: pathlib.Path, kept: dict[int, float], curve: dict[int, float]) -> None:
+    """Prints what was chosen and records it with the curve."""
+    told(path, kept)
     what = "mean return of 5 episodes under D4RL's dynamics, actions drawn"
     what += "" if args.trust_curve else f"; chosen ones of {EPISODES}"
     chosen = {str(step): round(earned, 1) for step, earned in kept.items()}
     record = {"command": args.command, "what": what, "chosen": chosen, "curve": curve}
-    results = pathlib.Path(__file__).parent / "results" / f"behaviour-{args.task}.json"
-    results.write_text(json.dumps(record) + "\n")
+    results_of(args.task).write_text(json.dumps(record) + "\n")
 
 
 if __name__ == "__main__":

@@ -58,13 +58,13 @@ def orthogonal(scale: float):
         rows, columns = shape
         matrix = jax.random.normal(key, (max(shape), min(shape)), dtype)
 
-        def keep(j, matrix):
+        def keep(turn, matrix):  # one loop for both rounds: XLA compiles its body once
+            j = turn % matrix.shape[1]
             column = matrix[:, j] / jnp.linalg.norm(matrix[:, j])
             later = jnp.arange(matrix.shape[1]) > j
             return (matrix - jnp.outer(column, (column @ matrix) * later)).at[:, j].set(column)
 
-        for _ in range(2):
-            matrix = jax.lax.fori_loop(0, matrix.shape[1], keep, matrix)
+        matrix = jax.lax.fori_loop(0, 2 * matrix.shape[1], keep, matrix)
         return scale * (matrix if rows >= columns else matrix.T)
 
     # Traced once a shape: flax asks for the shape of what an initialiser gives at every call of a layer.
