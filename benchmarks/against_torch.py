@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from called import command
+
 HERE = pathlib.Path(__file__).parent
 WIDTH, ROWS, LEVELS = 1_024, 2_000, 16
 """Of the denoiser: its width, the rows sampled at once, and the steps of the sampler."""
@@ -160,7 +162,7 @@ def main():
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     from cfdg_jax.training.logging import device_name
 
-    results = {"command": f"python benchmarks/against_torch.py --threads {args.threads}", "device": device_name()}
+    results = {"command": command(), "device": device_name()}
     for name in args.cases:
         case = CASES[name]
         ours, measured, theirs, rates = case.ours(case.updates), [], [], []

@@ -21,6 +21,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from called import command
 from threadpoolctl import threadpool_limits
 
 from cfdg_jax.data import local
@@ -140,7 +141,7 @@ def main() -> None:
     if args.load:
         print(json.dumps(load(args.load)))
         return
-    found: dict = {"command": " ".join(["python benchmarks/data_speed.py", *sys.argv[1:]]), "rows": args.rows}
+    found: dict = {"command": command(), "rows": args.rows}
     found["values"] = "[seconds, processor seconds]; load average " + " ".join(map(str, os.getloadavg()))
     found |= {"device": device_name(), "versions": versions()}
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@
     stratify    the online step with each stratifier
     profile     the ten dearest kernels of an online update
 
-A part is left out, and named, once the time is up.
+Files are written as numbers come, and name what is not measured yet: the process may be ended at any moment.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from called import command
 from traced import kernel_microseconds
 
 import cfdg_jax
@@ -33,7 +34,7 @@ from cfdg_jax.augment.registry import AUGMENTERS
 from cfdg_jax.bench.online import online_rates, stratify_rates
 from cfdg_jax.bench.programs import best_seconds, matmul_gflops, program_of
 from cfdg_jax.bench.rates import generator_rates, update_rate
-from cfdg_jax.training.logging import device_name, versions
+from cfdg_jax.training.logging import device_name, versions, write_atomic
 
 PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 DEAREST = 10
@@ -50,26 +51,22 @@ def precision(name: str) -> Iterator[None]:
         jax.config.update("jax_default_matmul_precision", before)
 
 
-def products(quick: bool, found: dict) -> dict[str, float]:
+def products(quick: bool, found: dict) -> Iterator[tuple[str, float]]:
     size = 512 if quick else 8192
-    rates = {}
     for name in PRECISIONS:
         with precision(name):
-            rates[f"{name}_gflops"] = matmul_gflops(size)
+            yield f"{name}_gflops", matmul_gflops(size)
     x = jnp.zeros(1 << (20 if quick else 28), jnp.float32)
     copy = jax.jit(lambda x: x + 1)
-    rates["copy_gb_per_second"] = 2 * x.nbytes / best_seconds(lambda: copy(x), 5) / 1e9
-    return rates
+    yield "copy_gb_per_second", 2 * x.nbytes / best_seconds(lambda: copy(x), 5) / 1e9
 
 
-def seeds(quick: bool, found: dict) -> dict[str, dict[str, float]]:
-    rates: dict[str, dict[str, float]] = {}
+def seeds(quick: bool, found: dict) -> Iterator[tuple[str, dict[str, float]]]:
     for name in PRECISIONS:
         for count in (1, 2) if quick else (1, 5, 20, 50, 100, 200):
             with precision(name):
                 program = program_of("halfcheetah", count, 20_000, {"augment.width": 64})
-                rates[f"{name}_{count}"] = update_rate(program, 10 if quick else 100, 2 if quick else 3)
-    return rates
+                yield f"{name}_{count}", update_rate(program, 10 if quick else 100, 2 if quick else 3)
 
 
 def paper(quick: bool, found: dict) -> dict[str, float]:
@@ -116,7 +113,7 @@ def profile(quick: bool, found: dict) -> dict[str, Any]:
     }
 
 
-PARTS: dict[str, Callable[[bool, dict], dict]] = {
+PARTS: dict[str, Callable[[bool, dict], dict | Iterator[tuple[str, Any]]]] = {
     "products": products,
     "seeds": seeds,
     "online": lambda quick, found: online_rates(quick),
@@ -126,11 +123,14 @@ PARTS: dict[str, Callable[[bool, dict], dict]] = {
     "stratify": lambda quick, found: stratify_rates(quick),
     "profile": profile,
 }
+"""Each makes its numbers, at once or one by one, of whether it is in small and of the parts before."""
 
 
 def page(results: dict[str, Any]) -> str:
     """The numbers for people."""
     lines = [f"# {results['device']}", "", f"`{results['command']}`", ""]
+    if results["left_out"]:
+        lines += [f"Left out, for the time was up: {', '.join(results['left_out'])}.", ""]
     for name, value in results.items():
         if isinstance(value, dict):
             lines += [f"## {name}", "", "| what | value |", "|---|---|", *map(_row, _flat(value)), ""]
@@ -150,28 +150,36 @@ def _row(pair: tuple[str, Any]) -> str:
     return f"| {name} | {value:,.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
 
 
+def measure(quick: bool, path: pathlib.Path) -> None:
+    """Every part, with `path` and the page beside it as of the last number."""
+    results: dict[str, Any] = {"command": command("benchmarks/gpu.sh"), "device": device_name(), "versions": versions()}
+    seconds: dict[str, float] = {}
+
+    def write() -> None:
+        left = [name + " (in part)" * (name in results) for name in PARTS if name not in seconds]
+        now = results | {"seconds": seconds, "left_out": left}
+        write_atomic(path, json.dumps(now, indent=2) + "\n")
+        write_atomic(path.with_suffix(".md"), page(now))
+
+    write()
+    print(f"written as numbers come: {path} and {path.with_suffix('.md')}", flush=True)
+    for name, part in PARTS.items():
+        begun, found = time.monotonic(), part(quick, results)
+        for what, value in found.items() if isinstance(found, dict) else found:
+            results.setdefault(name, {})[what] = value
+            write()
+        seconds[name] = time.monotonic() - begun
+        write()
+        print(f"{name}: {seconds[name]:.0f} s\n{json.dumps(results[name], indent=2)}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--minutes", type=float, default=7.5, help="no part begins after this")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results"))
     args = parser.parse_args()
-    command = "benchmarks/gpu.sh" + " --quick" * args.quick
-    results: dict[str, Any] = {"command": command, "device": device_name(), "versions": versions()}
-    start, seconds = time.monotonic(), {}
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f"gpu-{jax.default_backend()}{'-quick' * args.quick}.json"
-    for name, part in PARTS.items():
-        begun = time.monotonic()
-        if begun - start > 60 * args.minutes:
-            results[name] = "left out: the time was up"
-            continue
-        results[name] = part(args.quick, results)
-        seconds[name] = time.monotonic() - begun
-        print(f"{name}: {seconds[name]:.0f} s\n{json.dumps(results[name], indent=2)}", flush=True)
-        path.write_text(json.dumps(results | {"seconds": seconds}, indent=2) + "\n")  # a cut-off run keeps its parts
-    path.with_suffix(".md").write_text(page(results | {"seconds": seconds}))
-    print(f"written: {path} and {path.with_suffix('.md')}")
+    measure(args.quick, args.out / f"gpu-{jax.default_backend()}{'-quick' * args.quick}.json")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import tempfile
 import time
 
 import jax
+from called import command
 
 import cfdg_jax
 from cfdg_jax.training.logging import device_name, versions
@@ -69,8 +70,7 @@ def main() -> None:
     watch(seen)
     with tempfile.TemporaryDirectory() as folder:
         cfdg_jax.train(config, pathlib.Path(folder) / "run", progress=False)
-    command = f"python benchmarks/growth.py --steps {options.steps} --agent {options.agent}"
-    about = {"command": command, "device": device_name(), "versions": versions(), "columns": NAMES}
+    about = {"command": command(), "device": device_name(), "versions": versions(), "columns": NAMES}
     rows = ",\n".join(f"  {json.dumps(row)}" for row in seen)
     text = json.dumps(about)[:-1] + f', "rows": [\n{rows}\n]}}\n'
     options.out.write_text(text, encoding="utf-8")

@@ -18,6 +18,8 @@ import pathlib
 import subprocess
 import sys
 
+from called import command
+
 from cfdg_jax.bench.programs import matmul_gflops
 from cfdg_jax.training.logging import device_name, versions
 
@@ -75,7 +77,7 @@ def main() -> None:
     args = parser.parse_args()
     sides = {"before": args.before.resolve(), "after": HERE}
     kernels = dict(zip(sides, (json.loads(path.read_text())["kernels"] for path in args.kernels or ()), strict=False))
-    results = {"command": "python benchmarks/in_turns.py ../before", "device": device_name(), "versions": versions()}
+    results = {"command": command(), "device": device_name(), "versions": versions()}
     results |= {"matmul_gflops": matmul_gflops(), "kernels": kernels, "milliseconds": {}}
     for agent in args.agents:
         rounds = [{side: milliseconds(folder, agent) for side, folder in sides.items()} for _ in range(args.rounds)]

@@ -18,6 +18,7 @@ from collections.abc import Callable
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
 
 from against_torch import CASES
+from called import command
 from traced import kernel_microseconds
 
 from cfdg_jax.bench.programs import matmul_gflops
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/profile.json"))
     args = parser.parse_args()
-    results = {"command": "python benchmarks/profile_updates.py", "device": device_name(), "versions": versions()}
+    results = {"command": command(), "device": device_name(), "versions": versions()}
     results["matmul_gflops"], measured = matmul_gflops(), {}
     for name in args.cases:
         work = CASES[name].ours(CASES[name].updates)

@@ -13,6 +13,7 @@ import json
 import pathlib
 
 import jax
+from called import command
 
 from cfdg_jax.bench.programs import best_seconds, matmul_gflops, program_of
 from cfdg_jax.bench.rates import update_rate
@@ -42,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/small-products.json"))
     out = parser.parse_args().out
-    results = {"command": "python benchmarks/small_products.py", "device": device_name(), "versions": versions()}
+    results = {"command": command(), "device": device_name(), "versions": versions()}
     before, measured = matmul_gflops(), {}
     for seeds in (1, 5):
         products = {name: product_gflops(*shape, seeds) for name, shape in LAYERS.items()}

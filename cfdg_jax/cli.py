@@ -19,6 +19,8 @@ from cfdg_jax.training.progress import Interrupted
 PROGRAM = "cfdg-jax"
 
 
+AGAIN = "run the same command again to continue"
+
 COMPLETION = 'Completion: eval "$(_CFDG_JAX_COMPLETE=bash_source cfdg-jax)", also with zsh_source and fish_source.'
 
 
@@ -53,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except Interrupted as stop:
-        print(f"interrupted; {str(stop) or 'run the same command again to continue'}", file=sys.stderr)
+        print(f"interrupted; {str(stop) or AGAIN}", file=sys.stderr)
         return 130
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"interrupted; {stop}; {AGAIN}" if str(stop) else "interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

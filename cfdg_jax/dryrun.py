@@ -7,8 +7,9 @@ import pathlib
 from cfdg_jax.augment.base import first_refresh
 from cfdg_jax.config import TrainConfig, remarks
 from cfdg_jax.forecast import NO_RATES, forecast, read_rates
+from cfdg_jax.report.status import status
 from cfdg_jax.training.build import load_program
-from cfdg_jax.training.checkpoint import load_offline_agent
+from cfdg_jax.training.checkpoint import kept, load_offline_agent
 from cfdg_jax.training.devices import told
 from cfdg_jax.training.memory import TooLarge, memory_plan
 from cfdg_jax.training.progress import Progress
@@ -71,8 +72,7 @@ def dry_run(config: TrainConfig, folder: pathlib.Path, offline_from: pathlib.Pat
         rows |= {"devices": told(program.mesh, len(config.lanes))}
     stands = read_summary(folder)
     if stands:
-        far = f"{stands['status']} at {stands['phase']} step {stands['step']:,}"
-        rows |= {"so far": f"{far}; all else is of the whole run"}
+        rows |= {"so far": f"{status(folder, stands)}; kept: {kept(folder)}; all else is of the whole run"}
     text = "\n".join(f"{name:<13} {value}" for name, value in rows.items())
     return "\n".join([text, *(f"{'warning':<13} {remark}" for remark in remarks(config))])
 

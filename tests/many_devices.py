@@ -1,9 +1,11 @@
-"""What 1, 2, 4 and 8 simulated devices make, as JSON; `test_train_devices` runs it, for JAX counts them once."""
+"""What 1, 2, 4 and 8 simulated devices make, as JSON; in a process of its own (`found`), for JAX counts them once."""
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
+import subprocess
 import sys
 
 import jax
@@ -29,6 +31,22 @@ COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute
 VALUES = {"agent.expectile": (0.6, 0.9)}
 LANES = {"seeds": 4, "vmap": VALUES, "stratify": "stratdiff"}
 SPREAD = {"seeds": 1, "vmap": VALUES, "augment.width": 128, "augment.pretrain_steps": 20}
+
+
+def found(folder: pathlib.Path, *flags: str) -> dict:
+    """What this file prints, run with XLA's `flags` beside those of the environment."""
+    tests = pathlib.Path(__file__).parent
+    path = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
+    asked = " ".join([os.environ.get("XLA_FLAGS", ""), *flags, "--xla_force_host_platform_device_count=8"])
+    done = subprocess.run(
+        [sys.executable, __file__, str(folder)],
+        env=os.environ | {"XLA_FLAGS": asked, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
 
 
 def outcome(devices: str) -> dict:
@@ -109,9 +127,9 @@ def resumed(folder: pathlib.Path) -> dict:
 if __name__ == "__main__":
     make_generators_shallow(pytest.MonkeyPatch())
     folder = pathlib.Path(sys.argv[1])
-    found = {"1": outcome("1")}
+    outcomes = {"1": outcome("1")}
     spread = {"1": refreshed("1", folder / "generators")}
     build.require_one_program = lambda *_: None  # what one device was found to bear
-    found |= {count: outcome(count) for count in ("2", "4", "8")}
+    outcomes |= {count: outcome(count) for count in ("2", "4", "8")}
     spread |= {"8": refreshed("8", folder / "generators")}
-    print(json.dumps({"outcomes": found, "spread": spread, "resumed": resumed(folder)}))
+    print(json.dumps({"outcomes": outcomes, "spread": spread, "resumed": resumed(folder)}))

@@ -1,11 +1,13 @@
 """The benchmark's count of FLOP, which every share of the matrix-product rate rests on."""
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from cfdg_jax import cli
 from cfdg_jax.bench import measure
 from cfdg_jax.bench.programs import program_of
 from cfdg_jax.core.flops import product_flop
@@ -38,6 +40,13 @@ def test_parts_of_one_machine_gather_in_one_file(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="--agent: is nothing to one; goes with agents kernels"):
         measure.bench(["one"], agents=["iql"])
     assert measure.bench(["one"], quick=True).name.endswith("-quick.json"), "crude rates replace no others"
+
+
+def test_the_help_says_what_each_part_measures_and_for_which_agents(capsys):
+    assert cli.main(["bench", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert re.findall(r"^  (\w+)  +\w", told.split("Options:")[0], re.M) == list(measure.PARTS)
+    assert "measure these agents only; WHAT is then agents, kernels or both" in " ".join(told.split())
 
 
 def test_products_are_counted_wherever_they_stand():

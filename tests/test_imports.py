@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "forecast": BELOW_TRAINING,
     "demo": (*ABOVE_TRAINING, "sweep"),
     "explain": (*CONFIG, "catalog", "errors", "values"),
-    "dryrun": (*BELOW_TRAINING, "training", "forecast"),
+    "dryrun": (*ABOVE_TRAINING, "forecast"),
     "process": ("data",),
     "commands": (
         *ABOVE_TRAINING,

@@ -140,6 +140,17 @@ def test_a_run_whose_process_is_gone_was_killed(tmp_path):
     assert note.startswith("the run was killed after online step 10,000: ") and f"--resume {folder}`" in note
 
 
+def test_a_run_without_an_evaluation_says_whether_to_wait_or_to_resume(tmp_path):
+    folder = write_run(tmp_path / "a run", status="running")
+    (folder / "evaluations.jsonl").write_text("")
+    with only_process(folder), pytest.raises(UserError, match="holds no evaluation; let the run reach its first"):
+        read_run(folder)
+    with pytest.raises(
+        UserError, match=r"holds no evaluation; finish the run with `cfdg-jax train --resume '.*a run'`"
+    ):
+        read_run(folder)
+
+
 def test_refreshes_come_from_the_metrics(tmp_path):
     assert read_run(write_run(tmp_path / "run", refreshes=(0, 5000))).refreshes().tolist() == [0, 5000]
 
@@ -304,6 +315,24 @@ def test_unfinished_groups_of_seeds_say_where_the_numbers_stand(group, tmp_path)
     assert "Offline end" in all_tables([alone])[0].header
     (done,) = read_runs([folders[0], *(group(first, 21, "done") for first in (6, 9))])
     assert not done.notes, "nine seeds"
+
+
+@pytest.mark.parametrize(
+    ("note", "told"),
+    [
+        ("seeds: 9\n", "`group` is None; must be a whole number of at least 1; restore it as the run wrote it"),
+        ("group: 3\n", "`seeds` is None; must be a whole number of at least 1; restore it as the run wrote it"),
+        ("group: 3\nseeds: many\n", "`seeds` is 'many'; must be a whole number"),
+        ("", "holds no mapping; restore it or repeat the run"),
+    ],
+)
+def test_a_damaged_note_of_groups_is_refused(group, tmp_path, note, told):
+    folders = [group(0, 21, "done"), group(3, 4, "interrupted")]
+    (tmp_path / "groups.yaml").write_text(note)
+    for some in (folders, folders[:1]):
+        with pytest.raises(UserError) as caught:
+            read_runs(some)
+        assert str(caught.value).startswith(f"{tmp_path / 'groups.yaml'}: {told}")
 
 
 def test_groups_of_seeds_at_several_values_are_one_run_for_each_value(tmp_path):

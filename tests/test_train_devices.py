@@ -1,12 +1,8 @@
 """Lanes over simulated devices: the numbers of one, memory that falls, no word between lanes."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
 from unittest import mock
 
+import many_devices
 import numpy as np
 import pytest
 from train_helpers import toy_config
@@ -20,18 +16,7 @@ COUNTS = ("1", "2", "4", "8")
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    here = pathlib.Path(__file__).parent
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, str(here / "many_devices.py"), str(tmp_path_factory.mktemp("devices"))],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
+    return many_devices.found(tmp_path_factory.mktemp("devices"))
 
 
 def test_every_number_of_devices_gives_the_same_numbers(found):

@@ -121,7 +121,7 @@ def test_a_run_that_does_not_fit_is_trained_in_groups_and_goes_on_with_them(tmp_
     assert f"done: {out}  (2 groups" in told and f"next: cfdg-jax report {out}, or cfdg-jax evaluate {first[0]}" in told
     assert written == {path: path.stat().st_mtime_ns for path in first[0].rglob("*")}
     assert main(["train", "--resume", str(first[0]), "--dry-run"]) == 0
-    assert "so far        done at offline step 4; " in capsys.readouterr().out
+    assert "so far        done; kept: the checkpoint at offline step 4; " in capsys.readouterr().out
     assert main(["train", "--resume", str(out), "--dry-run"]) == 0
     assert capsys.readouterr().out.count("\ngroup ") == 2
     (run,) = read_runs(runs_in(out))

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 from train_helpers import assert_same_run, final_leaves, hopper_config, lines, seed_alone, toy_config
 
 import cfdg_jax
+from cfdg_jax import cli
 from cfdg_jax.augment.base import first_refresh
 from cfdg_jax.config import named_choice, remarks
 from cfdg_jax.core import ring
@@ -26,6 +29,7 @@ from cfdg_jax.training.act import online_step
 from cfdg_jax.training.build import load_program
 from cfdg_jax.training.generate import generate, start_generator, synthetic_capacity, synthetic_rows
 from cfdg_jax.training.learn import no_meters, offline_chunk
+from cfdg_jax.training.lock import only_process
 from cfdg_jax.training.packet import Packet
 from cfdg_jax.training.prepare import init
 from cfdg_jax.training.progress import Progress
@@ -423,3 +427,34 @@ def test_a_dry_run_from_a_pre_training_makes_none_and_refuses_what_the_run_would
 def test_the_first_updates_are_told_once(tmp_path, capsys):
     cfdg_jax.train(toy_config("none", seeds=1), tmp_path / "run", progress=True)
     assert len(re.findall(r"^first updates after \d+\.\d s$", capsys.readouterr().err, re.MULTILINE)) == 1
+
+
+def test_a_dry_run_of_a_killed_run_says_so_and_what_is_kept(toy_run, tmp_path):
+    folder = shutil.copytree(toy_run.folder, tmp_path / "run")
+    started = toy_run.summary | {"status": "running", "phase": "offline", "step": 0}  # a killed run's is of its start
+    (folder / "summary.json").write_text(json.dumps(started))
+    dead = dry_run(toy_run.config, folder)
+    shutil.rmtree(folder / "checkpoints")
+    with only_process(folder):
+        alive = dry_run(toy_run.config, folder)
+    assert "so far        killed; kept: the checkpoint at online step 120; all else is of the whole run" in dead
+    assert "so far        running; kept: nothing yet; " in alive
+
+
+def test_a_second_signal_says_what_is_kept_and_how_to_go_on(toy_run, tmp_path, capsys, monkeypatch):
+    new = tmp_path / "new run"
+    twice = lambda *_: [signal.raise_signal(signal.SIGINT) for _ in range(2)]
+    for name in ("_continued", "_new"):
+        monkeypatch.setattr(run_module, name, twice)
+    assert cli.main(["train", "--resume", str(toy_run.folder)]) == 130
+    resume = f"continue with: cfdg-jax train --resume {toy_run.folder}"
+    told = f"interrupted; kept of {toy_run.folder}: the checkpoint at online step 120; {resume}"
+    assert capsys.readouterr().err.splitlines()[-1] == told
+    assert cli.main(["train", "--preset", "smoke", "--out", str(new)]) == 130
+    told = f"interrupted; kept of {new}: nothing yet; run the same command again"
+    assert capsys.readouterr().err.splitlines()[-1] == told and not new.exists()
+    grid_like = lambda *_, **__: run_module.train(toy_run.config, new)  # as a sweep calls it
+    monkeypatch.setattr("cfdg_jax.sweep.sweep", grid_like)
+    (tmp_path / "one.yaml").write_text("runs:\n- {agent: iql}\n")
+    assert cli.main(["sweep", str(tmp_path / "one.yaml")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"{told} to continue"

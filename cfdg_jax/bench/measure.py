@@ -1,13 +1,6 @@
 """``cfdg-jax bench``: throughput, each number beside the matrix-product rate of the same machine in the same run.
 
-``offline``    updates/s of the first agent for 1, 5 and 20 seeds
-``agents``     updates/s of every agent, and seconds to compile
-``online``     environment steps/s of the whole loop, split into update, environment and everything else
-``stratify``   the same step of preset `reduced` with each stratifier
-``generator``  denoiser training steps/s, generated rows/s
-``env``        environment steps/s for 1, 5, 20 and 64 copies
-``scaling``    updates/s of the first agent against seeds, width, batch, updates in a call and devices
-``kernels``    kernels, FLOP, bytes and scratch memory of every compiled step; nothing is timed
+The command's help says what each part measures.
 """
 
 from __future__ import annotations

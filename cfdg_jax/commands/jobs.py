@@ -110,17 +110,27 @@ def sample(
 @click.argument("what", nargs=-1, metavar="[WHAT]...")
 @click.option(
     "--out", "--json", "out", type=Text("file"), metavar="FILE",
-    help="json file to write, or to add to (default benchmarks/results/bench-DEVICE.json)",
+    help="json file of the results, which keeps its other parts (default benchmarks/results/bench-DEVICE.json)",
 )  # fmt: skip
-@click.option("--quick", is_flag=True, help="seconds instead of minutes; for checking that it runs")
+@click.option("--quick", is_flag=True, help="a short and crude measurement, to see that it runs")
 @click.option(
-    "--agent", "agents", type=MethodNames("agent"), multiple=True, metavar="NAME[,NAME]...",
-    help="agents and kernels of these alone; may be repeated",
+    "--agent", "agents", type=MethodNames("agent"), multiple=True, metavar="NAME,NAME,...",
+    help="measure these agents only; WHAT is then agents, kernels or both (the default)",
 )  # fmt: skip
 def bench(what: tuple[str, ...], out: str | None, quick: bool, agents: tuple[tuple[str, ...], ...]) -> None:
-    """Measure throughput beside this machine's matrix-product rate.
+    """Measure how fast this machine trains, beside its rate of matrix products.
 
-    WHAT is one or several of offline, agents, online, stratify, generator, env, scaling, kernels; all by default.
+    WHAT names the parts to measure, all by default:
+
+    \b
+    offline    updates/s of the first agent, by number of seeds
+    agents     updates/s of every agent, and seconds to compile
+    online     environment steps/s of a whole run
+    stratify   the same with each stratifier
+    generator  fit steps/s and generated rows/s
+    env        steps/s of environments alone, by number of copies
+    scaling    updates/s by seeds, width, batch, updates in a call and devices
+    kernels    what every compiled step launches, computes and holds; not timed
     """
     with starting():
         from cfdg_jax.bench.measure import bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shlex
 from typing import Any
 
 import click
@@ -22,7 +23,7 @@ from cfdg_jax.commands.options import (
     set_fields,
     vmap_option,
 )
-from cfdg_jax.errors import require
+from cfdg_jax.errors import GROUPS, require
 from cfdg_jax.process import starting
 from cfdg_jax.tasks import has_picture
 from cfdg_jax.training.progress import Interrupted
@@ -107,8 +108,11 @@ def train(
                     raise
                 groups = grid.in_groups(grid.Cell(config, folder), large, Progress(not quiet))
         grid.run_here(groups, not quiet)
-    except Interrupted:
-        raise Interrupted(f"continue with: cfdg-jax train --resume {folder}") from None
+    except (Interrupted, KeyboardInterrupt) as stop:
+        begun = any((folder / name).is_file() for name in ("config.yaml", GROUPS))
+        resume = f"continue with: cfdg-jax train --resume {shlex.quote(str(folder))}"
+        said = str(stop), resume if begun else "run the same command again"
+        raise Interrupted("; ".join(filter(None, said))) from None
     one = runs_in(groups[0].folder if groups else folder)[0]
     parts = f"{len(groups)} groups of seeds, each a run folder of its own" if groups else WRITTEN
     print(f"done: {folder}  ({parts})")

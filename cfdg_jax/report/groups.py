@@ -95,9 +95,19 @@ def joined(runs: Sequence[Run]) -> list[Run]:
 
 
 def _whole(run: Run) -> dict[str, Any]:
-    """The config of the run that `run` is a group of seeds of, as its folder notes it; empty if it is none."""
+    """The config of the run that `run` is a group of seeds of, as its folder notes it; empty if it is none.
+
+    Raises:
+      UserError: if the note is damaged.
+    """
     path = run.path.parent / GROUPS
-    return read_yaml(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    whole, right = read_yaml(path), "must be a whole number of at least 1; restore it as the run wrote it"
+    for field in ("group", "seeds"):
+        found = whole.get(field)
+        require(type(found) is int and found > 0, str(path), f"`{field}` is {found!r}", right)
+    return whole
 
 
 def _join(group: Sequence[Run]) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shlex
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -159,7 +160,7 @@ def read_run(folder: pathlib.Path | str) -> Run:
     """
     path = pathlib.Path(folder).resolve()
     require(path.is_dir(), str(folder), "is not a folder", "name the folder a run was written to")
-    resume = f"finish the run with `cfdg-jax train --resume {folder}`"
+    resume = f"finish the run with `cfdg-jax train --resume {shlex.quote(str(folder))}`"
     for name in ("summary.json", "config.yaml", "evaluations.jsonl", "metrics.jsonl"):
         require((path / name).is_file(), str(path / name), "is missing: not a finished run folder", resume)
     summary, config = _read_json(path / "summary.json"), read_yaml(path / "config.yaml")
@@ -170,6 +171,8 @@ def read_run(folder: pathlib.Path | str) -> Run:
     require(found in KNOWN, str(path / "summary.json"), f"status is {found!r}: not finished", resume)
     lines, evaluation_notes = _read_lines(path / "evaluations.jsonl", ("phase", "step", "return"))
     metrics, metric_notes = _read_lines(path / "metrics.jsonl", ("phase", "step"))
+    ahead = "let the run reach its first evaluation" if status(path, summary) == "running" else resume
+    require(len(lines) > 0, str(path / "evaluations.jsonl"), "holds no evaluation", ahead)
     evaluations = _evaluations(path / "evaluations.jsonl", lines)
     samples, sample_notes = _read_samples(path / "samples.npz")
     notes = [*evaluation_notes, *metric_notes, *sample_notes, *divergence(evaluations, summary)]
@@ -237,7 +240,6 @@ def _read_lines(path: pathlib.Path, fields: Sequence[str]) -> tuple[list[dict[st
 
 
 def _evaluations(path: pathlib.Path, lines: Sequence[dict[str, Any]]) -> tuple[Evaluation, ...]:
-    require(len(lines) > 0, str(path), "holds no evaluation", "let the run reach its first evaluation")
     evaluations = []
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"

@@ -18,7 +18,8 @@ import dataclasses
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import jax
@@ -135,6 +136,25 @@ class Checkpointer:
             aside = place.with_name(place.name + ".damaged")
             shutil.rmtree(aside, ignore_errors=True)
             place.rename(aside)
+
+
+def kept(folder: pathlib.Path) -> str:
+    """Where a run would go on, in words, by the record of its newest checkpoint: its arrays are not read."""
+    checkpointer = Checkpointer(folder)
+    for number in reversed(checkpointer.numbers()):
+        with suppress(store.Damaged, UserError):
+            record = Record.from_json(store.read_about(checkpointer.folder / str(number))[0])
+            return f"the checkpoint at {record.phase} step {record.step:,}"
+    return "nothing yet"
+
+
+@contextmanager
+def telling_what_is_kept(folder: pathlib.Path) -> Iterator[None]:
+    """A `KeyboardInterrupt` in the block, such as a second Ctrl-C, says what is `kept` of the run in `folder`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"kept of {folder}: {kept(folder)}") from None
 
 
 class Kept:

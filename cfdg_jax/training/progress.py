@@ -45,7 +45,7 @@ class Interrupts:
 
         def handle(number: int, frame: types.FrameType | None) -> None:
             if self.requested:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt("what was kept before stays")
             self.requested = True
             print("\nstopping: writing a checkpoint (press again to stop without one)", file=sys.stderr)
 

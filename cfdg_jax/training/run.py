@@ -32,6 +32,7 @@ from cfdg_jax.training.checkpoint import (
     copies_of,
     load_offline_agent,
     save_offline_agent,
+    telling_what_is_kept,
 )
 from cfdg_jax.training.drivers import warn_if_unsavable
 from cfdg_jax.training.lock import only_process
@@ -80,6 +81,7 @@ def train(
       UserError: for bad configs, data or folders, before anything is written; or if another process runs in the folder.
       TooLarge: a `UserError`, if memory does not hold the run; `cfdg_jax.sweep.sweep` makes it in groups of its seeds.
       Interrupted: after a checkpoint, if SIGINT or SIGTERM arrived.
+      KeyboardInterrupt: at once, if a second one did; its text says what is kept.
       OSError: naming the file, if something cannot be written; what was complete is kept.
     """
     on = "is set, and single precision is all this package is tested in"
@@ -90,7 +92,7 @@ def train(
         if resume is not None:
             folder = pathlib.Path(resume)
             config = _on(read_config(folder), devices)
-            with only_process(folder):
+            with telling_what_is_kept(folder), only_process(folder):
                 _run_phases(_continued(folder, config, source, bars, interrupts))
         else:
             require(config is not None, "config", "is missing", "give a TrainConfig or a folder to resume")
@@ -98,7 +100,7 @@ def train(
             config = _on(from_dict(to_dict(config)), devices or config.devices)  # NumPy's numbers become Python's
             folder = pathlib.Path(out) if out else default_folder(config)
             refuse_used(folder)
-            with claimed(folder):
+            with telling_what_is_kept(folder), claimed(folder):
                 _run_phases(_new(folder, config, source, bars, interrupts))
     return load_run(folder)
 
