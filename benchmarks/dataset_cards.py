@@ -1,6 +1,6 @@
 """Writes a card for each `local:` dataset into the docs.
 
-    python benchmarks/dataset_cards.py --sample "antmaze-*" 20000 > docs/datasets.md
+    python benchmarks/dataset_cards.py > docs/datasets.md
 
 Datasets that are not on this machine yet are built first. `cfdg-jax data info NAME` says more about one.
 """
