@@ -29,7 +29,8 @@ table with D4RL's own.
 | `cfdg-jax data build NAME --rows 2000000` | makes a larger one and prints its path |
 
 The behaviour's score is the mean over episodes, normalised by D4RL's references; in the mazes and the toys it is the
-share of episodes that reach the goal.
+share of episodes that reach the goal. Rows are the same again on the same machine; another
+processor rounds otherwise, robots amplify it, and a score of Hopper's medium may be two points off.
 """
 
 
