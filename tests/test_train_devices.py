@@ -51,7 +51,7 @@ def test_the_devices_of_one_lane_share_its_generator(found):
     for part, near in (("refreshed", 1e-5), ("pretrained", 1e-4)):
         for ours, theirs in zip(many[part], one[part], strict=True):
             apart, most = np.abs(np.subtract(ours, theirs)), np.abs(theirs).max()
-            # Devices sum in no fixed order, and Adam makes much of a gradient that is rounding alone: one in thousands.
+            # One weight in 16,384 was once 1.7 times the bound off: Adam enlarges a gradient that is rounding alone.
             assert np.quantile(apart, 0.999) <= near * most and apart.max() <= 10 * near * most, part
     assert many["collectives"]["fit"] == ["all-reduce"]  # of gradients and the loss
     assert many["collectives"]["generate"] == ["all-gather"]  # of the rows that are made, at the end
