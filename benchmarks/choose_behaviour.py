@@ -11,8 +11,10 @@ and medium, so that an offline agent finds something to stitch. The curve goes t
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from train_behaviour import evaluate, make_task
@@ -50,6 +52,11 @@ def spread(curve: dict[int, float], medium: int) -> list[int]:
     return sorted({until[0], medium, *chosen})
 
 
+def best_of(curve: dict[int, float], played: Callable[[int], float]) -> int:
+    """The step of the best policy by `played`, among those that the curve puts first."""
+    return max(sorted(curve, key=lambda step: -curve[step])[:CANDIDATES], key=played)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("hopper", "halfcheetah", "walker2d", "ant-goals"))
@@ -66,65 +73,55 @@ def main() -> None:
     written = json.loads((folder / "curve.json").read_text())
     curve = {int(step): value for step, value in written.items()}
     env = make_task(args.task, [7_000_000 + i for i in range(EPISODES)])
+    played = functools.cache(lambda step: float(evaluate(load(folder, step), env, step).mean()))
     if args.mend:
-        return mend(args, folder, curve, env)
+        return mend(args, folder, curve, played, env)
     if args.expert_alone:
-        return renew_expert(args, folder, curve, env)
-    played = lambda step: float(evaluate(load(folder, step), env, step).mean())
-    again = curve.__getitem__ if args.trust_curve else played
+        return renew_expert(args, folder, curve, played)
+    if args.trust_curve:
+        played = curve.__getitem__
     maze = args.task == "ant-goals"
-    score = (lambda value: value) if maze else lambda value: float(normalized_score(args.task, value))
-    best = sorted(curve, key=lambda step: -curve[step])[:CANDIDATES]
-    replayed = {step: again(step) for step in best}
-    expert = max(replayed, key=lambda step: replayed[step])
+    off_a_third = lambda value: abs(float(normalized_score(args.task, value)) - 100 / 3)
+    kept = [] if args.no_expert else [best_of(curve, played)]
     chosen = []
     if not maze:
-        near = sorted(curve, key=lambda step: abs(score(curve[step]) - 100 / 3))[:CANDIDATES]
-        replayed |= {step: again(step) for step in near if step not in replayed}
-        medium = min(near, key=lambda step: abs(score(replayed[step]) - 100 / 3))
-        chosen = spread(curve, medium)
-        replayed |= {step: again(step) for step in chosen if step not in replayed}
-    snapshots = [trained(load(folder, step), replayed[step]) for step in chosen]
+        near = sorted(curve, key=lambda step: off_a_third(curve[step]))[:CANDIDATES]
+        chosen = spread(curve, min(near, key=lambda step: off_a_third(played(step))))
+    policies = [trained(load(folder, step), played(step)) for step in (*chosen, *kept)]
     path = ASSETS / f"{'antmaze' if maze else args.task}-policies.npz"
-    best_one = None if args.no_expert else trained(load(folder, expert), replayed[expert])
-    save_policies(path, snapshots, best_one)
-    kept = chosen if args.no_expert else [*chosen, expert]
-    report(args, path, {step: replayed[step] for step in kept}, curve)
+    save_policies(path, policies[: len(chosen)], policies[-1] if kept else None)
+    report(args, path, {step: played(step) for step in (*chosen, *kept)}, curve)
 
 
-def mend(args: argparse.Namespace, folder: pathlib.Path, curve: dict[int, float], env) -> None:
+def mend(args: argparse.Namespace, folder: pathlib.Path, curve: dict[int, float], played, env) -> None:
     """Renews the snapshots between the asset's untrained and medium policy, and its expert if the run has a better."""
     path = ASSETS / f"{args.task}-policies.npz"
     kept = load_policies(path)
     ends = [kept["snapshot0"], kept[f"snapshot{len(kept) - 2}"], kept["expert"]]
-    played = lambda policy: float(evaluate(policy, env, policy.step).mean())
-    untrained, medium, expert = (trained(policy, played(policy)) for policy in ends)
-    best = sorted(curve, key=lambda step: -curve[step])[:CANDIDATES]
-    earned = {step: played(load(folder, step)) for step in curve if 0 < step <= args.until or step in best}
-    first = max(best, key=lambda step: earned[step])
+    untrained, medium, expert = (trained(each, float(evaluate(each, env, each.step).mean())) for each in ends)
+    first = best_of(curve, played)
     wanted = np.linspace(untrained[1], medium[1], SNAPSHOTS)[1:-1]
-    early = [step for step in earned if step <= args.until]
-    chosen = sorted({min(early, key=lambda step: abs(earned[step] - target)) for target in wanted})
-    if earned[first] > expert[1]:
-        expert = trained(load(folder, first), earned[first])
-    between = [trained(load(folder, step), earned[step]) for step in chosen]
+    early = [step for step in curve if 0 < step <= args.until]
+    chosen = sorted({min(early, key=lambda step: abs(played(step) - target)) for target in wanted})
+    if played(first) > expert[1]:
+        expert = trained(load(folder, first), played(first))
+    between = [trained(load(folder, step), played(step)) for step in chosen]
     save_policies(path, [untrained, *between, medium], expert)
-    report(args, path, {step: earned[step] for step in (*chosen, first)}, curve)
+    report(args, path, {step: played(step) for step in (*chosen, first)}, curve)
 
 
-def renew_expert(args: argparse.Namespace, folder: pathlib.Path, curve: dict[int, float], env) -> None:
+def renew_expert(args: argparse.Namespace, folder: pathlib.Path, curve: dict[int, float], played) -> None:
     """Gives the asset the run's best policy as its expert; the record keeps how the snapshots were trained."""
     path = ASSETS / f"{args.task}-policies.npz"
-    kept = load_policies(path)
-    snapshots = [trained(policy, policy.mean_return) for name, policy in kept.items() if name != "expert"]
-    best = sorted(curve, key=lambda step: -curve[step])[:CANDIDATES]
-    earned = {step: float(evaluate(load(folder, step), env, step).mean()) for step in best}
-    first = max(best, key=lambda step: earned[step])
-    save_policies(path, snapshots, trained(load(folder, first), earned[first]))
+    snapshots = [
+        trained(policy, policy.mean_return) for name, policy in load_policies(path).items() if name != "expert"
+    ]
+    first = best_of(curve, played)
+    save_policies(path, snapshots, trained(load(folder, first), played(first)))
     record = json.loads(results_of(args.task).read_text())
-    record["expert"] = {"command": args.command, "chosen": {str(first): round(earned[first], 1)}, "curve": curve}
+    record["expert"] = {"command": args.command, "chosen": {str(first): round(played(first), 1)}, "curve": curve}
     results_of(args.task).write_text(json.dumps(record) + "\n")
-    told(path, {first: earned[first]})
+    told(path, {first: played(first)})
 
 
 def results_of(task: str) -> pathlib.Path:

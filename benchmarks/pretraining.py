@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from called import command
 
 from cfdg_jax.augment.quality import quality_report
 from cfdg_jax.augment.registry import make_augmenter
@@ -137,8 +138,7 @@ def main() -> None:
                 found.append(row)
                 rule = "|".join(["", *["---"] * HEAD.count(" | "), "---", ""])
                 text = "\n".join([head, HEAD, rule, *map(line, found)])
-                command = "python benchmarks/pretraining.py --widths " + " ".join(map(str, args.widths))
-                args.out.write_text(f"{text}\n\n`{command}`\n", encoding="utf-8")
+                args.out.write_text(f"{text}\n\n`{command()}`\n", encoding="utf-8")
                 args.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
                 bar.update(1)
 

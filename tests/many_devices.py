@@ -11,6 +11,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from train_helpers import interrupted_at, lines, make_generators_shallow, toy_config
 
@@ -103,9 +104,14 @@ def refreshed(devices: str, folder: pathlib.Path) -> dict:
     told, progress = [], Progress(False)
     progress.say = told.append
     plain = lambda tree: [np.asarray(leaf).ravel().tolist() for leaf in jax.tree.leaves(tree)]
+    moments = lambda state: optax.tree.get(state.denoiser.opt_state, "mu")
     return {
-        "pretrained": plain(before.denoiser.params),
-        "refreshed": plain((generator.denoiser.params, metrics, made[..., : program.spec.layout.mc_return])),
+        "pretrained": {"moments": plain(moments(before)), "weights": plain(before.denoiser.params)},
+        "refreshed": {
+            "moments": plain(moments(generator)),
+            "weights": plain(generator.denoiser.params),
+            "rows": plain((metrics, made[..., : program.spec.layout.mc_return])),
+        },
         "collectives": {name: sorted(set(COLLECTIVE.findall(each.as_text()))) for name, each in programs.items()},
         "memory": {name: each.memory_analysis().temp_size_in_bytes for name, each in programs.items()},
         "plan": memory_plan(program, progress),

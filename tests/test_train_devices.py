@@ -49,10 +49,12 @@ def test_each_device_holds_its_lanes_and_one_copy_of_the_rows(found):
 def test_the_devices_of_one_lane_share_its_generator(found):
     one, many = found["spread"]["1"], found["spread"]["8"]
     for part, near in (("refreshed", 1e-5), ("pretrained", 1e-4)):
-        for ours, theirs in zip(many[part], one[part], strict=True):
-            apart, most = np.abs(np.subtract(ours, theirs)), np.abs(theirs).max()
-            # One weight in 16,384 was once 1.7 times the bound off: Adam enlarges a gradient that is rounding alone.
-            assert np.quantile(apart, 0.999) <= near * most and apart.max() <= 10 * near * most, part
+        for name, theirs in one[part].items():
+            for ours, arrays in zip(many[part][name], theirs, strict=True):
+                apart, most = np.abs(np.subtract(ours, arrays)), np.abs(arrays).max()
+                assert np.quantile(apart, 0.999) <= near * most, (part, name)
+                # Moments are linear in the gradients; of one that is rounding alone Adam makes a whole step.
+                assert apart.max() <= (10 if name == "weights" else 1) * near * most, (part, name)
     assert many["collectives"]["fit"] == ["all-reduce"]  # of gradients and the loss
     assert many["collectives"]["generate"] == ["all-gather"]  # of the rows that are made, at the end
     assert many["collectives"]["offline"] == []  # agents are updated everywhere alike

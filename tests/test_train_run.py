@@ -133,10 +133,10 @@ def test_mujoco_seed_alone_and_many_agree(hopper_run, tmp_path):
     assert many[0]["episode_return"][1] == pytest.approx(one[0]["episode_return"][0], rel=1e-6)
 
 
-def test_the_seed_axis_may_be_scanned_instead(toy_run, tmp_path):
-    config = dataclasses.replace(toy_run.config, seed_axis="scan")
-    scanned = cfdg_jax.train(config, tmp_path / "scan", progress=False)
-    many, other = lines(toy_run.folder, "metrics.jsonl"), lines(scanned.folder, "metrics.jsonl")
+def test_seeds_may_be_taken_at_once_instead_of_one_after_the_other(toy_run, tmp_path):
+    config = dataclasses.replace(toy_run.config, seed_axis="vmap")
+    at_once = cfdg_jax.train(config, tmp_path / "vmap", progress=False)
+    many, other = lines(toy_run.folder, "metrics.jsonl"), lines(at_once.folder, "metrics.jsonl")
     np.testing.assert_allclose(many[0]["q"], other[0]["q"], rtol=1e-3, atol=1e-5)
 
 

@@ -7,6 +7,7 @@ Nothing is timed, so the counts are the same on a busy machine; another backend 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ STEPS = 9
 """Of a scan: XLA unrolls none so long, and no loop inside a step turns as often."""
 SAMPLER_STEPS = 33
 """One evaluation each, of the solver used here."""
+AT_ONCE: dict[str, Any] = {"seed_axis": "vmap"}
+"""The seeds as an accelerator is given them; ``auto`` lets a CPU take them one after the other."""
 COLUMNS = (*hlo.KINDS[:1], hlo.PRODUCT_FUSIONS, *hlo.KINDS[1:], "all", "gflop", "megabytes", "temp_megabytes")
 
 
@@ -47,7 +50,7 @@ def kernel_counts(quick: bool, agents: Sequence[str] = ()) -> dict[str, Any]:
     results["online step"] = _online_kernels(seeds, 10_000 if quick else 1_000_000)
     width = 64 if quick else 256
     values = {"augment.width": width, "augment.solver": "dpm++2m", "augment.sampler_steps": SAMPLER_STEPS}
-    program = program_of("hopper", seeds, 20_000, values | {"online.capacity": 20_000})
+    program = program_of("hopper", seeds, 20_000, AT_ONCE | values | {"online.capacity": 20_000})
     state = jax.eval_shape(lambda: init(program, "online"))
     generator = jax.eval_shape(start_generator.of(program), state.online, state.key, program.offline_rows)
     fit = (generator, state.online, program.offline_rows, state.key)
@@ -60,6 +63,7 @@ def kernel_counts(quick: bool, agents: Sequence[str] = ()) -> dict[str, Any]:
 def update_kernels(program: Program) -> dict[str, Any]:
     """Of one update of all seeds, in the online phase: an agent may pre-train as another one does."""
     options = {"updates": STEPS, "phase": "online"}
+    program = dataclasses.replace(program, config=dataclasses.replace(program.config, **AT_ONCE))
     args = jax.eval_shape(lambda: chunk_arguments(program, "online"))
     return _step_kernels(offline_chunk.of(program), args, options, STEPS, policy_delay(program))
 

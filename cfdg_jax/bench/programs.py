@@ -22,11 +22,14 @@ from cfdg_jax.training.program import Program, agent_of, keys_of
 from cfdg_jax.types import Source, Spec
 
 
-def best_seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Fewest seconds of `repeats` calls, after one to warm up; waits for the device."""
+def best_seconds(call: Callable[[], Any], repeats: int, seconds: float = 0.0) -> float:
+    """Fewest seconds of `repeats` calls, or of more while they take less than `seconds`; waits for the device.
+
+    A call before them warms up.
+    """
     jax.block_until_ready(call())
-    times = []
-    for _ in range(repeats):
+    times: list[float] = []
+    while len(times) < repeats or sum(times) < seconds:
         start = time.perf_counter()
         jax.block_until_ready(call())
         times.append(time.perf_counter() - start)

@@ -87,7 +87,7 @@ def fit_generator(
 def generate(program: Program, generator: Any, keys: Key, source: int, rows: int) -> tuple[Array, Metrics]:
     """Rows `[S, rows, D]` of a synthetic source, and metrics `[S]`."""
     one = lambda lane, gen, key: lane.augmenter.generate(gen, key, source, rows)
-    return each_seed(program, one, (0, 0))(generator, keys)
+    return each_seed(program, one, (0, 0), repeats=True)(generator, keys)
 
 
 def rows_by_source(total: int, shares: Mapping[int, float], field: str) -> dict[int, int]:

@@ -55,20 +55,21 @@ def marked_update(
 
 def update_all(program: Program, phase: str, state: TrainState, keys: Key, rows: Array) -> tuple[TrainState, Metrics]:
     """K updates of all seeds on rows `[S, K, B, D]`."""
-    stratifier, mix_state, agent, metrics = _updates(program, phase)(
+    stratifier, mix_state, agent, metrics = _updates(program, phase, rows.shape[1] > 1)(
         state.stratifier, state.mix, state.agent, keys, rows, state.step
     )
     state = state._replace(agent=agent, stratifier=stratifier, mix=mix_state, step=state.step + rows.shape[1])
     return state, metrics
 
 
-def _updates(program: Program, phase: str) -> Callable:
-    """`marked_update` of all seeds. It is traced once for all programs that it is part of, at one K."""
+def _updates(program: Program, phase: str, several: bool) -> Callable:
+    """`marked_update` of all seeds, `several` updates or one. It is traced once for all programs that it is part of, at
+    one K."""
     update = lambda lane, *args: marked_update(lane, phase, *args)
-    of_all = each_stratifier(program, update, (0, 0, 0, 0, None))
+    of_all = each_stratifier(program, update, (0, 0, 0, 0, None), several)
     if program.settings:  # which are traced themselves
         return of_all
-    return program.kept.setdefault((update_all, phase), jax.jit(of_all, inline=True))
+    return program.kept.setdefault((update_all, phase, several), jax.jit(of_all, inline=True))
 
 
 @compiled(static=("updates", "phase"), donate=("state", "meters"))

@@ -21,12 +21,12 @@ SMALL = 16_384
 larger leaves are too large to copy."""
 
 
-def each_stratifier(program: Program, fn: Callable, in_axes: Sequence[int | None]) -> Callable:
+def each_stratifier(program: Program, fn: Callable, in_axes: Sequence[int | None], repeats: bool = False) -> Callable:
     """`each_seed` of ``fn(program, shared, own, *args) -> (own, *rest)`` as a function of a `StratifierState` and the
     rest."""
 
     def run(stratifier: StratifierState, *args: Any) -> tuple:
-        own, *rest = each_seed(program, fn, (None, 0, *in_axes))(*stratifier, *args)
+        own, *rest = each_seed(program, fn, (None, 0, *in_axes), repeats)(*stratifier, *args)
         return stratifier._replace(own=own), *rest
 
     return run

@@ -88,12 +88,17 @@ def agent_of(program: Program, phase: str) -> Agent:
     return program.online_agent if phase == "online" else program.offline_agent
 
 
-def each_seed(program: Program, fn: Callable, in_axes: Sequence[int | None]) -> Callable:
+def each_seed(program: Program, fn: Callable, in_axes: Sequence[int | None], repeats: bool = False) -> Callable:
     """``fn(program, *args)`` over the seed axis of the arguments, the way the run compiles it.
 
-    `fn` is given the program of its own lane.
+    `fn` is given the program of its own lane. Where it `repeats`, computing many times with the same networks, ``auto``
+    lets a CPU take one seed after the other: its cores share a product evenly, and one with an axis of seeds less so.
+    Only a batch of seeds fills an accelerator.
     """
-    return _of_lanes(program, fn, in_axes, functools.partial(over_seeds, how=program.config.seed_axis))
+    how = program.config.seed_axis
+    if how == "auto":
+        how = "scan" if repeats and jax.default_backend() == "cpu" else "vmap"
+    return _of_lanes(program, fn, in_axes, functools.partial(over_seeds, how=how))
 
 
 def at_once(program: Program, fn: Callable) -> Callable:
