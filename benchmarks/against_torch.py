@@ -1,11 +1,12 @@
 """Updates and denoiser steps beside the same in eager PyTorch, in turns in one run on one machine; prints json.
 
-    python benchmarks/against_torch.py --torch /tmp/torchvenv/bin/python [--cases iql redq]
+    python benchmarks/against_torch.py [--torch PYTHON] [--cases iql redq]
 
-`--torch` is an interpreter that has PyTorch (see `torch_iql.py`). Milliseconds are of CPU time, all threads together,
-the fewest of all rounds: on a machine with other work the clock on the wall says more of that work. The ratio stands
-beside that of the rates of a large matrix product, in GFLOP per second of CPU time and the best of all rounds, and
-beside the share of its own that either library reaches: the ratio is that of the rates times that of the shares.
+`--torch` is an interpreter that has PyTorch, this one where it is installed beside JAX (see `torch_iql.py`).
+Milliseconds are of CPU time, all threads together, the fewest of all rounds: on a machine with other work the clock on
+the wall says more of that work. The ratio stands beside that of the rates of a large matrix product, in GFLOP per
+second of CPU time and the best of all rounds, and beside the share of its own that either library reaches: the ratio is
+that of the rates times that of the shares.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import os
 import pathlib
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -153,11 +155,13 @@ def cpu_milliseconds(call, updates):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--torch", required=True, help="a Python with PyTorch")
+    parser.add_argument("--torch", default=sys.executable, help="a Python with PyTorch; default: this one")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of both libraries")
     args = parser.parse_args()
+    if subprocess.run([args.torch, "-c", "import torch"], capture_output=True, check=False).returncode:
+        parser.error(f"--torch: {args.torch} has no PyTorch; install it there, or name a Python that has it")
     if args.threads == 1:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     from cfdg_jax.training.logging import device_name

@@ -1,6 +1,6 @@
 """Eager PyTorch steps of TD3+BC and REDQ with the same losses and sizes, as a yardstick; prints one json object.
 
-    /tmp/torchvenv/bin/python benchmarks/torch_actors.py td3bc --obs-dim 17 --act-dim 6
+    ../torch/bin/python benchmarks/torch_actors.py td3bc --obs-dim 17 --act-dim 6
 
 PyTorch is no dependency of the project: see `torch_iql.py`, whose way of writing and measuring this is.
 """

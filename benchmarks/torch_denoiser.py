@@ -1,6 +1,6 @@
 """SynthER's denoiser in eager PyTorch: a step of its fit, or an evaluation while it samples; prints one json object.
 
-    /tmp/torchvenv/bin/python benchmarks/torch_denoiser.py fit --obs-dim 17 --act-dim 6 --width 1024
+    ../torch/bin/python benchmarks/torch_denoiser.py fit --obs-dim 17 --act-dim 6 --width 1024
 
 PyTorch is no dependency of the project: see `torch_iql.py`, whose way of writing and measuring this is.
 """

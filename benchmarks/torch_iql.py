@@ -2,8 +2,8 @@
 
 PyTorch is no dependency of the project. Run this file with an interpreter that has it::
 
-    python3.11 -m venv /tmp/torchvenv && /tmp/torchvenv/bin/pip install torch numpy
-    /tmp/torchvenv/bin/python benchmarks/torch_iql.py --obs-dim 17 --act-dim 6
+    python3.11 -m venv ../torch && ../torch/bin/pip install torch numpy
+    ../torch/bin/python benchmarks/torch_iql.py --obs-dim 17 --act-dim 6
 
 The step is written the way PyTorch users write it: modules, `loss.backward()`, `torch.optim.Adam`, an in-place target
 average. Minibatches are drawn beforehand, so only the update is timed; the square matrix product is timed in between.

@@ -28,7 +28,7 @@ from cfdg_jax.training import run as run_module
 from cfdg_jax.training.act import online_step
 from cfdg_jax.training.build import load_program
 from cfdg_jax.training.generate import generate, start_generator, synthetic_capacity, synthetic_rows
-from cfdg_jax.training.learn import no_meters, offline_chunk
+from cfdg_jax.training.learn import no_meters, offline_chunk, traced_update
 from cfdg_jax.training.lock import only_process
 from cfdg_jax.training.packet import Packet
 from cfdg_jax.training.prepare import init
@@ -138,6 +138,15 @@ def test_seeds_may_be_taken_at_once_instead_of_one_after_the_other(toy_run, tmp_
     at_once = cfdg_jax.train(config, tmp_path / "vmap", progress=False)
     many, other = lines(toy_run.folder, "metrics.jsonl"), lines(at_once.folder, "metrics.jsonl")
     np.testing.assert_allclose(many[0]["q"], other[0]["q"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_a_cpu_takes_seeds_in_turn_where_each_is_updated_several_times(platform, monkeypatch):
+    monkeypatch.setattr("jax.default_backend", lambda: platform)
+    program = load_program(toy_config(seeds=3, online__utd=1), Progress(False), Stopwatch())
+    assert program.config.offline.updates_per_call not in (1, 3)
+    loops = lambda phase: [it.params.get("length") for it in traced_update(program, phase)[0].eqns]
+    assert [3 in loops(phase) for phase in ("offline", "online")] == [platform == "cpu", False]
 
 
 @pytest.mark.parametrize(
