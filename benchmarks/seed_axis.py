@@ -1,6 +1,6 @@
 """Updates/s of five seeds at once and one after the other, beside those of one, in turns in one run.
 
-    python benchmarks/seed_axis.py [--agents iql sac redq rlpd cql] [--out benchmarks/results/seed-axis.json]
+    python benchmarks/seed_axis.py [--agents iql sac redq rlpd] [--out benchmarks/results/seed-axis.json]
 
 At one update in a call, as online, and at several, as before it. HalfCheetah, batch 256, the fastest of two turns.
 """
@@ -18,7 +18,7 @@ from cfdg_jax.bench.rates import SECONDS, update_rate
 from cfdg_jax.training.logging import device_name, versions
 
 WAYS = {"one seed": (1, "vmap"), "five at once": (5, "vmap"), "five in turn": (5, "scan")}
-AGENTS = ("iql", "sac", "redq", "rlpd", "cql")
+AGENTS = ("iql", "sac", "redq", "rlpd")
 SEVERAL = {"cql": 4, "calql": 4}
 """Updates in a call; of an agent that is not named, `MANY`."""
 MANY = 20
