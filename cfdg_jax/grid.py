@@ -179,7 +179,7 @@ def run_on_ray(made: Sequence[Cell], progress: bool, resources: Mapping[str, flo
     task = ray.remote(max_retries=TRIES, **resources)(_cell_of_a_task)
     sources = {key: Cell(config, made[0].folder.parent / _folder_name(config)) for key, config in _shared(made)}
     before = {key: task.remote(cell.config, cell.folder, None) for key, cell in sources.items()}
-    names = {before[key]: f"pre-training of {cell.shown}" for key, cell in sources.items()}
+    names = {before[key]: cell.shown for key, cell in sources.items()}
     for cell in made:
         key = pre_training_hash(cell.config)
         source = sources[key].folder if key in sources else None
