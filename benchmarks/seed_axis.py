@@ -26,9 +26,8 @@ MANY = 20
 
 def rates(agent: str, updates: int) -> dict[str, float]:
     """Updates/s in all of each of `WAYS`."""
-    fields = {"augment.width": 64}
     ways = {
-        name: program_of("halfcheetah", seeds, 20_000, fields | {"seed_axis": axis}, agent)
+        name: program_of("halfcheetah", seeds, 20_000, {"augment.width": 64, "seed_axis": axis}, agent)
         for name, (seeds, axis) in WAYS.items()
     }
     rate = lambda program: update_rate(program, updates, 1, "online", SECONDS)["updates_per_second"]

@@ -92,8 +92,8 @@ def each_seed(program: Program, fn: Callable, in_axes: Sequence[int | None], rep
     """``fn(program, *args)`` over the seed axis of the arguments, the way the run compiles it.
 
     `fn` is given the program of its own lane. Where it `repeats`, computing many times with the same networks, ``auto``
-    lets a CPU take one seed after the other: its cores share a product evenly, and one with an axis of seeds less so.
-    Only a batch of seeds fills an accelerator.
+    lets a CPU take one seed after the other, which keeps all its cores busy (docs/results.md, every agent). Only a
+    batch of seeds fills an accelerator.
     """
     how = program.config.seed_axis
     if how == "auto":
