@@ -184,6 +184,8 @@ def main():
             "torch": theirs[0]["torch"],
         }
         shares = {"ours": (min(measured), max(rates)), "torch": (torch_ms, torch_rate)}
+        done = results[name]
+        print(f"{name}: {done['ratio']:.2f} times, products {done['product_rate_ratio']:.2f} times", file=sys.stderr)
         results[name] |= {f"{who}_share": 1e3 * ours.gflop / ms / rate for who, (ms, rate) in shares.items()}
     print(json.dumps(results, indent=2))
 

@@ -3,6 +3,7 @@
     versions    of everything, and the device
     products    GFLOP/s of a large product in float32, TF32 and bfloat16; GB/s of a copy
     seeds       updates/s of the first agent for 1 to 200 seeds, in each precision
+    transfers   microseconds of a packet to the device and of actions back, in plain and in pinned memory
     online      the online step beside its updates and environments alone
     generator   denoiser steps/s and generated rows/s
     paper       hours of an online phase of preset `paper`, put together from the rates above
@@ -26,6 +27,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from called import command
 from traced import kernel_microseconds
 
@@ -67,6 +69,25 @@ def seeds(quick: bool, found: dict) -> Iterator[tuple[str, dict[str, float]]]:
             with precision(name):
                 program = program_of("halfcheetah", count, 20_000, {"augment.width": 64})
                 yield f"{name}_{count}", update_rate(program, 10 if quick else 100, 2 if quick else 3)
+
+
+def transfers(quick: bool, found: dict) -> dict[str, float]:
+    """Of HalfCheetah's sizes; a packet is copied into pinned memory first, actions are computed into it."""
+    device = jax.devices()[0]
+    pinned = jax.sharding.SingleDeviceSharding(device, memory_kind="pinned_host")
+    on_device = jax.sharding.SingleDeviceSharding(device)
+    times = {}
+    for count in (5, 200):
+        packet, actions = np.zeros((count, 60), np.float32), jnp.zeros((count, 6))
+        here, there = jax.jit(lambda x: x + 1), jax.jit(lambda x: x + 1, out_shardings=pinned)
+        calls = {
+            "send": lambda packet=packet: jax.device_put(packet, on_device),
+            "send_pinned": lambda packet=packet: jax.device_put(jax.device_put(packet, pinned), on_device),
+            "return": lambda actions=actions, here=here: np.asarray(here(actions)),
+            "return_pinned": lambda actions=actions, there=there: np.asarray(there(actions)),
+        }
+        times |= {f"{name}_seeds_{count}_us": 1e6 * best_seconds(call, 20) for name, call in calls.items()}
+    return times
 
 
 def paper(quick: bool, found: dict) -> dict[str, float]:
@@ -116,6 +137,7 @@ def profile(quick: bool, found: dict) -> dict[str, Any]:
 PARTS: dict[str, Callable[[bool, dict], dict | Iterator[tuple[str, Any]]]] = {
     "products": products,
     "seeds": seeds,
+    "transfers": transfers,
     "online": lambda quick, found: online_rates(quick),
     "generator": lambda quick, found: generator_rates(quick),
     "paper": paper,

@@ -70,11 +70,17 @@ def dry_run(config: TrainConfig, folder: pathlib.Path, offline_from: pathlib.Pat
     }
     if program.mesh is not None:
         rows |= {"devices": told(program.mesh, len(config.lanes))}
-    stands = read_summary(folder)
+    stands = so_far(folder)
     if stands:
-        rows |= {"so far": f"{status(folder, stands)}; kept: {kept(folder)}; all else is of the whole run"}
+        rows |= {"so far": f"{stands}; all else is of the whole run"}
     text = "\n".join(f"{name:<13} {value}" for name, value in rows.items())
     return "\n".join([text, *(f"{'warning':<13} {remark}" for remark in remarks(config))])
+
+
+def so_far(folder: pathlib.Path) -> str:
+    """How the run of a folder stands, and what of it is kept; empty where none has begun."""
+    summary = read_summary(folder)
+    return f"{status(folder, summary)}; kept: {kept(folder)}" if summary else ""
 
 
 def evaluations(steps: int, every: int) -> int:

@@ -1,6 +1,7 @@
 """The benchmark's count of FLOP, which every share of the matrix-product rate rests on."""
 
 import json
+import pathlib
 import re
 
 import jax
@@ -47,6 +48,18 @@ def test_the_help_says_what_each_part_measures_and_for_which_agents(capsys):
     told = capsys.readouterr().out
     assert re.findall(r"^  (\w+)  +\w", told.split("Options:")[0], re.M) == list(measure.PARTS)
     assert "measure these agents only; WHAT is then agents, kernels or both" in " ".join(told.split())
+
+
+def test_the_other_library_is_measured_by_a_script_of_the_checkout(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(pathlib.Path(__file__).parents[1])
+    assert cli.main(["bench", "--against", "torch", "--quick"]) == 2
+    assert "--against: takes no --quick; its own options: python benchmarks/against_torch.py" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "--against", "torch"]) == 2
+    assert "run it in a checkout of the project" in capsys.readouterr().err
+    pathlib.Path("benchmarks").mkdir()
+    pathlib.Path("benchmarks/against_torch.py").write_text("raise SystemExit(7)")
+    assert cli.main(["bench", "--against", "torch"]) == 7
 
 
 def test_products_are_counted_wherever_they_stand():

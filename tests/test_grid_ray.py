@@ -14,6 +14,8 @@ from cfdg_jax.errors import UserError
 from cfdg_jax.grid import cells
 from cfdg_jax.report.groups import read_runs
 from cfdg_jax.sweep import sweep
+from cfdg_jax.training.progress import Interrupted
+from cfdg_jax.training.results import read_summary
 
 ray = pytest.importorskip("ray", reason="the grid over machines needs the extra ray")
 
@@ -37,19 +39,30 @@ def scores(page):
         return sorted(tuple(v for k, v in row.items() if k != "folder") for row in csv.DictReader(file))
 
 
-def kill_once(folder, after):
-    """Kills the process that makes the run of `folder` as soon as the file `after` is there."""
-    while not (folder / after).exists():
-        time.sleep(0.05)
-    os.kill(int((folder / ".lock").read_text()), signal.SIGKILL)
+def once(folder, after, act):
+    """Calls `act` in a thread as soon as the run of `folder` has written the file `after`."""
+
+    def wait():
+        while not (folder / after).exists():
+            time.sleep(0.05)
+        act()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
 
 
-def test_a_worker_is_lost_and_the_table_is_that_of_one_process(cluster, tmp_path):
+def test_ctrl_c_and_a_lost_worker_leave_the_table_of_one_process(cluster, tmp_path):
     configs = [toy_config("none"), toy_config("none", mix="uniform")]
     here = sweep(configs, tmp_path / "here", progress=False, group=1)
-    victim = cells(configs, tmp_path / "there", 1)[2].folder
-    killer = threading.Thread(target=kill_once, args=(victim, "checkpoints/1"), daemon=True)
-    killer.start()
+    made = cells(configs, tmp_path / "there", 1)
+    once(made[0].folder, "checkpoints/1", lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted):
+        sweep(configs, tmp_path / "there", progress=False, on="ray", group=1)
+    kept = read_summary(made[0].folder)
+    assert kept["status"] in ("interrupted", "done") and (kept["step"] > 0), "a cell under way is kept"
+    victim = made[3].folder  # the last to begin
+    killer = once(victim, "checkpoints/1", lambda: os.kill(int((victim / ".lock").read_text()), signal.SIGKILL))
     there = sweep(configs, tmp_path / "there", progress=False, on="ray", group=1)
     killer.join(timeout=1)
     assert not killer.is_alive(), "a worker was lost"

@@ -1,9 +1,9 @@
-"""Between two events of the online phase the host waits for nothing but the actions."""
+"""Between two events of the online phase the host waits for the actions, or for the call before the one under way."""
 
 import jax
 import numpy as np
 import pytest
-from train_helpers import hopper_config, lines
+from train_helpers import hopper_config, lines, toy_config
 
 import cfdg_jax
 from cfdg_jax.training import drivers
@@ -39,7 +39,21 @@ class Actions:
         return np.asarray(self.array)
 
 
-STANDS = (OnDevice, Actions)
+class Ended:
+    """Ended episodes of a call of many steps, which the host may ask for once the next call is given, or in events."""
+
+    calls, free, asked = 0, True, 0
+
+    def __init__(self, array):
+        self.array, self.call = array, Ended.calls
+
+    def __array__(self, dtype=None, copy=None):
+        assert Ended.free or Ended.calls > self.call, "the host waits for the call under way"
+        Ended.asked += not Ended.free
+        return np.asarray(self.array)
+
+
+STANDS = (OnDevice, Actions, Ended)
 reveal = lambda leaf: object.__getattribute__(leaf, "array") if isinstance(leaf, STANDS) else leaf
 shown = lambda tree: jax.tree.map(reveal, tree)
 hidden = lambda tree: jax.tree.map(OnDevice, tree)
@@ -48,12 +62,12 @@ hidden = lambda tree: jax.tree.map(OnDevice, tree)
 @pytest.fixture
 def watched(monkeypatch):
     """Between events the state and meters of the online phase are hidden from the host; its programs run as they do."""
-    events, close, of = Session.events, drivers.HostDriver.close, Compiled.of
+    events, of = Session.events, Compiled.of
     session = None
 
     def hide(found):
         nonlocal session
-        session = found
+        session, Ended.free = found, False
         session.state, session.meters = hidden((session.state, session.meters))
         for name in ("block_until_ready", "device_get"):
             monkeypatch.setattr(jax, name, OnDevice.fail)
@@ -62,7 +76,7 @@ def watched(monkeypatch):
         nonlocal session
         if session is not None:
             session.state, session.meters = shown((session.state, session.meters))
-            session = None
+            session, Ended.free = None, True
             monkeypatch.setattr(jax, "block_until_ready", block)
             monkeypatch.setattr(jax, "device_get", get)
 
@@ -78,6 +92,9 @@ def watched(monkeypatch):
         def call(*args, **kwargs):
             args, kwargs = shown((args, kwargs))
             made = jitted(*args, **kwargs)
+            if self is drivers.scan_steps:
+                Ended.calls += 1
+                return *hidden(made[:2]), made[2], tuple(map(Ended, made[3]))
             if self is drivers.online_step:
                 return *hidden(made[:2]), Actions(made[2])
             return Actions(made) if self is drivers.acting_step else hidden(made)
@@ -85,10 +102,11 @@ def watched(monkeypatch):
         return jitted if session is None else call
 
     block, get = jax.block_until_ready, jax.device_get
-    Actions.asked = 0
+    Actions.asked = Ended.calls = Ended.asked = 0
     monkeypatch.setattr(Session, "events", within)
     monkeypatch.setattr(Compiled, "of", of_watched)
-    monkeypatch.setattr(drivers.HostDriver, "close", lambda self: (show(), close(self))[1])
+    for driver in (drivers.HostDriver, drivers.PureDriver):
+        monkeypatch.setattr(driver, "close", lambda self, close=driver.close: (show(), close(self))[1])
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -101,6 +119,17 @@ def test_the_host_waits_for_the_actions_alone(overlap, watched, tmp_path):
     assert sum(sum(line.get("episodes", [])) for line in logged) > 0, "no episode ended, so nothing closed one"
     in_events = config.online.steps // config.evaluate.online_every  # a checkpoint holds the next actions
     assert Actions.asked <= config.online.steps + in_events
+
+
+def test_with_an_environment_in_jax_the_host_is_a_call_behind(watched, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(drivers.PureDriver, "most", 5)
+    config = toy_config("none", online__overlap=True)
+    run = cfdg_jax.train(config, tmp_path / "run", progress=True)
+    assert "online.overlap: actions are one update old, but nothing overlaps" in capsys.readouterr().err
+    logged = lines(run.folder, "metrics.jsonl")
+    assert logged[-1]["step"] == config.online.steps
+    assert Ended.calls > 2 * config.online.steps // config.log.every, "no call was made while another was under way"
+    assert Ended.asked > 0
 
 
 def test_any_other_question_fails(watched, tmp_path, monkeypatch):

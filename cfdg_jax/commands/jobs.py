@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
+import sys
 from typing import Any, Literal
 
 import click
@@ -117,7 +119,12 @@ def sample(
     "--agent", "agents", type=MethodNames("agent"), multiple=True, metavar="NAME,NAME,...",
     help="measure these agents only; WHAT is then agents, kernels or both (the default)",
 )  # fmt: skip
-def bench(what: tuple[str, ...], out: str | None, quick: bool, agents: tuple[tuple[str, ...], ...]) -> None:
+@click.option(
+    "--against", type=click.Choice(["torch"]), help="only the same updates in another library, and the ratios"
+)
+def bench(
+    what: tuple[str, ...], out: str | None, quick: bool, agents: tuple[tuple[str, ...], ...], against: str | None
+) -> None:
     """Measure how fast this machine trains, beside its rate of matrix products.
 
     WHAT names the parts to measure, all by default:
@@ -132,6 +139,15 @@ def bench(what: tuple[str, ...], out: str | None, quick: bool, agents: tuple[tup
     scaling    updates/s by seeds, width, batch, updates in a call and devices
     kernels    what every compiled step launches, computes and holds; not timed
     """
+    if against:
+        script = pathlib.Path("benchmarks", f"against_{against}.py")
+        require(script.is_file(), "--against", f"{script} is not in this folder", "run it in a checkout of the project")
+        given = [
+            name for name, value in {"WHAT": what, "--out": out, "--quick": quick, "--agent": agents}.items() if value
+        ]
+        remedy = f"its own options: python {script} --help"
+        require(not given, "--against", f"takes no {given[0] if given else ''}", remedy)
+        click.get_current_context().exit(subprocess.run([sys.executable, script], check=False).returncode)
     with starting():
         from cfdg_jax.bench.measure import bench
 

@@ -132,7 +132,7 @@ class HostDriver:
         done, lengths, returns = result.terminal | result.truncated, self.lengths, self.returns
         current = result.next_obs
         if done.any():
-            session.episodes.add(done, self.returns, self.lengths, self.success)
+            session.episodes.add(done, lengths, returns, self.success)
             self.returns, self.lengths, self.success = (
                 np.where(done, 0.0, x) for x in (self.returns, self.lengths, self.success)
             )
@@ -162,6 +162,9 @@ class PureDriver:
 
     def __init__(self, env: PureEnv, session: Session):
         self._env, program, state = env, session.program, session.state
+        if program.config.online.overlap:
+            what = "actions are one update old, but nothing overlaps: this environment is part of the learner's program"
+            session.progress.warn(f"warning: online.overlap: {what}; leave it off")
         zeros = lambda *shape: jnp.zeros((len(program.config.lanes), *shape))  # never one array twice: all are donated
         env_state = jax.jit(jax.vmap(env.reset))(purpose_keys(state.key, "env_reset", 0))
         carry: tuple = (env_state, zeros(program.spec.act_dim), zeros(), zeros(), zeros())
@@ -183,9 +186,7 @@ class PureDriver:
             program, session.state, session.meters, self._carry, np.int32(session.step), program.offline_rows,
             env=self._env, steps=steps, counts=counts, random=random,
         )  # fmt: skip
-        for done, lengths, returns, success in zip(*(np.asarray(each).T for each in ended), strict=True):
-            if done.any():
-                session.episodes.add(done, returns, lengths, success)
+        session.episodes.add_later(ended)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """See `Driver.arrays`."""

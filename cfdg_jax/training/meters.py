@@ -60,18 +60,36 @@ def per_group(values: Mapping[str, Any]) -> dict[str, Any]:
 class Episodes:
     """Returns of the episodes finished since the last log line, per seed."""
 
-    def __init__(self, seeds: int):
-        self._seeds = seeds
-        self.sums = np.zeros((4, seeds))  # return, length, success, count
+    def __init__(self, sums: np.ndarray):
+        self._sums = sums  # [4, S]: return, length, success, count
+        self._newest: tuple | None = None
 
-    def add(self, done: np.ndarray, returns: np.ndarray, lengths: np.ndarray, success: np.ndarray) -> None:
+    def add(self, done: np.ndarray, lengths: np.ndarray, returns: np.ndarray, success: np.ndarray) -> None:
         """Adds the episodes of the seeds where `done`; all `[S]`."""
-        self.sums += np.where(done, np.stack([returns, lengths, success, np.ones(self._seeds)]), 0.0)
+        self._sums = self._sums + np.where(done, np.stack([returns, lengths, success, np.ones(len(done))]), 0.0)
+
+    def add_later(self, ended: tuple[Array, Array, Array, Array]) -> None:
+        """Adds the episodes of a call under way: `add`'s arguments, each `[S, steps]`, read once the next is given.
+
+        So the host waits for the call before, and the device always has the next one.
+        """
+        before, self._newest = self._newest, ended
+        if before is not None:
+            for step in zip(*(np.asarray(each).T for each in before), strict=True):
+                self.add(*step)
+
+    @property
+    def sums(self) -> np.ndarray:
+        """`[4, S]`: return, length and success of the episodes, and their number; waits for those of `add_later`."""
+        if self._newest is not None:
+            self.add_later(self._newest)
+            self._newest = None
+        return self._sums
 
     def flush(self) -> dict[str, np.ndarray]:
         """Means per seed (NaN where no episode ended), and clears."""
         total, count = self.sums[:3], self.sums[3]
-        means = np.full((3, self._seeds), np.nan)
+        means = np.full_like(total, np.nan)
         np.divide(total, count, out=means, where=count > 0)
-        self.sums = np.zeros((4, self._seeds))
+        self._sums = np.zeros_like(self._sums)
         return {"episode_return": means[0], "episode_length": means[1], "episode_success": means[2], "episodes": count}

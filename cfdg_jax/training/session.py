@@ -65,9 +65,7 @@ class Session:
         self.logger = RunLogger(folder, program.config, record.elapsed)
         self.loop = begun.loop if begun else {}
         self.meters = placed(program.mesh, restored(no_meters(program, self.phase), self.loop))
-        self.episodes = Episodes(len(program.config.lanes))
-        if "episodes" in self.loop:
-            self.episodes.sums = self.loop["episodes"]
+        self.episodes = Episodes(self.loop.get("episodes", np.zeros((4, len(self.lanes)))))
         self.pretrained: Any = ()
         """The generator that first refreshes go on from."""
         self.loop_arrays: Callable[[], dict[str, np.ndarray]] = dict
