@@ -2,19 +2,21 @@
 
 All three losses see the parameters of before (release CORL's order), so one gradient and one step of Adam do for all.
 V and the policy get the critics' inputs with zeros for the action, and all have the policy's outputs; the first is
-a value. Counted, and timed in turns: five seeds, HalfCheetah's sizes, batch 256.
+a value. Counted, and timed in turns: five seeds, HalfCheetah's sizes, batch 256. Prints json.
 
     python benchmarks/stacked.py
 """
 
+import json
 import time
 
 import jax
 import jax.numpy as jnp
+from called import command
 
 from cfdg_jax.agents.base import descend, scan_updates
 from cfdg_jax.bench import hlo
-from cfdg_jax.bench.kinds import by_kind, table
+from cfdg_jax.bench.kinds import by_kind
 from cfdg_jax.bench.programs import program_of
 from cfdg_jax.core.distributions import Normal
 from cfdg_jax.core.flops import product_flop
@@ -22,6 +24,7 @@ from cfdg_jax.core.losses import awr_weight, expectile, td_loss, td_target
 from cfdg_jax.core.networks import mlp
 from cfdg_jax.core.optim import adam, polyak
 from cfdg_jax.core.packed import pack
+from cfdg_jax.training.logging import device_name
 from cfdg_jax.training.program import agent_of
 from cfdg_jax.types import Batch
 
@@ -76,14 +79,14 @@ def main() -> None:
     noise = lambda *width: jax.random.normal(jax.random.key(1), (*lead, *width))
     marks = jnp.zeros(lead, jnp.int32), jnp.ones(lead)
     batches = Batch(noise(obs), jnp.tanh(noise(act)), noise(), noise(obs), jnp.zeros(lead), noise(), *marks)
-    agent, kinds, runs = agent_of(program, "offline"), {}, {}
+    agent, found, runs = agent_of(program, "offline"), {}, {}
     for name, (init, update) in {"separate": (agent.init, agent.update), "stacked": stacked(obs, act)}.items():
         state, mapped = jax.vmap(init)(keys), jax.vmap(update, (0, 0, 0, None))
         compiled = jax.jit(mapped, donate_argnums=0).lower(state, batches, keys, jnp.int32(0)).compile()
         text = hlo.parse(compiled.as_text())
-        kinds[name] = by_kind(text, hlo.turn(text, UPDATES))
-        flop = product_flop(mapped, state, batches, keys, jnp.int32(0)) / UPDATES
-        print(f"{name}: {sum(kinds[name].values())} kernels, {flop / 1e9:.3f} GFLOP an update")
+        kinds = by_kind(text, hlo.turn(text, UPDATES))
+        gflop = product_flop(mapped, state, batches, keys, jnp.int32(0)) / UPDATES / 1e9
+        found[name] = {"kernels": sum(kinds.values()), "gflop": gflop, "kinds": kinds}
         runs[name] = [compiled, state, []]
     for _ in range(ROUNDS):
         for run in runs.values():
@@ -91,9 +94,11 @@ def main() -> None:
             run[1], _ = jax.block_until_ready(run[0](run[1], batches, keys, jnp.int32(0)))
             run[2].append((time.perf_counter() - start[0], time.process_time() - start[1]))
     for name, (_, _, times) in runs.items():
-        wall, cpu = (1e3 * sorted(each)[len(each) // 2] / UPDATES for each in zip(*times, strict=True))
-        print(f"{name}: {wall:.1f} ms an update of all seeds, {cpu:.1f} ms of CPU, medians of {ROUNDS}")
-    print(table(kinds))
+        medians = (1e3 * sorted(each)[len(each) // 2] / UPDATES for each in zip(*times, strict=True))
+        found[name] |= dict(zip(("milliseconds", "cpu_milliseconds"), medians, strict=True))
+    print(
+        json.dumps({"command": command(), "device": device_name(), "seeds": SEEDS, "rounds": ROUNDS} | found, indent=2)
+    )
 
 
 if __name__ == "__main__":
