@@ -64,7 +64,7 @@ def quality_report(
       offline: `[N, D]` offline rows; names ``offline/...``.
       online: `[m, D]` online rows; names ``online/...``, with both also ``online_nearer`` and ``label_gap``.
       simulate: The true dynamics, for ``dynamics_error`` and ``reward_error``.
-      ended: The true rule of termination, for `endings`, which look at all generated rows.
+      ended: The true rule of termination, for `endings`, which look at all generated rows as ``terminal_rate`` does.
       samples: Rows compared of each set, drawn without replacement; the cost grows with its square.
       searched: Rows of each dataset, at most, among which nearest neighbours are looked for.
       seed: Of the draw.
@@ -78,7 +78,7 @@ def quality_report(
     for name, rows in {"generated": generated, **present}.items():
         require(len(rows) >= 2, name, f"holds {len(rows)} rows", "quality needs at least 2")
     new = _draw(generated, samples, rng)
-    report: Report = {"terminal_rate": float(new[:, layout.terminal].mean())}
+    report: Report = {"terminal_rate": float(np.asarray(generated)[:, layout.terminal].mean())}
     columns, drawn = layout.generative_width, {}
     for name, rows in present.items():
         drawn[name] = _draw(rows, samples + searched, rng)[:, :columns]
