@@ -6,7 +6,7 @@ import sys
 
 
 def command(script: str | None = None) -> str:
-    """Script and options as given; of an absolute path, which is of one machine, the last part alone."""
+    """Script and options as given. An absolute path belongs to one machine, so only its last part is kept."""
     called = script or f"python benchmarks/{pathlib.Path(sys.argv[0]).name}"
     return " ".join([called, *map(_of_no_machine, sys.argv[1:])])
 

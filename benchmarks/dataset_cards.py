@@ -29,8 +29,8 @@ table with D4RL's own.
 | `cfdg-jax data build NAME --rows 2000000` | makes a larger one and prints its path |
 
 The behaviour's score is the mean over episodes, normalised by D4RL's references; in the mazes and the toys it is the
-share of episodes that reach the goal. Rows are the same again on the same machine; another
-processor rounds otherwise, robots amplify it, and a score of Hopper's medium may be two points off.
+share of episodes that reach the goal. The same machine makes the same rows again. Another
+processor rounds otherwise, and robots amplify that: the score of Hopper's medium may be two points off.
 """
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     print(HEAD)
     sampled, rows = args.sample[0], int(args.sample[1])
     if sampled:
-        print(f"Of `{sampled}` samples of {rows:,} rows are described, of the others the default sizes.\n")
+        print(f"Of `{sampled}` this describes samples of {rows:,} rows, of the others the default sizes.\n")
     print("| dataset | rows | episodes | median length | return 5 / 50 / 95 % | score |\n|---|---|---|---|---|---|")
     made = []
     for short in names.RECIPES:

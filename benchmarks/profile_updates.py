@@ -25,7 +25,7 @@ from cfdg_jax.bench.programs import matmul_gflops
 from cfdg_jax.training.logging import device_name, versions
 
 KINDS = {"products": ("dot", "ynn"), "sums over rows": ("reduce",), "copies": ("copy", "transpose", "slice", "concat")}
-"""Parts of a kernel's name, as XLA on CPU gives them; what is of no kind is elementwise."""
+"""Parts of a kernel's name, as XLA on CPU gives them. All other kernels are elementwise."""
 ROUNDS = 5
 
 
@@ -34,7 +34,7 @@ def kind_of(kernel: str) -> str:
 
 
 def profile(call: Callable[[], None], updates: int) -> dict[str, float]:
-    """Milliseconds of one of the `updates` of a call, by kind; the fastest of several calls."""
+    """Milliseconds of one update by kind, from the fastest of several calls of `updates` each."""
     call()
     best: dict[str, float] = {"all": float("inf")}
     for _ in range(ROUNDS):

@@ -41,7 +41,7 @@ class Denoiser(nn.Module):
 
 
 class Fit:
-    """A step as SynthER makes it: EDM's weighted loss, clipped gradient, AdamW on a cosine, an average now and then."""
+    """A step as SynthER makes it: EDM's weighted loss, clipped gradient, AdamW on a cosine, a slow average."""
 
     def __init__(self, columns, width):
         self.net = Denoiser(columns, width)

@@ -21,6 +21,7 @@ from cfdg_jax.errors import require
 from cfdg_jax.methods import Entry, registered
 from cfdg_jax.mix.registry import MIXES
 from cfdg_jax.stratify.registry import STRATIFIERS
+from cfdg_jax.values import PRESETS
 
 REGISTRIES: dict[str, Mapping[str, Entry]] = {
     "agent": AGENTS,
@@ -171,6 +172,8 @@ class TrainConfig:
         for path, least in MINIMA.items():
             value = get_path(self, path)
             require(value >= least, path, f"is {value}", f"must be at least {least}")
+        remedy = "it is what make_config applied: leave it out"
+        require(self.preset in ("", *PRESETS), "preset", f"is {self.preset!r}", remedy)
         self._require_countable()
         require(
             self.dataset != "" or self.offline.steps == 0,

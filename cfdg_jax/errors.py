@@ -69,7 +69,7 @@ def require(condition: bool, field: str, problem: str, remedy: str | Callable[[]
         raise UserError(field, problem, remedy() if callable(remedy) else remedy)
 
 
-def nearest(name: str, names: Iterable[str], listing: str = "") -> str:
+def nearest(name: object, names: Iterable[str], listing: str = "") -> str:
     """``did you mean ...?`` with at most three near names; then all of them where they are few, or what lists them.
 
     Args:
@@ -77,7 +77,7 @@ def nearest(name: str, names: Iterable[str], listing: str = "") -> str:
       names: What would be right.
       listing: The command that shows all of many names.
     """
-    names = list(names)
+    name, names = str(name), list(names)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     likeness = [difflib.SequenceMatcher(None, each, name).ratio() for each in close]
     close = [each for each, value in zip(close, likeness, strict=True) if value > likeness[0] - MUCH_LESS]

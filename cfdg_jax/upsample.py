@@ -21,7 +21,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +32,7 @@ from cfdg_jax.config import TrainConfig, choice, entry_of
 from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_key, seed_keys
 from cfdg_jax.data.dataset import Dataset
+from cfdg_jax.data.hdf5 import File, create_hdf5, open_hdf5
 from cfdg_jax.data.load import load_dataset
 from cfdg_jax.data.pack import pack
 from cfdg_jax.data.transforms import identity_transforms
@@ -43,7 +43,7 @@ from cfdg_jax.methods import Augmenter
 from cfdg_jax.presets import make_config
 from cfdg_jax.training.checkpoint import Kept
 from cfdg_jax.training.devices import as_one_lane, mesh_of, sharing
-from cfdg_jax.training.generate import Chunk, Make, chunks, make_on, rows_by_source
+from cfdg_jax.training.generate import Chunk, Make, chunks, make_on, rows_per_source
 from cfdg_jax.training.logging import write_atomic
 from cfdg_jax.training.once import fitted, once_of
 from cfdg_jax.training.progress import Interrupts, Progress
@@ -208,7 +208,7 @@ def _sample(job: Job, progress: Progress) -> pathlib.Path:
         once = once_of(job.augmenter, offline, _online(job, offline), job.key, per_call)._replace(mesh=job.mesh)
         kept = Kept(job.generator / job.identity, job.identity, progress.warn)
         generator, make = fitted(once, kept, progress, interrupts).generator, _make(job)
-        with h5py.File(job.partial, "a") as file:
+        with create_hdf5(job.partial, "a") as file:
             made = _open_partial(file, job)
             done = sum(1 for chunk in chunks(make) if chunk.first + chunk.rows <= made)
             for chunk, rows, _ in make_on(make, generator, done, progress):
@@ -232,7 +232,7 @@ def _make(job: Job) -> Make:
         with sharing(job.mesh):
             return generate(generator, purpose_key(job.key, f"generate{source}", start), source, rows)
 
-    return Make(chunk_of, rows_by_source(job.rows, job.augmenter.shares, "rows"), job.config.refresh.chunk)
+    return Make(chunk_of, rows_per_source(job.rows, job.augmenter.shares, "rows"), job.config.refresh.chunk)
 
 
 def _require_finite(values: Any, what: str, remedy: str) -> None:
@@ -240,7 +240,7 @@ def _require_finite(values: Any, what: str, remedy: str) -> None:
         raise FloatingPointError(f"{what} finite; {remedy}")
 
 
-def _open_partial(file: h5py.File, job: Job) -> int:
+def _open_partial(file: File, job: Job) -> int:
     """Makes the datasets, or checks that those of an earlier call fit; returns the generated rows in them."""
     asked = f"{job.identity}-{job.rows}"
     if "hash" not in file.attrs:
@@ -260,7 +260,7 @@ def _open_partial(file: h5py.File, job: Job) -> int:
     return int(file.attrs["done"])
 
 
-def _append(file: h5py.File, job: Job, chunk: Chunk, rows: np.ndarray) -> None:
+def _append(file: File, job: Job, chunk: Chunk, rows: np.ndarray) -> None:
     """Writes generated `rows` `[n, D]` as the file's transitions from the chunk's first on."""
     start, end = chunk.first, chunk.first + chunk.rows
     what = f"generated rows {start:,} to {end:,} are not"
@@ -297,7 +297,7 @@ def check(job: Job) -> dict[str, float]:
       ``{"<source>/<measure>": value}``, such as ``synthetic_online/dynamics_error``.
     """
     rows = _pack(load_dataset(str(job.out)))
-    with h5py.File(job.out) as file:
+    with open_hdf5(job.out) as file:
         source = file["infos/source"][::2]
         rows[:, job.spec.layout.next_obs] = file["observations"][1::2]  # of a row that ended readers make nothing
     simulate, ended = one_step(job.task, job.dynamics), termination(job.task)

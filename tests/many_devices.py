@@ -1,4 +1,4 @@
-"""What 1, 2, 4 and 8 simulated devices make, as JSON; in a process of its own (`found`), for JAX counts them once."""
+"""Prints as JSON what 1, 2, 4 and 8 simulated devices compute. JAX counts devices once a process."""
 
 import dataclasses
 import json
@@ -84,7 +84,7 @@ def outcome(devices: str) -> dict:
 
 
 def refreshed(devices: str, folder: pathlib.Path) -> dict:
-    """The fit, rows, memory and collectives of the generators of two lanes, and their update's and pre-training's."""
+    """The fit, rows, memory and collectives of two lanes' generators, of their update and of their pre-training."""
     program = load_program(toy_config(**SPREAD, devices=devices), Progress(False), Stopwatch())
     state, rows, settings = init(program, "online"), program.offline_rows, program.settings
     online = jax.jit(ring.insert)(state.online, jnp.tile(rows[None, :80], (2, 1, 1)))
@@ -135,7 +135,7 @@ if __name__ == "__main__":
     folder = pathlib.Path(sys.argv[1])
     outcomes = {"1": outcome("1")}
     spread = {"1": refreshed("1", folder / "generators")}
-    build.require_one_program = lambda *_: None  # what one device was found to bear
+    build.require_one_program = lambda *_: None  # it was checked on one device
     outcomes |= {count: outcome(count) for count in ("2", "4", "8")}
     spread |= {"8": refreshed("8", folder / "generators")}
     print(json.dumps({"outcomes": outcomes, "spread": spread, "resumed": resumed(folder)}))

@@ -1,5 +1,7 @@
 """What a config comes to: its public fields, and the switches of the variant that it names."""
 
+import dataclasses
+
 from cfdg_jax.config import REGISTRIES, entry_of, get_path, resolved
 
 
@@ -16,3 +18,8 @@ def value_at(config, path):
     if choice not in REGISTRIES:
         return get_path(config, path)
     return setting(resolved(config)[choice], entry_of(getattr(config, choice), choice), name)
+
+
+def learns_values(name):
+    """Whether an agent has a critic, which discounts."""
+    return "discount" in {field.name for field in dataclasses.fields(REGISTRIES["agent"][name].config)}

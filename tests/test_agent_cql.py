@@ -659,23 +659,6 @@ def test_a_call_of_several_updates_is_one_after_another():
         np.testing.assert_allclose(value, np.mean([m[name] for m in seen]), rtol=1e-4, err_msg=name)
 
 
-def test_actor_steps_after_every_policy_delay_updates_on_their_last_minibatch():
-    p, agent, state = made(SMALL, policy_delay=3, order="critic_first")
-    batches = random_batches(0, 3)
-    new, metrics = jax.jit(agent.update)(state, batches, jax.random.key(0), jnp.int32(0))
-    assert int(new.critic_opt.count) == 3 and int(new.policy_opt.count) == int(new.log_alpha_opt.count) == 1
-    last, noise = jax.tree.map(lambda x: x[-1], batches), draw_noise(p, jax.random.split(jax.random.key(0), 3)[-1], 16)
-    step = lambda state, critic: soft.update_actor(
-        p.soft, state, functools.partial(p.critic.apply, critic), last, noise.action, 2
-    )
-    again, _ = jax.jit(step)(state, new.critic)
-    for field in ("policy", "policy_opt", "log_alpha", "log_alpha_opt"):
-        same = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-7)
-        jax.tree.map(same, getattr(new, field), getattr(again, field))
-    assert {"critic_loss", "policy_loss@moves", "entropy@moves", "temperature@moves", "@moves"} <= set(metrics)
-    assert metrics["@moves"] == pytest.approx(1 / 3)
-
-
 def test_noise_covers_the_box_and_is_drawn_per_kind():
     p = parts(dataclasses.replace(SMALL, actions=10, backup="max"), SPEC, "offline")
     noise = draw_noise(p, jax.random.key(0), 500)
@@ -699,16 +682,6 @@ def test_hand_over_keeps_everything(config):
     obs, action = jnp.ones((3, 4)), jnp.ones((3, 2))
     both = made(config)[0].critic.apply(state.target, obs, action)
     np.testing.assert_array_equal(online.value(state, obs, action), both.min(axis=0))
-
-
-def test_hand_over_resets_the_optimisers_where_asked():
-    _, agent, state = made(CALQL, reset_optimiser_online=True)
-    moved = jax.tree.map(lambda x: x + 1, state)
-    handed = jax.jit(agent.go_online)(moved, jax.random.key(0))
-    optimisers = lambda s: (s.critic_opt, s.policy_opt, s.log_alpha_opt, s.log_multiplier_opt)
-    jax.tree.map(np.testing.assert_array_equal, optimisers(handed), optimisers(state))
-    jax.tree.map(np.testing.assert_array_equal, handed.critic, moved.critic)
-    np.testing.assert_array_equal(handed.log_multiplier, moved.log_multiplier)
 
 
 def test_rows_that_are_not_the_datasets_are_bounded_by_zero_where_asked():

@@ -289,6 +289,14 @@ def test_remarks_say_what_changes_nothing():
     assert said(agent="iql", augment="cfdg") == said(agent="apl_cql") == ""
 
 
+def test_a_config_knows_no_preset_but_those_that_make_config_applies():
+    with pytest.raises(UserError, match="preset: is 'mine'; it is what make_config applied: leave it out"):
+        TrainConfig(preset="mine")
+    for wrong in ("mine", None):
+        with pytest.raises(UserError, match=f"preset: '{wrong}' is unknown; valid: paper, reduced, smoke"):
+            make_config(preset=wrong)
+
+
 def test_families():
     assert [task_family(t) for t in ("hopper", "toy-dense", "antmaze-umaze", "gym:Pendulum-v1")] == [
         "locomotion", "toy", "antmaze", "other",

@@ -73,6 +73,7 @@ ONLY_IN = {
     "gymnasium": ("envs",),
     "mujoco": ("envs",),
     "gymnasium_robotics": ("envs",),
+    "h5py": ("data.hdf5",),
     "flax": ("core.networks", "diffusion"),
     "wandb": ("training.logging",),
     "tensorboardX": ("training.logging",),

@@ -90,9 +90,10 @@ def naming(module, tree):
     """``line: what`` of every method that the file names and may not."""
     free = allowed(module)
     for line, text in texts(tree):
-        about = re.sub(r"cfdg[-_]jax", "", text.lower()) if len(text.split()) > 1 else text.lower()
+        about = re.sub(r"cfdg[-_]jax", "", text.lower())
         for name in NAMES:
-            spoken = name not in ORDINARY and re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", about)
+            word = rf"(?<!\w){re.escape(name)}(?!\w)"
+            spoken = re.search(rf"--\w+ {word}" if name in ORDINARY else word, about)
             if name not in free and (text == name or spoken):
                 yield f"line {line}: {text!r} names {name}"
     room = module.split(".")[1]
@@ -106,7 +107,7 @@ def naming(module, tree):
             same_room = any(home.startswith(f"cfdg_jax.{room}.") for home in homes(name))  # agents build on each other
             if name in ORDINARY or name in free or same_room:
                 continue
-            if identifier.lower() in (name, f"{name.replace('_', '')}config"):
+            if f"_{name}_" in f"_{identifier.lower()}_" or identifier.lower() == f"{name.replace('_', '')}config":
                 yield f"line {line}: {identifier} names {name}"
 
 
@@ -126,6 +127,10 @@ def test_no_method_is_named_outside_its_own_file_and_registry(path):
         ("cfdg_jax.training.run", "import cfdg_jax.agents.iql as anything"),
         ("cfdg_jax.training.run", "from cfdg_jax.agents.iql import update_once"),
         ("cfdg_jax.training.run", "from cfdg_jax.mix import uniform"),
+        ("cfdg_jax.training.run", "def _iql_special(): pass"),
+        ("cfdg_jax.training.run", "is_stratdiff = True"),
+        ("cfdg_jax.report.build", "label = 'IQL-EDIS'"),
+        ("cfdg_jax.mix.base", "remedy = 'use --mix uniform'"),
         ("cfdg_jax.agents.iql", "x = 'rlpd'"),
         ("cfdg_jax.mix.oorb", "x = 'by_source'"),
     ],

@@ -1,4 +1,4 @@
-"""Tables: the right numbers, in the right company."""
+"""Tables: the right numbers, beside those they may be compared with."""
 
 import csv
 import dataclasses

@@ -1,4 +1,4 @@
-"""``row_dtype bfloat16``: what keeps rows, what is read from them, and that a resumed run is the same run."""
+"""``row_dtype bfloat16``: the arrays that hold rows, what is read from them, and resuming."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from cfdg_jax.agents.base import apl_rhythm
+from cfdg_jax.agents import apl
 from cfdg_jax.agents.cql import CQLConfig, Switches, cql
 from cfdg_jax.agents.penalty import reduced_values
 from cfdg_jax.methods import Entry, Preset, Task, Values, Variant
@@ -50,7 +50,7 @@ targets never are copies of the critics.
 
 
 def _values(preset: Preset, task: Task) -> Values:
-    return apl_rhythm(preset) | {"mix.p_online": 0.5} | dict(reduced_values(preset, task))
+    return apl.rhythm(preset) | {"mix.p_online": 0.5} | dict(reduced_values(preset, task))
 
 
 ENTRY = Entry(

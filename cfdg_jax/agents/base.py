@@ -17,7 +17,7 @@ from cfdg_jax.values import COMMON, check_ranges, require_range
 
 S = TypeVar("S")
 JOINED = 8
-"""Metrics in one array: XLA on CPU computes so many where it writes them, and more each in a kernel of its own."""
+"""Metrics in one array. XLA on CPU computes up to eight in the kernel that writes them; each more is a kernel."""
 
 # -- updates ---------------------------------------------------------------------------------------------------------
 
@@ -139,15 +139,3 @@ def pretrained_sizes(preset: Preset, task: Task) -> Values:
     """
     rate = {"agent.tau": 0.02} if preset != "paper" and task.family != "toy" else {}
     return {**rate, **sizes(preset, task)}
-
-
-def apl_rhythm(preset: Preset) -> dict[str, Any]:
-    """Steps and update blocks of APL's release (docs/algorithms.md#apl); CFDG pre-trains for 1M updates."""
-    if preset == "paper":
-        return {
-            "online.start_steps": 1_000,
-            "online.steps": 100_000,
-            "online.update_every": 1_000,
-            "online.utd": 10,
-        } | {"refresh.every": 10_000}
-    return {"online.update_every": 40 if preset == "smoke" else 1_000, "online.utd": 2}

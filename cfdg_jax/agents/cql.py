@@ -27,7 +27,6 @@ import jax.numpy as jnp
 
 from cfdg_jax.agents.base import (
     check_fields,
-    restarted,
     scan_updates,
     smallest_target,
     switches_of,
@@ -92,9 +91,7 @@ class Switches(NamedTuple):
 
     order: Order = "joint"  # what the policy's loss sees
     policy_q: Literal["min", "mean"] = "min"  # over the critics in the policy's loss
-    policy_delay: int = 1  # critic updates per policy and temperature update
     learn_temperature: bool = True  # alpha follows the policy's entropy
-    target_entropy_scale: float = 1.0  # the target entropy is -scale * A
     log_std_range: tuple[float, float] = (-20.0, 2.0)  # of the policy
     log_std_affine: bool = True  # log_std = m raw + o, m and o trained from 1 and -1
     density_epsilon: float = 0.0  # in log(1 - a^2 + epsilon); 0: exact
@@ -104,7 +101,6 @@ class Switches(NamedTuple):
     penalty_max: float | None = None  # clips R per row from above
     online_bound: Literal["return", "zero"] = "return"  # the calibration's, of rows that are not the dataset's
     init_log_multiplier: float = 1.0  # log alpha' at the start
-    reset_optimiser_online: bool = False  # the hand-over starts Adam afresh
     copied_targets: bool = True  # targets start as the critics; False: as other random networks
 
 
@@ -199,8 +195,8 @@ def parts(
         spec=spec,
         policy=tanh_gaussian_policy(spec, config.hidden, s.log_std_range, s.init, affine),
         optimiser=adam(policy_rate(config.policy_learning_rate, config.anneal, phase, phase_updates)),
-        delay=s.policy_delay,
-        target_entropy=-s.target_entropy_scale * spec.act_dim,
+        delay=1,
+        target_entropy=-spec.act_dim,
         order=s.order,
         policy_q=s.policy_q,
         temperature_loss="log_alpha",
@@ -297,12 +293,9 @@ def update(p: Parts, state: CQLState, batches: Batch, key: Key, step: Array) -> 
 
 
 def go_online(p: Parts, state: CQLState, key: Key) -> CQLState:
-    """Everything carries over, but for Adam's moments in releases that start it afresh."""
-    del key
-    if not p.switches.reset_optimiser_online:
-        return state
-    rate = p.optimiser
-    return restarted(state, critic=rate, policy=rate, log_alpha=rate, log_multiplier=rate)
+    """Everything carries over."""
+    del p, key
+    return state
 
 
 def cql(

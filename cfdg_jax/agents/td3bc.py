@@ -2,7 +2,7 @@
 
 One update on a minibatch (s, a, r, s', terminal, conserve)::
 
-    a'  = clip(target_pi(s') + clip(N(0, target_noise^2), -noise_clip, noise_clip), -1, 1)
+    a'  = clip(target_pi(s') + clip(N(0, target_noise^2), -0.5, 0.5), -1, 1)
     y   = r + gamma (1 - terminal) min_i targetQ_i(s', a')
     Q   : sum_i mean (Q_i(s, a) - y)^2
     every `delay`-th update, with the new critics:
@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from cfdg_jax.agents import apl
 from cfdg_jax.agents.base import (
-    apl_rhythm,
     check_fields,
     descend,
     pretrained_sizes,
@@ -37,10 +37,15 @@ from cfdg_jax.agents.base import (
     update_counts,
 )
 from cfdg_jax.core.losses import td_loss, td_target, weighted
-from cfdg_jax.core.networks import Init, Network, critics, deterministic_policy
+from cfdg_jax.core.networks import Network, critics, deterministic_policy
 from cfdg_jax.core.optim import Anneal, Optimiser, adam, at_every, policy_rate, polyak
 from cfdg_jax.methods import Agent, Entry, Preset, Task, Values, Variant, check_variant
 from cfdg_jax.types import Array, Batch, Key, Metrics, Params, Spec
+
+NOISE_CLIP = 0.5
+"""Largest smoothing noise."""
+INIT: Literal["pytorch"] = "pytorch"
+"""Initial weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +61,7 @@ class TD3Config:
     hidden: tuple[int, ...] = (256, 256)  # of all networks
     learning_rate: float = 3e-4  # Adam, all networks
     layer_norm: bool = False  # in the critics
-    anneal: Anneal = "never"  # the policy's rate, by a half cosine; no source
+    anneal: Anneal = "never"  # the policy's rate, by a half cosine: late scores swing less (docs/results.md#agents)
 
     def __post_init__(self) -> None:
         check_variant("agent.variant", self.variant, variants_of(self))
@@ -69,7 +74,7 @@ class TD3BCConfig(TD3Config):
 
     alpha: float = 2.5  # numerator of lambda; larger follows the critics more
     bc_weight: float = 1.0  # of the cloning term
-    online_bc_share: float = 1.0  # of it that is left at the end of its fall in the online phase
+    online_bc_share: float = 1.0  # share of the weight that is left once it has fallen, online
     bc_decay: int = 0  # online updates in which it falls, linearly; 0: at once
 
     def __post_init__(self) -> None:
@@ -86,10 +91,6 @@ class Switches(NamedTuple):
     """What a release does otherwise; no field of the config."""
 
     bc_loss: Literal["mean", "sum"] = "mean"  # of squared differences over the A action dimensions
-    noise_clip: float = 0.5  # largest smoothing noise
-    critics: int = 2
-    init: Init = "pytorch"  # initial weights
-    reset_optimiser_online: bool = False  # the hand-over starts Adam afresh
 
 
 VARIANTS: dict[str, Variant] = {
@@ -164,8 +165,8 @@ def parts(
         switches=own,
         alpha=config.alpha if isinstance(config, TD3BCConfig) else None,
         bc_weight=cloning_weight(config, phase),
-        critic=critics(spec, config.hidden, own.critics, config.layer_norm, own.init),
-        policy=deterministic_policy(spec, config.hidden, own.init),
+        critic=critics(spec, config.hidden, 2, config.layer_norm, INIT),
+        policy=deterministic_policy(spec, config.hidden, INIT),
         optimiser=adam(config.learning_rate),
         policy_optimiser=adam(policy_rate(config.learning_rate, config.anneal, phase, phase_updates)),
     )
@@ -176,18 +177,13 @@ def init_state(p: Parts, key: Key) -> TD3BCState:
     critic_key, policy_key = jax.random.split(key)
     critic, policy = p.critic.init(critic_key), p.policy.init(policy_key)
     target, target_policy = jax.tree.map(jnp.copy, (critic, policy))
-    return with_optimisers(p, TD3BCState(critic, target, policy, target_policy, None, None))
-
-
-def with_optimisers(p: Parts, state: TD3BCState) -> TD3BCState:
-    """`state` with zero moments."""
+    state = TD3BCState(critic, target, policy, target_policy, None, None)
     return restarted(state, critic=p.optimiser, policy=p.policy_optimiser)
 
 
 def bootstrap(p: Parts, state: TD3BCState, batch: Batch, noise: Array) -> Array:
     """The critics' target `[B]`; `noise` `[B, A]` is standard normal."""
-    limit = p.switches.noise_clip
-    smoothing = jnp.clip(p.config.target_noise * noise, -limit, limit)
+    smoothing = jnp.clip(p.config.target_noise * noise, -NOISE_CLIP, NOISE_CLIP)
     next_action = jnp.clip(p.policy.apply(state.target_policy, batch.next_obs) + smoothing, -1.0, 1.0)
     next_q = p.critic.apply(state.target, batch.next_obs, next_action).min(axis=0)
     return td_target(batch.reward, batch.terminal, next_q, p.config.discount)
@@ -258,9 +254,9 @@ def act(p: Parts, state: TD3BCState, obs: Array, key: Key, explore: bool) -> Arr
 
 
 def go_online(p: Parts, state: TD3BCState, key: Key) -> TD3BCState:
-    """Everything carries over, but for the optimisers where the variant starts them afresh."""
-    del key
-    return with_optimisers(p, state) if p.switches.reset_optimiser_online else state
+    """Everything carries over."""
+    del p, key
+    return state
 
 
 def td3bc(
@@ -295,7 +291,7 @@ def _td3bc_values(preset: Preset, task: Task) -> Values:
 
 
 def _apl_values(preset: Preset, task: Task) -> Values:
-    values = apl_rhythm(preset) | {"mix.p_online": 0.1}
+    values = apl.rhythm(preset) | {"mix.p_online": 0.1}
     if preset != "paper":
         values |= {"agent.layer_norm": True} | dict(pretrained_sizes(preset, task))
         if task.family != "toy":  # TD3+BC's; the release has none

@@ -12,6 +12,7 @@ import numpy as np
 
 from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.augment.registry import AUGMENTERS
+from cfdg_jax.config import resolved
 from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.registry import spec_of
 from cfdg_jax.presets import make_config
@@ -68,7 +69,6 @@ def chunk_arguments(program: Program, phase: str) -> tuple:
 
 
 def policy_delay(program: Program) -> int:
-    """Critic steps for each step of the policy, as `Entry.resolve` has it; 1 for an agent without such a field."""
-    names = {field.name for field in dataclasses.fields(program.config.agent)} & {"delay", "policy_delay"}
-    given = [getattr(program.config.agent, name) for name in names]
-    return max((program.config.online.utd if delay is None else delay for delay in given), default=1)
+    """Critic steps for each step of the policy; 1 for an agent without such a field."""
+    agent = resolved(program.config)["agent"]
+    return getattr(agent, "policy_delay", getattr(agent, "delay", 1))

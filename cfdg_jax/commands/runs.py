@@ -14,7 +14,7 @@ from cfdg_jax.errors import PATH_ERRORS, UserError
 from cfdg_jax.process import render_offscreen, starting
 
 WATCH = 30
-"""Seconds between two pages of runs that go on."""
+"""Seconds until the page of unfinished runs is written again."""
 
 
 @click.command(short_help="curves, tables and pictures of runs as one page")

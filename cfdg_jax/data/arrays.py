@@ -1,7 +1,7 @@
 """From the arrays of a file to transitions: what is refused, and where episodes end.
 
 D4RL keeps terminals (the task ended) and timeouts (only the recording did) apart, and so does everything here:
-terminals say where not to bootstrap, ``ends`` where trajectories split (docs/algorithms.md, from files to transitions).
+terminals say where not to bootstrap, ``ends`` where trajectories split (docs/algorithms.md#data).
 """
 
 from __future__ import annotations

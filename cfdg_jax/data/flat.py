@@ -14,13 +14,12 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
-import h5py
 import numpy as np
 from numpy.lib import format as npy
 
 from cfdg_jax.data.arrays import refuse_outside
 from cfdg_jax.data.files import atomic_path, require_room, told
-from cfdg_jax.data.hdf5 import metadata_of, open_hdf5, reading, write_scalars
+from cfdg_jax.data.hdf5 import File, arrays_of, create_hdf5, metadata_of, open_hdf5, reading, write_scalars
 from cfdg_jax.data.npz import ABOUT
 from cfdg_jax.errors import UserError, require
 
@@ -59,15 +58,13 @@ def rows_of_part(shape: tuple[int, ...], dtype: np.dtype) -> int:
 
 
 class _Hdf5:
-    def __init__(self, file: h5py.File, path: pathlib.Path):
+    def __init__(self, file: File, path: pathlib.Path):
         self._file, self._path = file, path
         self.about = metadata_of(path, file)
 
     def columns(self) -> Iterator[Column]:
         self.left_out = list[str]()
-        found: dict[str, h5py.Dataset] = {}
-        self._file.visititems(lambda name, item: found.update({name: item} if isinstance(item, h5py.Dataset) else {}))
-        for name, item in found.items():
+        for name, item in arrays_of(self._file).items():
             if not item.shape or name.startswith("metadata/"):
                 continue
             if item.dtype.hasobject:
@@ -75,7 +72,7 @@ class _Hdf5:
                 continue
             yield Column(name, item.shape, item.dtype, self._parts(name, item))
 
-    def _parts(self, name: str, item: h5py.Dataset) -> Iterator[np.ndarray]:
+    def _parts(self, name: str, item: Any) -> Iterator[np.ndarray]:
         step = rows_of_part(item.shape, item.dtype)
         for start in range(0, item.shape[0], step):
             with reading(self._path, name):
@@ -187,7 +184,7 @@ def _writer(path: pathlib.Path, suffix: str, about: Mapping[str, Any]) -> Iterat
             with archive.open(f"{ABOUT}.npy", "w") as stream:
                 npy.write_array(stream, np.asarray(json.dumps(dict(about))))
         return
-    with h5py.File(path, "w") as file:
+    with create_hdf5(path) as file:
         yield lambda column: _write_dataset(file, column)
         write_scalars(file, about)
 
@@ -200,7 +197,7 @@ def _write_member(archive: zipfile.ZipFile, column: Column) -> None:
             stream.write(np.ascontiguousarray(part).data)
 
 
-def _write_dataset(file: h5py.File, column: Column) -> None:
+def _write_dataset(file: File, column: Column) -> None:
     made, start = file.create_dataset(column.name, column.shape, column.dtype), 0
     for part in column.parts:
         made[start : start + len(part)] = part

@@ -14,10 +14,11 @@ import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
+from h5py import File
 
 from cfdg_jax.data.arrays import OPTIONAL, REQUIRED
 from cfdg_jax.data.dataset import Dataset
@@ -30,7 +31,7 @@ _UNLOCK = "set HDF5_USE_FILE_LOCKING=FALSE if nobody writes to it"
 _MOST_COMPRESSED = 1100
 """Bytes that one stored byte can stand for; deflate reaches 1032."""
 _SMALL = 10**9
-"""Bytes below which an array may be larger than what the file stores of it."""
+"""An array of fewer bytes may be larger than what the file stores of it."""
 
 
 def require_hdf5(path: pathlib.Path) -> None:
@@ -38,7 +39,19 @@ def require_hdf5(path: pathlib.Path) -> None:
     open_hdf5(path).close()
 
 
-def open_hdf5(path: pathlib.Path) -> h5py.File:
+def create_hdf5(path: pathlib.Path, mode: Literal["w", "a"] = "w") -> File:
+    """Opens a file to write, a new one or, with ``a``, the one that is there."""
+    return File(path, mode)
+
+
+def arrays_of(file: File) -> dict[str, h5py.Dataset]:
+    """Every array of an open file by its name, groups included."""
+    found: dict[str, h5py.Dataset] = {}
+    file.visititems(lambda name, item: found.update({name: item} if isinstance(item, h5py.Dataset) else {}))
+    return found
+
+
+def open_hdf5(path: pathlib.Path) -> File:
     """Opens a file to read.
 
     Raises:
@@ -140,7 +153,7 @@ def _version(path: pathlib.Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _array(path: pathlib.Path, file: h5py.File, name: str) -> np.ndarray:
+def _array(path: pathlib.Path, file: File, name: str) -> np.ndarray:
     with reading(path, name):
         link = file.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink | h5py.SoftLink) and file.get(name) is None:
@@ -174,8 +187,8 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
         return metadata_of(pathlib.Path(path), file)
 
 
-def metadata_of(path: pathlib.Path, file: h5py.File) -> dict[str, Any]:
-    """The scalars of an open file, whose path is for messages."""
+def metadata_of(path: pathlib.Path, file: File) -> dict[str, Any]:
+    """The scalars of an open file; `path` is for messages."""
     with reading(path, "attributes"):
         scalars = {os.fsdecode(name): _scalar(value) for name, value in file.attrs.items() if np.ndim(value) == 0}
     with reading(path, "metadata"):
@@ -221,7 +234,7 @@ def write_hdf5(
         temporary.write_bytes(image.getbuffer())
 
 
-def write_scalars(file: h5py.File, metadata: Mapping[str, Any]) -> None:
+def write_scalars(file: File, metadata: Mapping[str, Any]) -> None:
     """Writes the ``metadata/`` group."""
     for name, scalar in metadata.items():
         text = isinstance(scalar, str)  # of fixed length: HDF5 2 can hang on a damaged heap of variable ones

@@ -1,7 +1,7 @@
 """Returns-to-go by one rule: of whole datasets (NumPy) and of online episodes in their rings (JAX).
 
 While an online episode runs, the returns of its rows are unknown (``-inf``, which Cal-QL reads as no bound). They are
-written into the rows when the episode ends. Formula and decisions: docs/algorithms.md, Cal-QL.
+written into the rows when the episode ends. Formula and decisions: docs/algorithms.md#returns.
 """
 
 from __future__ import annotations

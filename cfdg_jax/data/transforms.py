@@ -1,7 +1,7 @@
 """One reward transform and one observation transform, fitted on the offline data and applied online too.
 
 Both are pytrees and enter jitted programs as arguments. Evaluation returns stay raw. A generator is trained on
-transformed rows, and the rows it generates are not transformed again (docs/algorithms.md, reward transforms).
+transformed rows, and the rows it generates are not transformed again (docs/algorithms.md#transforms).
 """
 
 from __future__ import annotations

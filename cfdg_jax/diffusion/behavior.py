@@ -76,7 +76,7 @@ def solver(steps: int, start: float | None = None) -> Solver:
 
     Args:
       steps: Evaluations.
-      start: First noise level, where actions are taken for pure noise; None for that of t = 1, which is 152. A lower
+      start: First noise level; actions there count as pure noise. None: the level of t = 1, which is 152. A lower
         one makes each step shorter, and pulls the mean of N(m, std^2) towards 0 by a share ``std / start``.
     """
     return Solver(

@@ -12,7 +12,7 @@ from cfdg_jax.report.page import escape, field_table
 from cfdg_jax.report.runs import Run
 
 ELSEWHERE = {"dataset", "label", "seconds", "non_default", "last_return"}
-"""Of a summary what the page shows in other places."""
+"""Fields of a summary that the page shows in other places."""
 
 
 def configs(runs: Sequence[Run]) -> Iterator[str]:

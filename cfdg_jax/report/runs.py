@@ -177,9 +177,10 @@ def read_run(folder: pathlib.Path | str) -> Run:
     samples, sample_notes = _read_samples(path / "samples.npz")
     notes = [*evaluation_notes, *metric_notes, *sample_notes, *divergence(evaluations, summary)]
     notes += standing(path, summary, [*lines, *metrics])
-    generator, phases = summary.get("choices", {}).get("augment", "none"), {line["phase"] for line in metrics}
-    if found == "done" and generator != "none" and "online" in phases and "refresh" not in phases:
-        notes.append(f"{generator} never generated a row, for no refresh was due")
+    phases, augment = {line["phase"] for line in metrics}, config.get("augment", {})
+    generates = len(augment) > 1  # beside its name; what generates nothing has no fields
+    if found == "done" and generates and "online" in phases and "refresh" not in phases:
+        notes.append(f"{augment['name']} never generated a row, for no refresh was due")
     return Run(
         path=path,
         label=summary["label"],

@@ -33,7 +33,7 @@ class AdaptiveBCConfig:
     proportional: float = 3e-5  # K_p, per step of an episode; Adroit's expert data 20 times as much
     derivative: float = 1e-4  # K_d, likewise
     goal: float = 1.05  # normalised return to reach (all tasks)
-    rate: float = 0.05  # of an episode in the running mean (all tasks)
+    rate: float = 0.05  # weight of a new episode in the running mean (all tasks)
     returns: tuple[float, ...] = ()  # the two that count as 0 and 1; empty: the task's reference scores
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ def _values(preset: Preset, task: Task) -> Values:
     if task.agent_has("bc_weight"):  # no state of the task is normalised in the release
         values |= {"online.utd": 10, "transform.observation": "none"}
         values |= {"online.steps": 250_000} if preset == "paper" else {}
-        # an alpha of 1 is the release's loss: bc_weight is to the square what alpha is to Q / mean |Q|
+        # with alpha 1 this is the release's loss: bc_weight weights the square, alpha weights Q / mean |Q|
         values |= {"agent.online_bc_share": 1.0, "agent.bc_decay": 0, "agent.bc_weight": 0.4, "agent.alpha": 1.0}
     return values
 

@@ -90,7 +90,7 @@ def generate(program: Program, generator: Any, keys: Key, source: int, rows: int
     return each_seed(program, one, (0, 0), repeats=True)(generator, keys)
 
 
-def rows_by_source(total: int, shares: Mapping[int, float], field: str) -> dict[int, int]:
+def rows_per_source(total: int, shares: Mapping[int, float], field: str) -> dict[int, int]:
     """`total` rows split by `shares`, at least one of each source.
 
     Raises:
@@ -110,12 +110,12 @@ def synthetic_rows(program: Program) -> dict[int, int]:
     Raises:
       UserError: for fewer rows than sources.
     """
-    return rows_by_source(program.config.refresh.rows, program.augmenter.shares, "refresh.rows")
+    return rows_per_source(program.config.refresh.rows, program.augmenter.shares, "refresh.rows")
 
 
 def synthetic_capacity(program: Program) -> dict[int, int]:
     """Rows that the ring of each synthetic source holds; the parts sum to ``refresh.capacity``."""
-    return rows_by_source(program.config.refresh.capacity, program.augmenter.shares, "refresh.capacity")
+    return rows_per_source(program.config.refresh.capacity, program.augmenter.shares, "refresh.capacity")
 
 
 class Chunk(NamedTuple):
