@@ -61,7 +61,7 @@ class TD3Config:
     hidden: tuple[int, ...] = (256, 256)  # of all networks
     learning_rate: float = 3e-4  # Adam, all networks
     layer_norm: bool = False  # in the critics
-    anneal: Anneal = "never"  # the policy's rate, by a half cosine: late scores swing less (docs/results.md, agents)
+    anneal: Anneal = "never"  # the policy's rate, by a half cosine: late scores swing less
 
     def __post_init__(self) -> None:
         check_variant("agent.variant", self.variant, variants_of(self))
