@@ -44,7 +44,7 @@ PUBLISHED = {
     "cql": {"actions": 10, "importance_weights": True, "softmax_temperature": 1.0, "penalty_weight": 10.0,
             "lagrange_gap": None, "penalty_min": None, "calibrate": "never", "backup": "sample",
             "entropy_backup": False, "critic_hidden": (256, 256, 256), "policy_learning_rate": 3e-5,
-            "learning_rate": 3e-4, "target_entropy_scale": 1.0, "log_std_range": (-20.0, 2.0), "log_std_affine": True,
+            "learning_rate": 3e-4, "log_std_range": (-20.0, 2.0), "log_std_affine": True,
             "order": "joint", "tau": 0.005, "init_log_multiplier": 1.0},
     # its authors on AntMaze
     "calql": {"hidden": (256, 256), "critic_hidden": (256, 256, 256, 256), "policy_learning_rate": 1e-4,
@@ -55,9 +55,9 @@ PUBLISHED = {
     "apl_cql": {"critics": 5, "subset": 2, "policy_q": "mean", "policy_learning_rate": 1e-4, "learning_rate": 3e-4,
                 "penalty_weight": 5.0, "actions": 10, "entropy_backup": False, "log_std_range": (-5.0, 2.0),
                 "log_std_affine": False, "critic_hidden": (256, 256, 256), "hidden": (256, 256, 256),
-                "order": "alpha_first", "target_entropy_scale": 1.0},
+                "order": "alpha_first"},
     # TD3_BC.py
-    "td3bc": {"alpha": 2.5, "delay": 2, "target_noise": 0.2, "noise_clip": 0.5, "explore_noise": 0.1,
+    "td3bc": {"alpha": 2.5, "delay": 2, "target_noise": 0.2, "explore_noise": 0.1,
               "bc_loss": "mean", "bc_weight": 1.0, "hidden": (256, 256), "learning_rate": 3e-4, "tau": 0.005},
     "sac": {"critics": 2, "subset": 0, "policy_q": "min", "q_loss": "sum", "order": "critic_first",
             "layer_norm": False, "target_entropy_scale": 1.0, "entropy_backup": True, "policy_delay": 1,
