@@ -72,8 +72,8 @@ class Augmenter(NamedTuple):
       shares: Share of each synthetic `Source` among generated rows, summing to 1; empty for no augmentation.
       fit_steps: Optimiser steps of one refresh.
       adopt: ``(state, offline_rows, online) -> state``. Where there is a `pretraining`, a refresh begins with this and
-        not with `init`: the networks of `state`, fitted further to the present rows. `state` is of the refresh before,
-        or of the pre-training.
+        not with `init`: the networks of `state` with the normaliser of the present rows. `state` is of the refresh
+        before, or of the pre-training.
       pretraining: The generator as it is fitted before the online phase, its `fit_steps` steps, once for all seeds:
         its online rows are the offline rows too. None where every refresh begins afresh.
       model: ``(state, source) -> augment.rows.RowModel``, what `generate` samples from; None for no augmentation.

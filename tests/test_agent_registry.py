@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from settings import setting
 
+from cfdg_jax.agents import cql, td3bc
 from cfdg_jax.agents.registry import AGENTS, make_agent
 from cfdg_jax.errors import UserError
 from cfdg_jax.methods import Agent
@@ -77,3 +78,10 @@ PUBLISHED = {
 def test_a_config_s_defaults_are_the_published_values(name):
     entry = AGENTS[name]
     assert {field: setting(entry.config(), entry, field) for field in PUBLISHED[name]} == PUBLISHED[name]
+
+
+def test_what_no_release_changes_has_its_published_value():
+    assert td3bc.NOISE_CLIP == 0.5
+    for name in ("cql", "calql", "apl_cql"):
+        actor = cql.parts(AGENTS[name].config(), SPEC, "offline").soft
+        assert actor.target_entropy == -SPEC.act_dim and actor.delay == 1

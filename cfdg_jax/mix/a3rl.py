@@ -154,7 +154,7 @@ def _resolve(config: Any) -> A3RLConfig:
 
 def _check(config: Any, chosen: Mapping[str, Entry]) -> Iterator[str]:
     found = "chooses among offline and online rows, but there is no dataset"
-    require(config.dataset != "", "mix", found, "name one with --dataset, or use another mix")
+    require(config.dataset != "", "mix", found, "name one with --dataset, or leave --mix out")
     return iter(())
 
 

@@ -141,4 +141,4 @@ def _draw_synthetic(
 def needs_dataset(config: Any, chosen: Mapping[str, Entry]) -> Iterator[str]:
     """The check of rules that tell offline from online rows: without a dataset they have no say."""
     if not config.dataset:
-        yield "without a dataset all rows are online, and this mix changes nothing; use one that needs no dataset"
+        yield "without a dataset all rows are online, and this mix changes nothing; leave --mix out"

@@ -177,10 +177,11 @@ def read_run(folder: pathlib.Path | str) -> Run:
     samples, sample_notes = _read_samples(path / "samples.npz")
     notes = [*evaluation_notes, *metric_notes, *sample_notes, *divergence(evaluations, summary)]
     notes += standing(path, summary, [*lines, *metrics])
-    phases, augment = {line["phase"] for line in metrics}, config.get("augment", {})
-    generates = len(augment) > 1  # beside its name; what generates nothing has no fields
+    phases = {line["phase"] for line in metrics}
+    generator: Any = config.get("augment")
+    generates = isinstance(generator, dict) and len(generator) > 1  # what generates nothing has a name and no fields
     if found == "done" and generates and "online" in phases and "refresh" not in phases:
-        notes.append(f"{augment['name']} never generated a row, for no refresh was due")
+        notes.append(f"{generator.get('name')} never generated a row, for no refresh was due")
     return Run(
         path=path,
         label=summary["label"],
