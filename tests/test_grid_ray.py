@@ -14,6 +14,7 @@ from cfdg_jax.errors import UserError
 from cfdg_jax.grid import cells
 from cfdg_jax.report.groups import read_runs
 from cfdg_jax.sweep import sweep
+from cfdg_jax.training.lock import held
 from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.training.results import read_summary
 
@@ -39,33 +40,33 @@ def scores(page):
         return sorted(tuple(v for k, v in row.items() if k != "folder") for row in csv.DictReader(file))
 
 
-def once(folder, after, act):
-    """Calls `act` in a thread as soon as the run of `folder` has written the file `after`."""
+def when_under_way(folder, act):
+    """Calls `act` in a thread as soon as a process is in the run of `folder`, past its first checkpoint."""
+    done = []
 
     def wait():
-        while not (folder / after).exists():
-            time.sleep(0.05)
+        while not (list(folder.glob("checkpoints/[1-9]*")) and held(folder)):
+            time.sleep(0.02)
         act()
+        done.append(folder)
 
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=wait, daemon=True).start()
+    return done
 
 
 def test_ctrl_c_and_a_lost_worker_leave_the_table_of_one_process(cluster, tmp_path):
-    configs = [toy_config("none"), toy_config("none", mix="uniform")]
+    # Ten checkpoints online, so that a run under way is not done a moment later.
+    configs = [toy_config("none", online__steps=400), toy_config("none", mix="uniform", online__steps=400)]
     here = sweep(configs, tmp_path / "here", progress=False, group=1)
     made = cells(configs, tmp_path / "there", 1)
-    once(made[0].folder, "checkpoints/1", lambda: os.kill(os.getpid(), signal.SIGINT))
+    pressed = when_under_way(made[0].folder, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted):
         sweep(configs, tmp_path / "there", progress=False, on="ray", group=1)
-    kept = read_summary(made[0].folder)
-    assert kept["status"] in ("interrupted", "done") and (kept["step"] > 0), "a cell under way is kept"
-    victim = made[3].folder  # the last to begin
-    killer = once(victim, "checkpoints/1", lambda: os.kill(int((victim / ".lock").read_text()), signal.SIGKILL))
+    assert pressed and read_summary(made[0].folder)["step"] > 0, "a cell under way is kept"
+    victim = [cell.folder for cell in made if read_summary(cell.folder).get("status") != "done"][-1]
+    killed = when_under_way(victim, lambda: os.kill(int((victim / ".lock").read_text()), signal.SIGKILL))
     there = sweep(configs, tmp_path / "there", progress=False, on="ray", group=1)
-    killer.join(timeout=1)
-    assert not killer.is_alive(), "a worker was lost"
+    assert killed, "a worker was lost"
     assert scores(here) == scores(there) and len({row[0] for row in scores(here)}) == 1
     (whole,) = {row.label for row in read_runs([c.folder for c in cells(configs[:1], tmp_path / "there", 1)])}
     assert whole == "IQL", "two groups of seeds are one run"
