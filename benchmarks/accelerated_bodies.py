@@ -1,15 +1,16 @@
-"""Do MuJoCo's JAX bodies (mujoco-mjx) step as MuJoCo does, and how fast? Needs ``pip install mujoco-mjx`` beside this.
+"""Do MuJoCo's JAX bodies (mujoco-mjx) step as MuJoCo does, and how fast? Extra ``mjx``.
 
     python benchmarks/accelerated_bodies.py benchmarks/results/accelerated-bodies.json
 
-200 transitions of each body with Gymnasium's files and dynamics, half of random actions and half of the shipped
-policies. Each is stepped once from the same positions, velocities and action; the error of a transition is the largest
-of its observation.
+200 transitions of each body and dynamics, half of random actions and half of the shipped policies. Each is stepped once
+from the same positions, velocities and action by ``env.backend mjx``; the error of a transition is the largest of its
+observation.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -22,21 +23,23 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from mujoco import mjx
 
 from cfdg_jax.data.behaviours import ASSETS
 from cfdg_jax.data.collect import load_policies
 from cfdg_jax.envs.locomotion import ROBOTS, MujocoVecEnv, build_model
+from cfdg_jax.envs.mjx import TASKS, BodyState, make_body
 
-TASKS, TRANSITIONS, BATCHES, NEAR = ("hopper", "halfcheetah", "walker2d"), 200, (16, 256), 1e-3
+TRANSITIONS, BATCHES, NEAR = 200, (16, 256), 1e-3
+LIGHT = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+"""To compile in seconds what is called once."""
 States = tuple[np.ndarray, np.ndarray, np.ndarray]
 """qpos `[n, nq]`, qvel `[n, nv]`, action `[n, A]`."""
 
 
-def rollouts(task: str) -> States:
+def rollouts(task: str, dynamics: str) -> States:
     """States and actions from 20 episodes, ten of random actions and ten of policies from untrained to expert."""
     policies = list(load_policies(ASSETS / f"{task}-policies.npz").values())
-    env, rng, found = MujocoVecEnv(task, range(20)), np.random.default_rng(0), []
+    env, rng, found = MujocoVecEnv(task, range(20), dynamics), np.random.default_rng(0), []
     obs = env.reset()
     for _ in range(300):
         action = rng.uniform(-1.0, 1.0, (20, env.spec.act_dim))
@@ -54,43 +57,35 @@ def rollouts(task: str) -> States:
     return tuple(each[chosen] for each in every)  # type: ignore[return-value]
 
 
-def observed(task: str, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-    """Observations `[n, O]`."""
-    robot = ROBOTS[task]
-    return np.concatenate([qpos[:, robot.hidden :], np.clip(qvel, -robot.velocity_limit, robot.velocity_limit)], axis=1)
-
-
-def by_mujoco(task: str, states: States) -> np.ndarray:
+def by_mujoco(task: str, dynamics: str, states: States) -> np.ndarray:
     """The next observations `[n, O]`."""
-    model, skip, advance = build_model(task, "gymnasium")
+    robot, (model, skip, advance) = ROBOTS[task], build_model(task, dynamics)
     data, after = mujoco.MjData(model), []
     for qpos, qvel, action in zip(*states, strict=True):
         mujoco.mj_resetData(model, data)
         data.qpos[:], data.qvel[:], data.ctrl[:] = qpos, qvel, action
         advance(model, data, skip)
-        after.append((data.qpos.copy(), data.qvel.copy()))
-    return observed(task, *(np.stack(each) for each in zip(*after, strict=True)))
+        seen = np.clip(data.qvel, -robot.velocity_limit, robot.velocity_limit)
+        after.append(np.concatenate([data.qpos[robot.hidden :], seen]))
+    return np.stack(after)
 
 
-def by_jax(task: str) -> Callable[..., Any]:
-    """``(qpos, qvel, action) -> (qpos, qvel)`` of a batch."""
-    model, skip, _ = build_model(task, "gymnasium")
-    body, blank = mjx.put_model(model), mjx.make_data(model)
-
-    def step(qpos: Any, qvel: Any, action: Any) -> Any:
-        data = blank.replace(qpos=qpos, qvel=qvel, ctrl=action)
-        data = jax.lax.fori_loop(0, skip, lambda _, data: mjx.step(body, data), data)
-        return data.qpos, data.qvel
-
-    return jax.jit(jax.vmap(step))
+def by_jax(
+    task: str, dynamics: str, states: States, options: dict[str, Any] | None = None
+) -> tuple[Callable[..., Any], BodyState, jax.Array]:
+    """A compiled step of a batch, the states as it takes them, and the actions."""
+    body = make_body.__wrapped__(task, dynamics)  # not the one that is kept: of this precision
+    step = jax.jit(jax.vmap(body.step), compiler_options=options)
+    qpos, qvel, action = map(jnp.asarray, states)
+    return step, BodyState(qpos, qvel, jnp.zeros_like(qvel), jnp.zeros(len(qpos), jnp.int32)), action
 
 
-def agreement(task: str, states: States, double: bool) -> dict[str, float]:
+def agreement(task: str, dynamics: str, states: States, double: bool) -> dict[str, float]:
     """Errors of the JAX body, in one precision."""
     with jax.enable_x64(double):
-        after = by_jax(task)(*map(jnp.asarray, states))
-        found = observed(task, *(np.asarray(each, np.float64) for each in after))
-    error = np.abs(found - by_mujoco(task, states)).max(axis=1)
+        step, begun, action = by_jax(task, dynamics, states, LIGHT if jax.default_backend() == "cpu" else None)
+        found = np.asarray(step(begun, action)[1].next_obs, np.float64)
+    error = np.abs(found - by_mujoco(task, dynamics, states)).max(axis=1)
     ends = {"median": float(np.median(error)), "largest": float(error.max())}
     return ends | {"near": float((error < NEAR).mean()), "ninety_of_100": float(np.quantile(error, 0.9))}
 
@@ -98,11 +93,11 @@ def agreement(task: str, states: States, double: bool) -> dict[str, float]:
 def rates(task: str, states: States, batch: int, calls: int = 5) -> dict[str, float]:
     """Environment steps a second of both, and the seconds that compiling takes."""
     some = [np.resize(each, (batch, each.shape[1])) for each in states]
-    step, start = by_jax(task), time.perf_counter()
-    carried = jax.block_until_ready(step(*map(jnp.asarray, some)))
+    (step, carried, action), start = by_jax(task, "gymnasium", some), time.perf_counter()  # type: ignore[arg-type]
+    carried, _ = jax.block_until_ready(step(carried, action))
     compiling, start = time.perf_counter() - start, time.perf_counter()
     for _ in range(calls):
-        carried = jax.block_until_ready(step(*carried, jnp.asarray(some[2], jnp.float32)))
+        carried, _ = jax.block_until_ready(step(carried, action))
     ours, env = batch * calls / (time.perf_counter() - start), MujocoVecEnv(task, range(batch))
     env.reset()
     start = time.perf_counter()
@@ -119,8 +114,10 @@ def main(out: str) -> None:
     versions = {"mujoco": mujoco.__version__, "mujoco_mjx": importlib.metadata.version("mujoco-mjx")}
     found: dict[str, Any] = machine | versions | {"platform": jax.devices()[0].platform}
     for task in TASKS:
-        states = rollouts(task)
-        found[task] = {name: agreement(task, states, name == "float64") for name in ("float32", "float64")}
+        found[task] = {}
+        for dynamics, name in itertools.product(("gymnasium", "d4rl"), ("float32", "float64")):
+            states = rollouts(task, dynamics)
+            found[task][f"{dynamics}, {name}"] = agreement(task, dynamics, states, name == "float64")
         found[task]["steps_per_second"] = {str(batch): rates(task, states, batch) for batch in BATCHES}
         print(task, json.dumps(found[task]), flush=True)
         pathlib.Path(out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -43,6 +43,7 @@ class EnvConfig:
     task: str = ""  # environment id; empty: the dataset's own
     dynamics: Literal["auto", "d4rl", "gymnasium"] = "auto"  # auto: d4rl for d4rl:*-v2 and local:*, else gymnasium
     threads: int = 0  # native stepping threads; 0 chooses by batch and cores
+    backend: Literal["mujoco", "mjx"] = "mujoco"  # of training; mjx: planar robots in JAX, for GPUs with many seeds
 
 
 @dataclasses.dataclass(frozen=True)

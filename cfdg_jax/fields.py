@@ -88,10 +88,15 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's, where PyYAML was built with it: five times as fast."""
 PLACE = ("devices",)
 """Fields that say where a run is computed, which is none of its values."""
+LATER = {"env": {"backend": "mujoco"}}
+"""Fields that came after the first runs, with what those did: left out there, so that such a run keeps its hash."""
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """Plain nested values; the four choices carry their ``name``; `PLACE` and an axis without fields are left out."""
+    """Plain nested values; the four choices carry their ``name``.
+
+    `PLACE`, an axis without fields and `LATER` at its values are left out.
+    """
     plain: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -100,7 +105,9 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
         if isinstance(value, Mapping):
             plain |= {field.name: {key: list(values) for key, values in value.items()}}
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            entries = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(value).items()}
+            later = LATER.get(field.name, {}).items()
+            given = [item for item in dataclasses.asdict(value).items() if item not in later]
+            entries = {k: list(v) if isinstance(v, tuple) else v for k, v in given}
             name = {"name": choice(config, field.name)} if field.name in REGISTRIES else {}
             plain[field.name] = name | entries
         else:

@@ -14,7 +14,6 @@ from cfdg_jax.errors import UserError
 from cfdg_jax.grid import cells
 from cfdg_jax.report.groups import read_runs
 from cfdg_jax.sweep import sweep
-from cfdg_jax.training.lock import held
 from cfdg_jax.training.progress import Interrupted
 from cfdg_jax.training.results import read_summary
 
@@ -40,31 +39,37 @@ def scores(page):
         return sorted(tuple(v for k, v in row.items() if k != "folder") for row in csv.DictReader(file))
 
 
-def when_under_way(folder, act):
-    """Calls `act` in a thread as soon as a process is in the run of `folder`, past its first checkpoint."""
+def at_first_under_way(made, act):
+    """Calls `act` in a thread with the first folder whose run has a process and a checkpoint behind its first."""
     done = []
 
+    def under_way(folder):
+        lock = folder / ".lock"
+        return lock.exists() and lock.read_text() and list(folder.glob("checkpoints/[1-9]*"))
+
     def wait():
-        while not (list(folder.glob("checkpoints/[1-9]*")) and held(folder)):
+        while not (found := [cell.folder for cell in made if under_way(cell.folder)]):
             time.sleep(0.02)
-        act()
-        done.append(folder)
+        act(found[0])
+        done.append(found[0])
 
     threading.Thread(target=wait, daemon=True).start()
     return done
 
 
 def test_ctrl_c_and_a_lost_worker_leave_the_table_of_one_process(cluster, tmp_path):
-    # Ten checkpoints online, so that a run under way is not done a moment later.
-    configs = [toy_config("none", online__steps=400), toy_config("none", mix="uniform", online__steps=400)]
+    # Twenty checkpoints online, so that a run under way is not done a moment later.
+    configs = [toy_config("none", online__steps=800), toy_config("none", mix="uniform", online__steps=800)]
     here = sweep(configs, tmp_path / "here", progress=False, group=1)
     made = cells(configs, tmp_path / "there", 1)
-    pressed = when_under_way(made[0].folder, lambda: os.kill(os.getpid(), signal.SIGINT))
+    pressed = at_first_under_way(made, lambda folder: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted):
         sweep(configs, tmp_path / "there", progress=False, on="ray", group=1)
-    assert pressed and read_summary(made[0].folder)["step"] > 0, "a cell under way is kept"
-    victim = [cell.folder for cell in made if read_summary(cell.folder).get("status") != "done"][-1]
-    killed = when_under_way(victim, lambda: os.kill(int((victim / ".lock").read_text()), signal.SIGKILL))
+    assert pressed and read_summary(pressed[0])["step"] > 0, "a cell under way is kept"
+    left = [cell for cell in made if read_summary(cell.folder).get("status") != "done"]
+    for cell in left:
+        (cell.folder / ".lock").unlink(missing_ok=True)  # no process is in it any more
+    killed = at_first_under_way(left, lambda folder: os.kill(int((folder / ".lock").read_text()), signal.SIGKILL))
     there = sweep(configs, tmp_path / "there", progress=False, on="ray", group=1)
     assert killed, "a worker was lost"
     assert scores(here) == scores(there) and len({row[0] for row in scores(here)}) == 1

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from train_helpers import hopper_config, lines, toy_config
+from train_helpers import assert_same_run, hopper_config, lines, toy_config
 
 import cfdg_jax
 from cfdg_jax.training import drivers
@@ -146,3 +146,18 @@ def test_any_other_question_fails(watched, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         cfdg_jax.train(hopper_config(), tmp_path / "run", progress=False)
     assert len(asked) == 5
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_actions_come_in_pinned_memory_where_a_device_has_its_own(overlap, tmp_path, monkeypatch):
+    config, step, kinds = hopper_config(online__overlap=overlap), drivers.HostDriver._step, []
+    plain = cfdg_jax.train(config, tmp_path / "plain", progress=False)
+    monkeypatch.setattr("cfdg_jax.training.devices.has_memory_of_its_own", lambda: True)
+
+    def watch(self, session):
+        kinds.append(self.action.sharding.memory_kind)
+        return step(self, session)
+
+    monkeypatch.setattr(drivers.HostDriver, "_step", watch)
+    assert_same_run(cfdg_jax.train(config, tmp_path / "pinned", progress=False), plain)
+    assert kinds[0] == "device" and set(kinds[1:]) == {"pinned_host"}  # the first is no part of an online step

@@ -282,7 +282,7 @@ def td3bc(
 
 
 def _td3bc_values(preset: Preset, task: Task) -> Values:
-    values: dict[str, Any] = {} if task.family == "toy" else {"transform.observation": "standardise"}  # TD3_BC.py
+    values: dict[str, Any] = {} if task.family == "toy" else {"transform.observation": "standardise"}  # sfujim/TD3_BC
     if preset != "paper":  # without layer_norm alpha 2.5 diverges at that rate on 200,000 rows
         values |= {"agent.layer_norm": True} | dict(pretrained_sizes(preset, task))
         # without cloning online the policy collapses, with all of it it stays where it is

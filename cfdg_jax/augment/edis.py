@@ -33,12 +33,12 @@ from cfdg_jax.errors import require
 from cfdg_jax.methods import Augmenter, Entry, Preset, Task, Values, Variant, check_variant
 from cfdg_jax.types import Array, Buffer, Key, Metrics, Params, RowLayout, Source, Spec
 
-ENERGY_LR = 1e-3  # Adam of the energies (algorithms/iql_edis.py)
+ENERGY_LR = 1e-3  # Adam of the energies (liuxhym/EDIS algorithms/iql_edis.py)
 
 
 @dataclasses.dataclass(frozen=True)
 class EDISConfig(DenoiserConfig):
-    """The energies' values are those of IQL-EDIS (algorithms/iql_edis.py), the other fields all generators'."""
+    """The energies' values are those of IQL-EDIS (iql_edis.py), the other fields all generators'."""
 
     variant: str = "authors"  # see VARIANTS
     steps: int = 30_000  # denoiser steps of a refresh (IQL-EDIS; 50_000 on some tasks, Cal-QL-EDIS 10_000)

@@ -189,7 +189,7 @@ def _corrected(
 def _released(
     energies: Energies, denoise: Denoise | None, normaliser: Normaliser, rows: Array, key: Key
 ) -> Callable[[Params], Array]:
-    """The loss that the published code minimises (diffusion/trainer.py).
+    """The loss that the published code minimises (liuxhym/EDIS diffusion/trainer.py).
 
     Everything is in raw units, to which noise of the normalised levels is added. Negatives at the highest level are
     pure noise. Below it the mask of the condition covers all columns, and negatives are the condition and zeros. The

@@ -18,7 +18,7 @@ OPTIONAL = ("next_observations", "timeouts")
 ACTION_TOLERANCE = 1e-5
 """Rounding by which actions may exceed 1 before they are refused."""
 ACTION_LIMIT = 1.0 - 1e-5
-"""Loaded actions are clipped to this magnitude, for tanh-squashed policies (implicit_q_learning dataset_utils.py)."""
+"""Loaded actions are clipped to this magnitude, for tanh-squashed policies (ikostrikov/implicit_q_learning)."""
 GAP = 1e-6
 """Distance between a next observation and the following row beyond which an episode ended in between (same source)."""
 CHUNK = 65_536

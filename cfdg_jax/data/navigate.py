@@ -16,7 +16,7 @@ from cfdg_jax.envs.antmaze import AntMazeVecEnv
 
 FEATURES = 29
 NOISE = 0.2
-"""Standard deviation of the noise on actions (D4RL ``generate_ant_maze_datasets.py``)."""
+"""Standard deviation of the noise on actions (Farama-Foundation/D4RL ``generate_ant_maze_datasets.py``)."""
 
 
 def into_body(quaternion: np.ndarray, vector: np.ndarray) -> np.ndarray:

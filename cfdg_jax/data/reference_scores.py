@@ -8,7 +8,7 @@ from cfdg_jax.envs.registry import REFERENCE_RETURNS
 
 
 def reference_returns(task: str) -> tuple[float, float] | None:
-    """(minimum, maximum) undiscounted raw return of `task` (D4RL infos.py), or None where there is no reference.
+    """(minimum, maximum) undiscounted raw return of `task` (Farama-Foundation/D4RL), or None without one.
 
     References belong to an environment, whatever the dataset or its version: all AntMaze tasks share one. Other
     environments of a similar name, such as ``gym:Hopper-v5``, have none.

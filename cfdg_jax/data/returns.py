@@ -31,7 +31,7 @@ class ReturnRule:
     Attributes:
       discount: In [0, 1). Whole datasets also take 1, with no `failure_reward` and truncation ``none``.
       failure_reward: Reward of a step without success in a sparse task, in the units of the rewards; None in dense
-        tasks. A trajectory that fails gets ``failure_reward / (1 - discount)`` in every row (JaxCQL replay_buffer.py).
+        tasks. A trajectory that fails gets ``failure_reward / (1 - discount)`` in every row (nakamotoo/Cal-QL).
       failure_rule: Which rewards of a failed trajectory do not rise above `failure_reward`: ``all`` of them (JaxCQL),
         or the ``last`` (CORL).
       truncation: What a trajectory without a terminal is worth after its last row: ``none``, nothing (as published);

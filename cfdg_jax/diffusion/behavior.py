@@ -23,8 +23,9 @@ from cfdg_jax.diffusion.network import Network
 from cfdg_jax.diffusion.samplers import Solver, sample
 from cfdg_jax.types import Array, Key, Metrics, Params
 
-BETA_MIN, BETA_MAX = 0.1, 20.0  # rate of noise at t = 0 and at t = 1 (schedule.py)
-T_MIN = 1e-3  # shortest time of training and sampling (loss.py, dpm_solver_pytorch.py)
+# Of thu-ml/CEP-energy-guided-diffusion, QGPO's release: schedule.py, loss.py, dpm_solver_pytorch.py.
+BETA_MIN, BETA_MAX = 0.1, 20.0  # rate of noise at t = 0 and at t = 1
+T_MIN = 1e-3  # shortest time of training and sampling
 
 
 class VP(NamedTuple):
@@ -101,7 +102,7 @@ def denoiser(network: Network, params: Params, obs: Array) -> Denoise:
 
 
 def loss(network: Network, params: Params, obs: Array, clean: Array, t: Array, noise: Array) -> Array:
-    """Squared error of the predicted noise, summed over the action, `[B]` (loss.py).
+    """Squared error of the predicted noise, summed over the action, `[B]`.
 
     Args:
       obs: `[B, O]`.

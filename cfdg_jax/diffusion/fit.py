@@ -111,7 +111,7 @@ def fit_normaliser(parts: Sequence[tuple[Array, Array | None]], columns: int) ->
       columns: ``d``, leading columns that are modelled.
 
     Returns:
-      Means and standard deviations + 1e-5 (SynthER norm.py), by the law of total variance, with unbiased variances
+      Means and standard deviations + 1e-5 (conglu1997/SynthER), by the law of total variance, with unbiased variances
       inside the parts. A constant column normalises to 0.
     """
     means, variances = zip(*[_moments(rows[:, :columns], mask) for rows, mask in parts], strict=True)

@@ -33,7 +33,7 @@ _PRECISIONS: dict[str, Any] = {
     "bfloat16": jax.lax.DotAlgorithmPreset.BF16_BF16_F32,
 }
 _MANTISSA = {"tensorfloat32": 10, "bfloat16": 7}
-_FREQUENCIES = 8  # random Fourier features (SynthER denoiser_network.py, learned_sinusoidal_dim 16)
+_FREQUENCIES = 8  # random Fourier features (conglu1997/SynthER, learned_sinusoidal_dim 16)
 _HARMONICS = 4  # sines and cosines of a quantile, from half a wave on
 UNKNOWN = -1.0
 """A quantile that is not told."""
@@ -178,7 +178,7 @@ def dense_unet(
     time_scale: float = 30.0,
     precision: Precision = "default",
 ) -> Network:
-    """QGPO's score network (docs/algorithms.md#behaviour; model.py, ScoreNet) without its division by sigma_t.
+    """QGPO's score network (docs/algorithms.md#behaviour) without its division by sigma_t.
 
     Blocks of `widths` lead down, blocks of the same widths lead up again, each joined with its counterpart::
 
@@ -204,7 +204,7 @@ def energy_mlp(
     time_scale: float = 30.0,
     precision: Precision = "default",
 ) -> Network:
-    """QGPO's energy network (model.py, GuidanceQt): SiLU layers over ``[x | time features | condition]``.
+    """QGPO's energy network (its GuidanceQt): SiLU layers over ``[x | time features | condition]``.
 
     See docs/algorithms.md#energy. Its `apply` returns a number per row, `[...]`. Arguments as for `dense_unet`.
     """

@@ -37,7 +37,7 @@ heun, and x of the first slope is the point before churn."""
 
 @dataclasses.dataclass(frozen=True)
 class Solver:
-    """Kind of steps and noise levels. The defaults are SynthER's (elucidated_diffusion.py)."""
+    """Kind of steps and noise levels. The defaults are conglu1997/SynthER's."""
 
     steps: int = 128  # N
     kind: SolverKind = "heun"

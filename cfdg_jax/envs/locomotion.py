@@ -23,12 +23,12 @@ from cfdg_jax.types import Spec, Step
 
 
 def _hopper_healthy(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-    state = np.concatenate([qpos[:, 2:], qvel], axis=1)
-    return (np.abs(state) < 100).all(1) & (qpos[:, 1] > 0.7) & (np.abs(qpos[:, 2]) < 0.2)
+    near = (abs(qpos[:, 2:]) < 100).all(1) & (abs(qvel) < 100).all(1)
+    return near & (qpos[:, 1] > 0.7) & (abs(qpos[:, 2]) < 0.2)
 
 
 def _walker2d_healthy(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
-    return (qpos[:, 1] > 0.8) & (qpos[:, 1] < 2.0) & (np.abs(qpos[:, 2]) < 1.0)
+    return (qpos[:, 1] > 0.8) & (qpos[:, 1] < 2.0) & (abs(qpos[:, 2]) < 1.0)
 
 
 def _ant_healthy(qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray:
@@ -51,6 +51,7 @@ class Robot:
       gaussian_velocity: Whether initial velocities are normal rather than uniform.
       velocity_limit: Bound of observed velocities.
       healthy: ``(qpos [n, nq], qvel [n, nv]) -> [n]`` bool; an unhealthy state is terminal. None never terminates.
+        Of the planar robots it takes NumPy's arrays and JAX's.
       tracked_body: Body whose position along x is rewarded, or None for the root coordinate. The position of a body
         lags the coordinates by one stage of the integrator, so for Ant the two differ.
       contact_zeros: Columns of contact forces in D4RL's observation, which its MuJoCo left at zero.
@@ -65,7 +66,7 @@ class Robot:
     reset_noise: float
     gaussian_velocity: bool = False
     velocity_limit: float = np.inf
-    healthy: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    healthy: Callable[[Any, Any], Any] | None = None
     tracked_body: str | None = None
     contact_zeros: int = 0
 

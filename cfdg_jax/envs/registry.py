@@ -19,6 +19,7 @@ from cfdg_jax.envs.dynamics import check_dynamics
 from cfdg_jax.envs.gym_bridge import GymVecEnv, gym_spec
 from cfdg_jax.envs.host import HostEnv
 from cfdg_jax.envs.locomotion import ROBOTS, MujocoVecEnv, locomotion_spec
+from cfdg_jax.envs.mjx import make_body, package_for
 from cfdg_jax.envs.toy import make_toy
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.types import Env, Spec
@@ -47,9 +48,9 @@ def task_names() -> list[str]:
     return [*ROBOTS, *antmaze.TASKS, *adroit.TASKS, *_TOYS]
 
 
-def spec_of(task: str, dynamics: str = "gymnasium") -> Spec:
+def spec_of(task: str, dynamics: str = "gymnasium", backend: str = "mujoco") -> Spec:
     """The `Spec` of `task` as `make_env` would build it; the same errors."""
-    _check(task, dynamics)
+    _check(task, dynamics, backend)
     if task in _TOYS:
         return _TOYS[task].spec
     if task.startswith(_GYM):
@@ -61,7 +62,9 @@ def spec_of(task: str, dynamics: str = "gymnasium") -> Spec:
     return locomotion_spec(task, dynamics, REFERENCE_RETURNS[task])
 
 
-def make_env(task: str, seeds: Sequence[int], dynamics: str = "gymnasium", threads: int = 0) -> Env:
+def make_env(
+    task: str, seeds: Sequence[int], dynamics: str = "gymnasium", threads: int = 0, backend: str = "mujoco"
+) -> Env:
     """Environments of `task`, one per seed in `seeds`.
 
     Args:
@@ -70,11 +73,15 @@ def make_env(task: str, seeds: Sequence[int], dynamics: str = "gymnasium", threa
       dynamics: ``gymnasium`` or ``d4rl`` (`cfdg_jax.envs.dynamics`); the toys and the hand have one dynamics and
         ignore it.
       threads: Threads that step MuJoCo; 0 chooses by number of environments and cores.
+      backend: What steps the robots: ``mujoco``, or ``mjx`` in JAX (`cfdg_jax.envs.mjx`).
 
     Raises:
-      UserError: for unknown names, with the nearest valid ones, and for Gymnasium environments not supported.
+      UserError: for unknown names, with the nearest valid ones, for Gymnasium environments not supported, and for a
+        `backend` that the task does not have or that is not installed.
     """
-    _check(task, dynamics)
+    _check(task, dynamics, backend)
+    if backend == "mjx":
+        return HostEnv(make_body(task, dynamics, REFERENCE_RETURNS[task]), seeds)
     if task in _TOYS:
         return HostEnv(_TOYS[task], seeds)
     if task.startswith(_GYM):
@@ -86,8 +93,10 @@ def make_env(task: str, seeds: Sequence[int], dynamics: str = "gymnasium", threa
     return MujocoVecEnv(task, seeds, dynamics, threads, REFERENCE_RETURNS[task])
 
 
-def _check(task: str, dynamics: str) -> None:
+def _check(task: str, dynamics: str, backend: str) -> None:
     check_dynamics(dynamics)
+    if backend == "mjx":
+        package_for(task)
     if task.startswith(_GYM):
         require(dynamics == "gymnasium", "env.dynamics", f"is d4rl for {task}", f"only {', '.join(ROBOTS)} have it")
     elif task not in task_names():

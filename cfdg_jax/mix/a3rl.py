@@ -36,7 +36,7 @@ from cfdg_jax.values import check_ranges
 
 @dataclasses.dataclass(frozen=True)
 class A3RLConfig(BalancedConfig):
-    """Constants of the priorities (paper and train_finetuning_a3rl.py) and of the ratio's network."""
+    """Constants of the priorities (paper and xuefeng-cs/A3RL train_finetuning_a3rl.py) and of the ratio's network."""
 
     advantage_scale: float = 0.03  # xi (paper)
     sharpness: float = 0.3  # zeta (paper); 0 draws evenly

@@ -27,7 +27,7 @@ from cfdg_jax.values import check_ranges
 
 @dataclasses.dataclass(frozen=True)
 class AdaptiveBCConfig:
-    """Constants of the controller; the defaults are the authors' for locomotion (main.py)."""
+    """Constants of the controller; the defaults are the authors' for locomotion (zhaoyi11/adaptive_bc main.py)."""
 
     most: float = 0.4  # alpha at the start of the online phase and its largest; Adroit's expert data 8
     proportional: float = 3e-5  # K_p, per step of an episode; Adroit's expert data 20 times as much

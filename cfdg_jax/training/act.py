@@ -12,6 +12,7 @@ from cfdg_jax.core import ring
 from cfdg_jax.core.seeds import purpose_keys
 from cfdg_jax.data.returns import close_episodes as close_rows
 from cfdg_jax.data.transforms import apply_observation, apply_reward
+from cfdg_jax.training.devices import for_host
 from cfdg_jax.training.learn import learn_online
 from cfdg_jax.training.meters import Meters
 from cfdg_jax.training.packet import Packet
@@ -110,7 +111,9 @@ def online_step(
     counts: Counts | None, random: bool,
 ) -> tuple[TrainState, Meters, Array]:  # fmt: skip
     """`insert_learn_act` as a dispatch of its own, for simulators of the host."""
-    return insert_learn_act(program, state, meters, jnp.asarray(packet), jnp.asarray(t), offline_rows, counts, random)
+    packet, t = jnp.asarray(packet), jnp.asarray(t)
+    state, meters, action = insert_learn_act(program, state, meters, packet, t, offline_rows, counts, random)
+    return state, meters, for_host(action)
 
 
 @compiled(static=("counts",), donate=("state", "meters"))
@@ -125,7 +128,8 @@ def learning_step(
 @compiled(static=("random",))
 def acting_step(program: Program, state: TrainState, packet: ArrayLike, t: ArrayLike, random: bool) -> Array:
     """The next actions by the parameters as they are, before `learning_step` takes in the same packet."""
-    return explore(program, state, Packet.unpack(jnp.asarray(packet), program.spec).current, jnp.asarray(t), random)
+    current = Packet.unpack(jnp.asarray(packet), program.spec).current
+    return for_host(explore(program, state, current, jnp.asarray(t), random))
 
 
 def close_episodes(program: Program, state: TrainState, done: Array, lengths: Array, returns: Array) -> TrainState:

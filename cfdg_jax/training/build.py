@@ -101,7 +101,7 @@ def load_program(
     with clock("data"):
         if config.dataset == "":
             config = _with_env(config, config.env.task, "gymnasium")
-            spec = spec_of(config.env.task, config.env.dynamics)
+            spec = spec_of(config.env.task, config.env.dynamics, config.env.backend)
             rows = np.zeros((0, spec.layout.width), np.float32)
             fitted = fitted_transforms(config, None, spec.obs_dim) if transforms is None else transforms
             return build_program(config, spec, fitted, rows)
@@ -109,7 +109,7 @@ def load_program(
         task = config.env.task or dataset.task
         require(bool(task), "env.task", f"{config.dataset} names no environment", "set it, such as --env.task hopper")
         config = _with_env(config, task, dataset.dynamics)
-        spec = spec_of(config.env.task, config.env.dynamics)
+        spec = spec_of(config.env.task, config.env.dynamics, config.env.backend)
         check_fits(dataset, spec, config.env.task)
         if transforms is None:
             _tell_doubts(dataset, spec, config, progress)

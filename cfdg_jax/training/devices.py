@@ -101,6 +101,17 @@ def allocated(mesh: Mesh | None, make: Callable[[], Any]) -> Any:
     return jax.jit(make, out_shardings=shardings(mesh, jax.eval_shape(make)))()
 
 
+def has_memory_of_its_own() -> bool:
+    """Whether the device's memory is not the host's, and the host's can be pinned for its copies."""
+    device = jax.local_devices()[0]
+    return device.platform != "cpu" and "pinned_host" in {memory.kind for memory in device.addressable_memories()}
+
+
+def for_host(array: jax.Array) -> jax.Array:
+    """A result of a compiled function that the host asks for next: its program copies it, into pinned memory."""
+    return jax.device_put(array, jax.memory.Space.Host) if has_memory_of_its_own() else array
+
+
 def on_each(mesh: Mesh, fn: Callable[[dict[str, Any]], Any], arrays: dict[str, Any]) -> Any:
     """``fn(arrays)`` on each device with its own lanes of the named `arrays`."""
     into = {name: specs(array, name in COPIED) for name, array in arrays.items()}

@@ -56,7 +56,7 @@ def make_driver(session: Session) -> Driver:
     config = session.program.config
     task, dynamics = task_of(session.program)
     seeds = [env_seed(config, lane, "train_env") for lane in range(len(config.lanes))]
-    env = make_env(task, seeds, dynamics, config.env.threads)
+    env = make_env(task, seeds, dynamics, config.env.threads, config.env.backend)
     pure = getattr(env, "pure", None)
     if pure is not None:
         env.close()
