@@ -1,8 +1,8 @@
 """Hopper, HalfCheetah and Walker2d in MuJoCo's own JAX implementation: ``env.backend mjx``, extra ``mjx``.
 
 The robots of all seeds are then part of the learner's program, and no step waits for the host. That is for accelerators
-with hundreds of seeds: a CPU steps MuJoCo itself 14 to 30 times faster. One step from the same state differs from
-MuJoCo's by rounding (docs/environments.md#mujoco-s-jax-bodies). Scores always come from MuJoCo itself.
+with hundreds of seeds: a CPU steps MuJoCo itself 10 to 50 times faster. One step from the same state differs from
+MuJoCo's by rounding (docs/environments.md#robots-in-jax). Scores always come from MuJoCo itself.
 """
 
 from __future__ import annotations
