@@ -60,15 +60,19 @@ def render_offscreen() -> None:
 
 
 def setup(deterministic: bool = False) -> None:
-    """Compile cache beside the datasets; XLA flags must be there before the first array is."""
+    """Compile cache beside the datasets, a device for every core; to be called before the first array is there."""
     keep_freed_memory()
     if deterministic:
         os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
     import jax
 
+    from cfdg_jax.core.machine import cores
     from cfdg_jax.data.files import cache_dir
 
     jax.config.update("jax_enable_x64", False)  # a shell may ask for it; single precision is all that is tested
+    with contextlib.suppress(RuntimeError):  # there are arrays already; `devices` says what it finds
+        if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+            jax.config.update("jax_num_cpu_devices", cores())
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     # a folder that is full or may not be written costs time alone; a full disk is told where results are lost

@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "demo": (*ABOVE_TRAINING, "sweep"),
     "explain": (*CONFIG, "catalog", "errors", "values"),
     "dryrun": (*ABOVE_TRAINING, "forecast"),
-    "process": ("data",),
+    "process": ("core", "data"),
     "commands": (
         *ABOVE_TRAINING,
         *NAMES,

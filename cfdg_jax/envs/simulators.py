@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import mujoco
 import numpy as np
 
+from cfdg_jax.core.machine import cores
 from cfdg_jax.envs.dynamics import Advance
 from cfdg_jax.envs.generators import check_seeds, make_generator, pack_generators, unpack_generators
 from cfdg_jax.errors import require
 
 _FULL_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _LOOP_UP_TO = 4  # environments that a plain loop steps at least as fast as two threads (measured; 5 are even)
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Simulators:

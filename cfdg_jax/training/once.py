@@ -19,13 +19,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cfdg_jax.core import ring
+from cfdg_jax.core.machine import cores
 from cfdg_jax.core.seeds import purpose_key
 from cfdg_jax.data.files import cache_dir
 from cfdg_jax.methods import Augmenter
 from cfdg_jax.training.checkpoint import Kept
 from cfdg_jax.training.devices import as_one_lane, sharing
 from cfdg_jax.training.generate import Fit, fit_on, told_alone
-from cfdg_jax.training.origin import cores, digest_of
+from cfdg_jax.training.origin import digest_of
 from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
 from cfdg_jax.types import Array, Buffer, Key, Metrics

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from cfdg_jax.core.machine import cores
 from cfdg_jax.data.transforms import ObservationTransform, RewardTransform, Transforms
 from cfdg_jax.errors import UserError, require
 from cfdg_jax.training.logging import device_name, versions, write_atomic
@@ -93,11 +93,6 @@ class Origin:
             "transforms": Transforms(reward(numbers["reward"]), moments, reward(numbers["online_reward"])),
             "offline_from": source and Source(**source),
         })  # fmt: skip
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def digest_of(rows: np.ndarray) -> str:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.config import TrainConfig, choice, remarks
+from cfdg_jax.core.machine import cores
 from cfdg_jax.errors import require
 from cfdg_jax.fields import config_hash, from_dict, from_yaml, to_dict, to_yaml
 from cfdg_jax.training import store
@@ -43,7 +44,6 @@ from cfdg_jax.training.online import improve
 from cfdg_jax.training.origin import (
     Origin,
     Source,
-    cores,
     origin_of,
     read_origin,
     require_same_data,
