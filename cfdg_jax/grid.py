@@ -20,12 +20,14 @@ from cfdg_jax.errors import GROUPS, UserError, require
 from cfdg_jax.fields import config_hash, pre_training_hash, recorded, to_yaml
 from cfdg_jax.training.logging import write_atomic
 from cfdg_jax.training.memory import TooLarge
-from cfdg_jax.training.progress import Interrupted, Progress
+from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
 from cfdg_jax.training.results import Run, load_run, read_config
 from cfdg_jax.training.run import folder_name, train
 
 TRIES = 3
 """How often a cell whose worker was lost is begun again."""
+POLL = 0.2
+"""Seconds between two looks at whether a signal has arrived."""
 STOPPING = 120.0
 """Seconds that a cancelled cell has to write its checkpoint."""
 
@@ -172,7 +174,7 @@ def run_on_ray(made: Sequence[Cell], progress: bool, resources: Mapping[str, flo
       resources: What a task takes of its machine: Ray's ``num_cpus`` and ``num_gpus``.
 
     Raises:
-      Interrupted: on Ctrl-C, after the cells under way have written a checkpoint.
+      Interrupted: on SIGINT or SIGTERM, after the cells under way have written a checkpoint.
       UserError: if Ray is missing or a cell failed; the others are finished first.
     """
     ray = _ray()
@@ -228,22 +230,21 @@ def _cell_of_a_task(config: TrainConfig, folder: pathlib.Path, source: pathlib.P
 def _wait(ray: Any, names: dict[Any, str], progress: bool) -> None:
     waiting, failures = list(names), {}
     bars = Progress(progress)
-    try:
-        with bars.bar("cells", len(names), 0, "cell") as bar:
-            while waiting:
-                done, waiting = ray.wait(waiting)
-                for task in done:
-                    try:
-                        ray.get(task)
-                        bars.say(f"done: {names[task]}")
-                    except ray.exceptions.RayError as error:
-                        failures[names[task]] = error
-                    bar.update(1)
-    except KeyboardInterrupt:
-        for task in waiting:
-            ray.cancel(task)
-        ray.wait(waiting, num_returns=len(waiting), timeout=STOPPING)
-        raise Interrupted from None
+    with Interrupts().watching() as interrupts, bars.bar("cells", len(names), 0, "cell") as bar:
+        while waiting:
+            done, waiting = ray.wait(waiting, timeout=POLL)
+            for task in done:
+                try:
+                    ray.get(task)
+                    bars.say(f"done: {names[task]}")
+                except ray.exceptions.RayError as error:
+                    failures[names[task]] = error
+                bar.update(1)
+            if waiting and interrupts.requested:
+                for task in waiting:
+                    ray.cancel(task)
+                ray.wait(waiting, num_returns=len(waiting), timeout=STOPPING)
+                raise Interrupted
     for name, failed in failures.items():
         cause = getattr(failed, "cause", None) or failed
         last = str(cause).strip().splitlines()[-1]

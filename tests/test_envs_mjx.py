@@ -60,7 +60,7 @@ def test_episodes_begin_as_in_mujoco_and_end_at_the_time_limit():
 
 
 def test_a_run_steps_its_robots_in_jax_and_scores_them_in_mujoco(tmp_path):
-    short = {"offline.steps": 0, "online.steps": 40, "online.random_steps": 0, "online.start_steps": 20}
+    short = {"offline.steps": 0, "online.steps": 40, "online.random_steps": 0, "online.start_steps": 0}
     config = make_config("", "sac", None, None, None, "smoke", **(TINY | BODY | short))
     run = train(config, tmp_path / "run", progress=False)
     last = lines(run.folder, "evaluations.jsonl")[-1]

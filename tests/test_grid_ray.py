@@ -58,8 +58,8 @@ def at_first_under_way(made, act):
 
 
 def test_ctrl_c_and_a_lost_worker_leave_the_table_of_one_process(cluster, tmp_path):
-    # Twenty checkpoints online, so that a run under way is not done a moment later.
-    configs = [toy_config("none", online__steps=800), toy_config("none", mix="uniform", online__steps=800)]
+    # Twelve checkpoints online, so that a run under way is not done a moment later.
+    configs = [toy_config("none", online__steps=480), toy_config("none", mix="uniform", online__steps=480)]
     here = sweep(configs, tmp_path / "here", progress=False, group=1)
     made = cells(configs, tmp_path / "there", 1)
     pressed = at_first_under_way(made, lambda folder: os.kill(os.getpid(), signal.SIGINT))

@@ -31,15 +31,13 @@ def test_called_too_late_it_leaves_the_devices_as_they_are():
 
 @pytest.mark.skipif(cores() < 2, reason="needs two cores")
 def test_seeds_are_parted_among_cores_by_the_command_line(tmp_path):
-    data = ["--dataset", "local:toy-dense-medium-v0", "--preset", "smoke", "--quiet"]
-    for devices in ("auto", "2"):
-        done = subprocess.run(
-            [sys.executable, "-m", "cfdg_jax", "train", *data, "--devices", devices, "--out", str(tmp_path / devices)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-    one, two = (json.loads((tmp_path / devices / "summary.json").read_text()) for devices in ("auto", "2"))
-    assert (one["devices"], two["devices"]) == (1, 2)
-    assert two["last_return"] == pytest.approx(one["last_return"], rel=0.1)
+    asked = ["--dataset", "local:toy-dense-medium-v0", "--preset", "smoke", "--quiet", "--online.steps", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "cfdg_jax", "train", *asked, "--devices", "2", "--out", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["devices"], summary["status"], summary["failed_seeds"]) == (2, "done", {})
