@@ -80,6 +80,8 @@ def test_runs_of_before_keep_their_hash():
 def test_what_mjx_does_not_step_is_refused(monkeypatch):
     with pytest.raises(UserError, match="is mjx for ant; only hopper, halfcheetah, walker2d have it"):
         make_env("ant", [0], backend="mjx")
+    with pytest.raises(UserError, match="'halfcheeta' is not known; choose halfcheetah"):
+        make_env("halfcheeta", [0], backend="mjx")
     real = builtins.__import__
 
     def missing(name, *rest):

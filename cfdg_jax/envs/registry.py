@@ -95,10 +95,10 @@ def make_env(
 
 def _check(task: str, dynamics: str, backend: str) -> None:
     check_dynamics(dynamics)
-    if backend == "mjx":
-        package_for(task)
     if task.startswith(_GYM):
         require(dynamics == "gymnasium", "env.dynamics", f"is d4rl for {task}", f"only {', '.join(ROBOTS)} have it")
     elif task not in task_names():
         near = difflib.get_close_matches(task, task_names(), 3, 0.5) or [*task_names(), "gym:ID"]
         raise UserError("env.task", f"{task!r} is not known", f"choose {', '.join(near)}")
+    if backend == "mjx":
+        package_for(task)
