@@ -9,13 +9,13 @@ import pytest
 from train_helpers import TINY, lines
 
 from cfdg_jax import make_config, train
+from cfdg_jax.envs import mjx
 from cfdg_jax.envs.locomotion import MujocoVecEnv
 from cfdg_jax.envs.registry import make_env
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import config_hash, from_yaml, to_yaml
 
 BODY = {"env.task": "halfcheetah", "env.backend": "mjx"}
-mjx = pytest.importorskip("cfdg_jax.envs.mjx")
 pytest.importorskip("mujoco.mjx", reason="robots in JAX need the extra mjx")
 
 

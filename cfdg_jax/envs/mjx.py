@@ -71,9 +71,9 @@ def make_body(task: str, dynamics: str, reference: tuple[float, float] | None = 
         # Every step begins at 0: far from it float32 would round the distance that is rewarded.
         after = BodyState(data.qpos.at[0].set(0.0), data.qvel, data.qacc_warmstart, elapsed)
         reward = moved / interval + robot.alive_bonus - robot.control_cost * jnp.square(action).sum()
-        healthy = True if robot.healthy is None else robot.healthy(after.qpos[None], after.qvel[None])[0]
         no = jnp.zeros((), bool)
-        return after, Step(observe(after), reward, no if robot.healthy is None else ~healthy, elapsed >= HORIZON, no)
+        terminal = no if robot.healthy is None else ~robot.healthy(after.qpos[None], after.qvel[None])[0]
+        return after, Step(observe(after), reward, terminal, elapsed >= HORIZON, no)
 
     return PureEnv(locomotion_spec(task, dynamics, reference), reset, observe, step)
 
