@@ -11,6 +11,7 @@ from cfdg_jax.report.status import status
 from cfdg_jax.training.build import load_program
 from cfdg_jax.training.checkpoint import kept, load_offline_agent
 from cfdg_jax.training.devices import told
+from cfdg_jax.training.drivers import environment_remarks
 from cfdg_jax.training.memory import TooLarge, memory_plan
 from cfdg_jax.training.progress import Progress
 from cfdg_jax.training.results import read_summary
@@ -68,13 +69,15 @@ def dry_run(config: TrainConfig, folder: pathlib.Path, offline_from: pathlib.Pat
         "memory": memory,
         "time": hours,
     }
-    if program.mesh is not None:
-        rows |= {"devices": told(program.mesh, len(config.lanes))}
+    devices = told(config, program.mesh)
+    if devices:
+        rows |= {"devices": devices}
     stands = so_far(folder)
     if stands:
         rows |= {"so far": f"{stands}; all else is of the whole run"}
     text = "\n".join(f"{name:<13} {value}" for name, value in rows.items())
-    return "\n".join([text, *(f"{'warning':<13} {remark}" for remark in remarks(config))])
+    warnings = (*remarks(config), *environment_remarks(program))
+    return "\n".join([text, *(f"{'warning':<13} {remark}" for remark in warnings)])
 
 
 def so_far(folder: pathlib.Path) -> str:

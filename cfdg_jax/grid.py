@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from cfdg_jax.config import REGISTRIES, TrainConfig, named_choice
 from cfdg_jax.errors import GROUPS, UserError, require
 from cfdg_jax.fields import config_hash, pre_training_hash, recorded, to_yaml
+from cfdg_jax.training.devices import mesh_of
 from cfdg_jax.training.logging import write_atomic
 from cfdg_jax.training.memory import TooLarge
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
@@ -112,6 +113,17 @@ def begun_groups(folder: pathlib.Path, devices: str | None = None) -> tuple[Trai
     return config, made
 
 
+def require_devices(made: Sequence[Cell]) -> None:
+    """Refuses devices that are not here or cannot share the lanes of a cell; one that has begun keeps its own.
+
+    Raises:
+      UserError: for the first such cell.
+    """
+    for cell in made:
+        if not any((cell.folder / name).is_file() for name in ("config.yaml", GROUPS)):
+            mesh_of(cell.config)
+
+
 def _folder_name(config: TrainConfig) -> str:
     return folder_name(f"{config.dataset or config.env.task}-{config.name}", config_hash(config)[:6])
 
@@ -144,8 +156,9 @@ def run_here(made: Sequence[Cell], progress: bool, pre_trained: dict[str, pathli
 
     Raises:
       Interrupted: after a checkpoint, if SIGINT or SIGTERM arrived.
-      UserError: if a folder holds a run of other settings, or one seed is too large.
+      UserError: if a folder holds a run of other settings, one seed is too large, or devices are not here.
     """
+    require_devices(made)
     known, bars = {} if pre_trained is None else pre_trained, Progress(progress)
     for number, cell in enumerate(made, 1):
         bars.say(f"[{number}/{len(made)}] {cell.shown}: {cell.folder}")

@@ -65,6 +65,14 @@ def test_a_resumed_task_counts_its_pace_from_where_it_began(clock):
     assert stream.getvalue() == "online 70 of 100 steps (70%), 0.323 steps/s, about 0:01:33 left\n"
 
 
+def test_the_first_steps_which_wait_for_a_compiler_are_left_out_of_the_time_left(clock):
+    with Progress(True, io.StringIO()).bar("online", 100) as bar:
+        for seconds, left in ((60.0, 540.0), (1.0, 8.0), (1.0, 7.0)):
+            clock.now += seconds
+            bar.update(10)
+            assert bar.seconds_left() == left
+
+
 def test_a_task_within_another_has_no_lines_of_its_own(clock):
     stream = io.StringIO()
     progress = Progress(True, stream)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from train_helpers import toy_config
 
+from cfdg_jax.cli import main
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import config_hash, from_yaml, to_yaml
-from cfdg_jax.training.devices import mesh_of
+from cfdg_jax.training.devices import mesh_of, told
 
 COUNTS = ("1", "2", "4", "8")
 
@@ -96,6 +97,33 @@ def test_what_a_number_of_devices_means(monkeypatch):
     assert shapes("4", 2) == [(2, 2)]
     with pytest.raises(UserError, match="is 3 for 2 lanes; must divide them or be a multiple of them, such as 8"):
         mesh_of(toy_config(devices=3, seeds=2))
+
+
+def test_fewer_devices_than_all_are_told(monkeypatch):
+    monkeypatch.setattr("jax.local_devices", lambda: [mock.Mock(platform="gpu", id=i) for i in range(2)])
+    words = lambda devices, seeds: told(config := toy_config(devices=devices, seeds=seeds), mesh_of(config))
+    assert words("all", 3) == "3 lanes on 1, 3 on each; of 2, which 3 lanes do not share evenly"
+    assert words("all", 4) == "4 lanes on 2, 2 on each"
+    assert words("auto", 3) == words("1", 3) == ""
+
+
+@pytest.mark.parametrize("seeds", [3, 4])
+def test_a_sweep_refuses_devices_before_its_first_run(seeds, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jax.local_devices", lambda: [mock.Mock(platform="cpu", id=i) for i in range(2)])
+    fields = f"fields: {{devices: 2, dataset: 'local:hopper-medium-v0', seeds: {seeds}}}"
+    (tmp_path / "one.yaml").write_text(f"{fields}\nruns: [{{agent: iql}}]")
+    words = ["sweep", str(tmp_path / "one.yaml"), "--out", str(tmp_path / "runs")]
+    refused = "error: devices: is 2 for 3 lanes; must divide them or be a multiple of them, such as 1"
+    for command in [words] * (seeds == 3) + [[*words, "--dry-run"]]:
+        assert main(command) == (2 if seeds == 3 else 0)
+        assert (refused in capsys.readouterr().err) == (seeds == 3)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_looks_at_the_devices_that_a_resumed_run_is_given(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(to_yaml(toy_config(seeds=1)))
+    assert main(["train", "--resume", str(tmp_path), "--devices", "99", "--dry-run"]) == 2
+    assert "error: devices: is 99 and there are 1 here; use fewer, or all" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def sweep(
 ) -> None:  # fmt: skip
     """Run every line of a yaml file, sharing pre-training, and report on all of them."""
     with starting():
-        from cfdg_jax.grid import cells, on_ray_in_words
+        from cfdg_jax.grid import cells, on_ray_in_words, require_devices
         from cfdg_jax.sweep import read_sweep, sweep
 
     resources = {"num_cpus": float(cpus or 1), "num_gpus": float(gpus or 0)}
@@ -72,7 +72,9 @@ def sweep(
 
         made = cells(read_sweep(path), folder, int(group or 0))
         print(table([cell.config for cell in made], read_rates(rates)))
-        if on == "ray":
+        if on == "here":
+            require_devices(made)
+        else:
             print(on_ray_in_words(made, resources))
         return
     report = sweep(read_sweep(path), folder, progress=not quiet, on=on, group=int(group or 0), resources=resources)

@@ -95,7 +95,7 @@ def train(
     if dry_run:
         if not resume:
             refuse_used(folder)
-        _dry_run(folder, config, from_offline, groups)
+        _dry_run(folder, config, from_offline, devices, groups)
         return
     try:
         if not groups:
@@ -143,11 +143,13 @@ def _explain(path: str, given: dict[str, Any]) -> None:
     print(explanation(found[0], given))
 
 
-def _dry_run(folder: pathlib.Path, config: Any, from_offline: str | None, groups: list[Any]) -> None:
+def _dry_run(
+    folder: pathlib.Path, config: Any, from_offline: str | None, devices: str | None, groups: list[Any]
+) -> None:
     from cfdg_jax.dryrun import dry_run, so_far
     from cfdg_jax.training.results import read_config
 
     source = pathlib.Path(from_offline) if from_offline else None
-    print(dry_run(read_config(folder) if config is None else config, folder, source))
+    print(dry_run(read_config(folder, devices) if config is None else config, folder, source))
     for cell in groups:
         print(f"{'group':<13} {cell.shown}: {cell.folder}, {so_far(cell.folder) or 'not begun'}")

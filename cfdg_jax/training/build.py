@@ -96,8 +96,9 @@ def load_program(
       transforms: Those that the run was begun with; None begins it and fits them on the data.
 
     Raises:
-      UserError: for data that cannot be read or do not fit the environment.
+      UserError: for data that cannot be read or do not fit the environment, or devices that are not here.
     """
+    mesh_of(config)  # refused before the data are read
     with clock("data"):
         if config.dataset == "":
             config = _with_env(config, config.env.task, "gymnasium")

@@ -66,11 +66,16 @@ def devices_of(mesh: Mesh | None) -> tuple[int, int, int]:
     return mesh.size, mesh.devices.shape[1], 1 if mesh.devices.flat[0].platform == "cpu" else mesh.size
 
 
-def told(mesh: Mesh | None, lanes: int) -> str:
-    """On how many devices `lanes` train, for people."""
+def told(config: TrainConfig, mesh: Mesh | None) -> str:
+    """On how many devices the lanes of a run train, for people; empty where nobody asks: on one, as ever."""
+    lanes, found = len(config.lanes), len(jax.local_devices())
     devices, of_one_lane, _ = devices_of(mesh)
+    fewer = config.devices == "all" and devices < found
+    if devices == 1 and not fewer:
+        return ""
     share = f"{of_one_lane} for each" if of_one_lane > 1 else f"{lanes // devices} on each"
-    return f"{lanes} lane{'s' if lanes > 1 else ''} on {devices}, {share}"
+    rest = f"; of {found}, which {lanes} lanes do not share evenly" if fewer else ""
+    return f"{lanes} lane{'s' if lanes > 1 else ''} on {devices}, {share}{rest}"
 
 
 def specs(tree: Any, copied: bool = False) -> Any:

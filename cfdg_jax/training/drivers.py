@@ -6,6 +6,7 @@ learner's program, one dispatch per chunk of steps. Both send the learner a `Pac
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
@@ -30,7 +31,6 @@ from cfdg_jax.training.evaluate import task_of
 from cfdg_jax.training.meters import Meters
 from cfdg_jax.training.packet import Packet
 from cfdg_jax.training.program import Program, compiled, env_seed
-from cfdg_jax.training.progress import Progress
 from cfdg_jax.training.session import Session
 from cfdg_jax.types import Array, Counts, Env, PureEnv, TrainState
 
@@ -64,17 +64,22 @@ def make_driver(session: Session) -> Driver:
     return HostDriver(env, session)
 
 
-def warn_if_unsavable(program: Program, progress: Progress) -> None:
-    """Says before the run that its online phase cannot be resumed, where the simulator cannot be saved."""
-    if program.config.online.steps == 0:
+def environment_remarks(program: Program) -> Iterator[str]:
+    """What a user should know of the training environment before the run: what it cannot do or makes useless."""
+    config = program.config
+    if config.online.steps == 0:
         return
     task, dynamics = task_of(program)
-    env = make_env(task, [0], dynamics, 1)
+    env = make_env(task, [0], dynamics, 1, config.env.backend)
     try:
-        env.reset()
-        env.get_state()
+        if getattr(env, "pure", None) is None:
+            env.reset()
+            env.get_state()
+        elif config.online.overlap:
+            what = "actions are one update old, but nothing overlaps: this environment is part of the learner's program"
+            yield f"online.overlap: {what}; leave it off"
     except UserError as error:
-        progress.warn(f"warning: {error.problem}; an interrupted online phase of this run cannot be resumed")
+        yield f"{error.problem}; an interrupted online phase of this run cannot be resumed"
     finally:
         env.close()
 
@@ -162,9 +167,6 @@ class PureDriver:
 
     def __init__(self, env: PureEnv, session: Session):
         self._env, program, state = env, session.program, session.state
-        if program.config.online.overlap:
-            what = "actions are one update old, but nothing overlaps: this environment is part of the learner's program"
-            session.progress.warn(f"warning: online.overlap: {what}; leave it off")
         zeros = lambda *shape: jnp.zeros((len(program.config.lanes), *shape))  # never one array twice: all are donated
         env_state = jax.jit(jax.vmap(env.reset))(purpose_keys(state.key, "env_reset", 0))
         carry: tuple = (env_state, zeros(program.spec.act_dim), zeros(), zeros(), zeros())

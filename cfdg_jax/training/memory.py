@@ -104,8 +104,9 @@ def memory_plan(program: Program, progress: Progress) -> dict[str, float]:
     if generates:
         plan |= _of_generator(program)
     devices, of_one_lane, memories = devices_of(program.mesh)
-    if devices > 1:
-        progress.say(f"devices: {told(program.mesh, lanes)}")
+    shared = told(config, program.mesh)
+    if shared:
+        progress.say(f"devices: {shared}")
     copies = {SHARED: devices, SPREAD: 1}  # all else is split by lanes
     plan = {name: value * copies.get(name, of_one_lane) / memories for name, value in plan.items()}
     at_once = devices // of_one_lane  # lanes on devices of their own, as in every group of seeds

@@ -70,7 +70,8 @@ class Bar:
     def __init__(self, progress: Progress, name: str, total: int, done: int, unit: str, later: int, outer: Bar | None):
         self.progress, self.name, self.total, self.n, self.unit = progress, name, total, done, unit
         self._first, self._later, self._outer = done, later, outer
-        self._start = self._told = time.monotonic()
+        self._start = self._told = self._paced = time.monotonic()
+        self._slow = done
         self._note, self._drawn = "", -math.inf
         self._live: Any = None
         if progress.live and outer is None:
@@ -83,6 +84,8 @@ class Bar:
 
     def update(self, steps: int) -> None:
         """`steps` more steps are done."""
+        if self._slow == self._first:  # the first waits for its program to be compiled: the pace is that of the others
+            self._slow, self._paced = self.n + steps, time.monotonic()
         self.n += steps
         if self._outer is not None:
             self._outer.note(f"{self.name.strip()} {self.n / max(self.total, 1):.0%}" if self.n < self.total else "")
@@ -108,9 +111,10 @@ class Bar:
 
     def seconds_left(self) -> float | None:
         """Of the whole run: this task and `later` steps of others, at this one's pace; None before there is one."""
-        made = self.n - self._first
+        later = self.n > self._slow
+        made, since = (self.n - self._slow, self._paced) if later else (self.n - self._first, self._start)
         left = max(self.total - self.n, 0) + self._later
-        return (time.monotonic() - self._start) / made * left if made else None
+        return (time.monotonic() - since) / made * left if made else None
 
     def _said(self) -> list[str]:
         seconds = self.seconds_left()

@@ -215,8 +215,8 @@ def save_samples(session: Session) -> None:
     write_atomic(session.folder / "samples.npz", packed.getvalue())
 
 
-def read_config(folder: pathlib.Path) -> TrainConfig:
-    """The resolved config of a run folder.
+def read_config(folder: pathlib.Path, devices: str | None = None) -> TrainConfig:
+    """The resolved config of a run folder, to be continued on `devices`.
 
     Raises:
       UserError: if there is none or it was edited.
@@ -224,7 +224,8 @@ def read_config(folder: pathlib.Path) -> TrainConfig:
     path = folder / "config.yaml"
     require_run(folder)
     try:
-        return recorded(path.read_bytes(), str(path))
+        config = recorded(path.read_bytes(), str(path))
+        return config if devices is None else dataclasses.replace(config, devices=devices)
     except UserError:
         written = read_summary(folder).get("versions", {}).get("cfdg-jax")
         if written not in (None, versions()["cfdg-jax"]):

@@ -11,7 +11,6 @@ summary.json, samples.npz
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -35,7 +34,7 @@ from cfdg_jax.training.checkpoint import (
     save_offline_agent,
     telling_what_is_kept,
 )
-from cfdg_jax.training.drivers import warn_if_unsavable
+from cfdg_jax.training.drivers import environment_remarks
 from cfdg_jax.training.lock import only_process
 from cfdg_jax.training.logging import truncate_logs, write_atomic
 from cfdg_jax.training.memory import memory_plan
@@ -91,22 +90,19 @@ def train(
     with interrupts.watching():
         if resume is not None:
             folder = pathlib.Path(resume)
-            config = _on(read_config(folder), devices)
+            config = read_config(folder, devices)
             with telling_what_is_kept(folder), only_process(folder):
                 _run_phases(_continued(folder, config, source, bars, interrupts))
         else:
             require(config is not None, "config", "is missing", "give a TrainConfig or a folder to resume")
             assert config is not None
-            config = _on(from_dict(to_dict(config)), devices or config.devices)  # NumPy's numbers become Python's
+            plain = to_dict(config) | {"devices": devices or config.devices}
+            config = from_dict(plain)  # NumPy's numbers become Python's
             folder = pathlib.Path(out) if out else default_folder(config)
             refuse_used(folder)
             with telling_what_is_kept(folder), claimed(folder):
                 _run_phases(_new(folder, config, source, bars, interrupts))
     return load_run(folder)
-
-
-def _on(config: TrainConfig, devices: str | None) -> TrainConfig:
-    return config if devices is None else dataclasses.replace(config, devices=devices)
 
 
 def _new(
@@ -117,11 +113,10 @@ def _new(
     program = load_program(config, bars, clock)
     config = program.config
     memory_plan(program, bars)
-    for remark in remarks(config):
+    for remark in (*remarks(config), *environment_remarks(program)):
         bars.warn(f"warning: {remark}")
     if config.dataset and config.offline.steps == 0:
         bars.say(f"no pre-training; batches mix {config.dataset} with online rows ({choice(config, 'mix')})")
-    warn_if_unsavable(program, bars)
     origin = origin_of(program, source_of(source, config))
     write_origin(folder, origin)
     write_atomic(folder / "config.yaml", to_yaml(config))
