@@ -121,7 +121,7 @@ def test_commands(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="is no HDF5 file name"):
         convert(str(path), str(tmp_path / "copy.csv"))
     with pytest.raises(UserError, match="is a file and needs no building"):
-        commands.build_text(str(path))
+        list(commands.build(str(path)))
 
 
 def test_wrong_environment_fails_the_check(tmp_path):

@@ -72,10 +72,11 @@ def _examine(action: str, name: str, as_json: bool) -> int:
 def build(name: str, rows: str | None) -> None:
     """Download, convert or build datasets and print where they are; a name with a star stands for several."""
     with starting(compiles=False):
-        from cfdg_jax.data.commands import build_text
+        from cfdg_jax.data import commands
         from cfdg_jax.values import coerce
 
-    print(build_text(name, None if rows is None else coerce(int, rows, "rows")))
+    for path in commands.build(name, None if rows is None else coerce(int, rows, "rows")):
+        print(path, flush=True)
 
 
 @data.command(short_help="between HDF5, npz and Minari")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cfdg_jax.data.files import cache_dir, exists, told
 from cfdg_jax.data.names import LISTING, RECIPES, REMOTES, split_name
 from cfdg_jax.errors import nearest, require
@@ -24,8 +26,8 @@ def list_text() -> str:
     return "\n".join(lines)
 
 
-def build_text(pattern: str, rows: int | None = None) -> str:
-    """Fetches, converts or builds the datasets that a name stands for (`expand`); returns where they are.
+def build(pattern: str, rows: int | None = None) -> Iterator[str]:
+    """Fetches, converts or builds the datasets that a name stands for (`expand`); says where each is once it is there.
 
     Args:
       pattern: A name, or with ``*`` several.
@@ -33,7 +35,7 @@ def build_text(pattern: str, rows: int | None = None) -> str:
     """
     from cfdg_jax.data.doctor import expand  # and below: a list must not wait for HDF5 and simulators
 
-    return "\n".join(_build(name, rows) for name in expand(pattern))
+    return (_build(name, rows) for name in expand(pattern))
 
 
 def _build(name: str, rows: int | None) -> str:
