@@ -16,6 +16,7 @@ import pytest
 from train_helpers import interrupted_at, lines, make_generators_shallow, toy_config
 
 from cfdg_jax.core import ring
+from cfdg_jax.core.flops import product_flop
 from cfdg_jax.training import build
 from cfdg_jax.training.build import load_program
 from cfdg_jax.training.checkpoint import Kept
@@ -55,6 +56,7 @@ def outcome(devices: str) -> dict:
     program = load_program(toy_config(**LANES, devices=devices), Progress(False), Stopwatch())
     rows, settings = program.offline_rows, program.settings
     state, meters = init(program, "offline"), no_meters(program, "offline")
+    flop = product_flop(lambda state, meters: offline_chunk(program, state, meters, rows, 3), state, meters)
     programs = {"offline": offline_chunk.of(program).lower(state, meters, rows, updates=3).compile()}
     state, meters = programs["offline"](settings, state, meters, rows)
     for stage in program.stratifier.stages:
@@ -77,6 +79,7 @@ def outcome(devices: str) -> dict:
     return {
         "metrics": {name: np.asarray(value).tolist() for name, value in (meters.sums | of_online.sums).items()},
         "made": finite,
+        "flop": flop,
         "collectives": {name: sorted(set(COLLECTIVE.findall(each.as_text()))) for name, each in programs.items()},
         "memory": {name: each.memory_analysis().argument_size_in_bytes for name, each in programs.items()},
         "shards": shards,

@@ -30,6 +30,10 @@ def test_every_number_of_devices_gives_the_same_numbers(found):
         np.testing.assert_allclose(other["made"], one["made"], rtol=1e-2)
 
 
+def test_products_are_counted_on_all_devices(found):
+    assert {found["outcomes"][count]["flop"] for count in COUNTS} == {found["outcomes"]["1"]["flop"]}
+
+
 def test_no_device_waits_for_another(found):
     for count in COUNTS:
         assert found["outcomes"][count]["collectives"] == {"offline": [], "fit": [], "online": []}, count

@@ -13,7 +13,7 @@ from cfdg_jax.errors import require
 
 
 def product_flop(function: Callable, *args: Any, delay: int = 1) -> float:
-    """FLOP of the matrix products in ``function(*args)``, scans times their length.
+    """FLOP of the matrix products in ``function(*args)`` on all its devices, scans times their length.
 
     Args:
       function: Traceable; constants are bound.
@@ -36,7 +36,8 @@ def _flop_of(equation: Any, delay: int) -> float:
     if name == "cond":
         return (max(inside) + (delay - 1) * min(inside)) / delay
     require(name != "while" or sum(inside) == 0.0, name, "loops over products unknown times", "count it by hand")
-    return params.get("length", 1) * sum(inside)
+    times = params["mesh"].size if name == "shard_map" else params.get("length", 1)  # of one device, or of one turn
+    return times * sum(inside)
 
 
 def _jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr | ClosedJaxpr]:
