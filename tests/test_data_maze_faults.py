@@ -50,7 +50,7 @@ def test_what_is_right_raises_no_warning():
     assert found(arrays) == [] and not any("leap" in words for words in doubts(data, SPEC))
     kept = arrays["rewards"][~arrays["timeouts"]]
     visits = 3  # one each time it is put back
-    goal = {"visits": visits, "rows a visit": kept.sum() / visits, "environment's": 1.0}
+    goal = {"visits": visits, "rows a visit": kept.sum() / visits, "tries": visits, "environment's": 1.0}
     assert describe(data, SPEC).facts["goal"] == goal and kept.sum() > visits
 
 

@@ -7,7 +7,7 @@ from cfdg_jax.data import behaviours
 from cfdg_jax.data.collect import GaussianPolicy
 from cfdg_jax.data.names import RECIPES
 from cfdg_jax.data.navigate import FEATURES, Navigator, features, into_body
-from cfdg_jax.envs.antmaze import AntMazeVecEnv
+from cfdg_jax.envs.antmaze import AntMazeVecEnv, middle_goal
 from cfdg_jax.envs.maze import maze
 
 
@@ -76,6 +76,30 @@ def test_recipes_of_mazes(name, starts, goals):
     assert len(env._starts or [None]) == starts and len(env._targets) == goals
     obs = env.reset()
     assert all(env.maze.cell_at(place) in env.maze.free for place in [*obs[:, :2], *env.goals])
+
+
+def test_in_a_maze_one_goal_pays_and_ends():
+    """Evaluation's, wherever an episode was bound for: its own goal is the end of a try and no terminal."""
+    goal = maze("umaze").centre(maze("umaze").goal) + 0.75
+    places = goal + np.array([[0.0, -8.0], [0.3, 0.3], [0.0, -0.49], [0.0, 0.51], [4.0, 0.0], [0.0, 0.0]])
+    arrays = {
+        "next_observations": np.pad(places, ((0, 0), (0, 27))),
+        "rewards": np.array([0, 0, 1, 0, 1, 0], np.float32),
+        "terminals": np.array([0, 0, 1, 0, 1, 0], bool),
+        "timeouts": np.array([1, 0, 0, 0, 0, 1], bool),
+    }
+    made = behaviours.labelled(RECIPES["antmaze-umaze-diverse-v0"], arrays)
+    np.testing.assert_array_equal(made["rewards"], [0, 1, 1, 0, 0, 1])
+    np.testing.assert_array_equal(made["terminals"], [0, 1, 1, 0, 0, 1])
+    np.testing.assert_array_equal(made["timeouts"], [1, 0, 0, 0, 1, 0])
+    assert made["next_observations"] is arrays["next_observations"]
+    assert behaviours.labelled(RECIPES["hopper-medium-v0"], arrays) is arrays
+
+
+def test_goals_of_evaluation_lie_around_the_one_that_pays():
+    env = AntMazeVecEnv("antmaze-medium", range(500))
+    env.reset()
+    np.testing.assert_allclose(env.goals.mean(axis=0), middle_goal(env.maze), atol=0.05)
 
 
 def test_the_shipped_actor_reaches_goals():

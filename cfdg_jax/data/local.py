@@ -83,6 +83,7 @@ def build(
                 for i, (policy, share) in enumerate(zip(parts.values(), shares, strict=True))
             ]
         arrays = {field: np.concatenate([part[field] for part in made]) for field in made[0]}
+        arrays = behaviours.labelled(recipe, arrays)
         policies = ", ".join(f"{label} ({share} rows)" for label, share in zip(parts, shares, strict=True))
         write_hdf5(path, arrays, _metadata(recipe.task, dynamics, name, seed, policies))
         record_sha256(path)

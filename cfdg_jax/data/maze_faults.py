@@ -49,12 +49,19 @@ def maze_facts(dataset: Dataset) -> dict[str, Any]:
     paid = dataset.rewards > 0
     if not _in_maze(dataset) or not paid.any():
         return {}
-    goes_on = (dataset.next_observations[:-1, :2] == dataset.observations[1:, :2]).all(axis=1)
+    goes_on = ~try_ends(dataset)[:-1]
     begins = paid & ~np.append(False, paid[:-1] & goes_on)
     share = float(_at_goal(dataset)[paid].mean())
+    visits, tries = int(begins.sum()), int(len(paid) - goes_on.sum())
     return {
-        "goal": {"visits": int(begins.sum()), "rows a visit": float(paid.sum() / begins.sum()), "environment's": share}
+        "goal": {"visits": visits, "rows a visit": float(paid.sum() / visits), "tries": tries, "environment's": share}
     }
+
+
+def try_ends(dataset: Dataset) -> np.ndarray:
+    """Whether the ant is put elsewhere after each row `[N]`; within a try it may pass the goal and go on."""
+    stays = (dataset.next_observations[:-1, :2] == dataset.observations[1:, :2]).all(axis=1)
+    return np.append(~stays, True)
 
 
 def _in_maze(dataset: Dataset) -> bool:

@@ -17,7 +17,7 @@ import mujoco
 import numpy as np
 
 from cfdg_jax.envs.dynamics import Advance, check_dynamics, quiet_models, restore_d4rl_dynamics
-from cfdg_jax.envs.maze import SIZES, UNIT, Cell, maze
+from cfdg_jax.envs.maze import SIZES, UNIT, Cell, Maze, maze
 from cfdg_jax.envs.simulators import Simulators
 from cfdg_jax.types import Spec, Step
 
@@ -30,6 +30,11 @@ _TORQUE = 30.0
 _SOLREF, _SOLIMP = [0.02, 1.0], [0.8, 0.8, 0.01, 0.5, 2.0]
 _NOISE = 0.1
 _POSITIONS, _VELOCITIES = 15, 14
+
+
+def middle_goal(layout: Maze) -> np.ndarray:
+    """The middle `[2]` of the places where evaluation draws its goals."""
+    return layout.centre(layout.goal) + (UNIT / 4 + UNIT / 8) / 2
 
 
 def antmaze_spec(task: str, reference: tuple[float, float] | None = None) -> Spec:
