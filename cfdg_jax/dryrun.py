@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 from cfdg_jax.augment.base import first_refresh
@@ -10,7 +11,7 @@ from cfdg_jax.forecast import NO_RATES, forecast, read_rates
 from cfdg_jax.report.status import status
 from cfdg_jax.training.build import load_program
 from cfdg_jax.training.checkpoint import kept, load_offline_agent
-from cfdg_jax.training.devices import told
+from cfdg_jax.training.devices import mesh_of, told
 from cfdg_jax.training.drivers import environment_remarks
 from cfdg_jax.training.memory import TooLarge, memory_plan
 from cfdg_jax.training.progress import Progress
@@ -32,14 +33,14 @@ def dry_run(config: TrainConfig, folder: pathlib.Path, offline_from: pathlib.Pat
     """
     program = load_program(config, Progress(False), Stopwatch())
     config, rates = program.config, read_rates(None)
-    expected = forecast(config, rates, offline_from is not None)
+    expected, config_of_one = forecast(config, rates, offline_from is not None), config
     try:
         plan = memory_plan(program, Progress(False))
         memory = f"{sum(plan.values()):,.0f} MB, most of it {max(plan, key=lambda name: plan[name])}"
     except TooLarge as large:
         if not large.group or offline_from is not None:
             raise
-        memory = large.groups
+        memory, config_of_one = large.groups, dataclasses.replace(config, seeds=large.group)
     source = source_of(offline_from, config)
     if source is not None:
         load_offline_agent(pathlib.Path(source.folder), program, source.agent)
@@ -69,9 +70,9 @@ def dry_run(config: TrainConfig, folder: pathlib.Path, offline_from: pathlib.Pat
         "memory": memory,
         "time": hours,
     }
-    devices = told(config, program.mesh)
+    devices = told(config_of_one, mesh_of(config_of_one))
     if devices:
-        rows |= {"devices": devices}
+        rows |= {"devices": devices + (" of a group" if config_of_one is not config else "")}
     stands = so_far(folder)
     if stands:
         rows |= {"so far": f"{stands}; all else is of the whole run"}

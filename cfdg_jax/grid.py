@@ -12,8 +12,11 @@ import dataclasses
 import os
 import pathlib
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import jax
 
 from cfdg_jax.config import REGISTRIES, TrainConfig, named_choice
 from cfdg_jax.errors import GROUPS, UserError, require
@@ -29,6 +32,8 @@ TRIES = 3
 """How often a cell whose worker was lost is begun again."""
 POLL = 0.2
 """Seconds between two looks at whether a signal has arrived."""
+ANSWER = 10.0
+"""Seconds within which a cluster must answer."""
 STOPPING = 120.0
 """Seconds that a cancelled cell has to write its checkpoint."""
 
@@ -188,8 +193,9 @@ def run_on_ray(made: Sequence[Cell], progress: bool, resources: Mapping[str, flo
 
     Raises:
       Interrupted: on SIGINT or SIGTERM, after the cells under way have written a checkpoint.
-      UserError: if Ray is missing or a cell failed; the others are finished first.
+      UserError: if Ray or its cluster is missing, or a cell failed; the others are finished first.
     """
+    require_resources(made, resources)
     ray = _ray()
     task = ray.remote(max_retries=TRIES, **resources)(_cell_of_a_task)
     sources = {key: Cell(config, made[0].folder.parent / _folder_name(config)) for key, config in _shared(made)}
@@ -202,10 +208,43 @@ def run_on_ray(made: Sequence[Cell], progress: bool, resources: Mapping[str, flo
     _wait(ray, names, progress)
 
 
+def require_resources(made: Sequence[Cell], resources: Mapping[str, float]) -> None:
+    """Refuses what no task can be given: parts of several GPUs, fewer than its devices, more than this machine has.
+
+    A cluster elsewhere may grow, so that there any number is asked for.
+
+    Raises:
+      UserError: for the first of them.
+    """
+    local = "RAY_ADDRESS" not in os.environ
+    most = {"num_cpus": os.cpu_count() or 1} if local else {}
+    if local and resources.get("num_gpus"):  # JAX looks for them, and warns when Ray forks after that
+        most["num_gpus"] = len(_gpus())
+    for name, value in resources.items():
+        option = f"--{name.removeprefix('num_')}"
+        require(value >= 0, option, f"is {value:g}", "must be at least 0")
+        require(value <= 1 or value == int(value), option, f"is {value:g}", "must be whole above 1")
+        here = most.get(name, value)
+        remedy = "lower it, or name a cluster with RAY_ADDRESS"
+        require(value <= here, option, f"is {value:g} and this machine has {here}", remedy)
+    given = max(resources.values())
+    for devices in (cell.config.devices for cell in made if cell.config.devices.isdecimal()):
+        remedy = f"give it as many with --cpus {devices} or --gpus {devices}"
+        require(int(devices) <= max(given, 1), "devices", f"is {devices} and a task is given {given:g}", remedy)
+
+
+def _gpus() -> list[Any]:
+    try:
+        return jax.local_devices(backend="gpu")
+    except RuntimeError:
+        return []
+
+
 def on_ray_in_words(made: Sequence[Cell], resources: Mapping[str, float]) -> str:
     """What `run_on_ray` would ask of a cluster."""
     shared, where = len(list(_shared(made))), os.environ.get("RAY_ADDRESS", "this machine (RAY_ADDRESS names no other)")
-    takes = ", ".join(f"{value:g} {name.removeprefix('num_')}" for name, value in resources.items() if value)
+    given = {name: value for name, value in resources.items() if value} or {"cpus": 0}
+    takes = ", ".join(f"{value:g} {name.removeprefix('num_')}" for name, value in given.items())
     before = f", after {shared} of pre-training that several share" if shared else ""
     return f"{len(made)} tasks of {takes} on {where}{before}; a task whose worker is lost is begun again {TRIES} times"
 
@@ -216,8 +255,21 @@ def _ray() -> Any:
     except ImportError:
         raise UserError("--on ray", "ray is not installed", "pip install 'cfdg-jax[ray]'") from None
     if not ray.is_initialized():
+        _require_answer(os.environ.get("RAY_ADDRESS", ""))
         ray.init(log_to_driver=False, include_dashboard=False)
     return ray
+
+
+def _require_answer(address: str) -> None:
+    """Refuses a ``HOST:PORT`` where nothing answers: Ray would ask again and again, deaf to signals."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():  # none, or one of Ray's words
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
+    except OSError as error:
+        problem = f"is {address}, where nothing answers ({error})"
+        raise UserError("RAY_ADDRESS", problem, "start the cluster, or unset it") from None
 
 
 def _shared(made: Sequence[Cell]) -> Iterator[tuple[str, TrainConfig]]:

@@ -43,6 +43,18 @@ def test_parts_of_one_machine_gather_in_one_file(tmp_path, monkeypatch):
     assert measure.bench(["one"], quick=True).name.endswith("-quick.json"), "crude rates replace no others"
 
 
+def test_where_the_rates_go_is_looked_at_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "PARTS", {"one": lambda quick: pytest.fail("measured")})
+    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "file").touch()
+    for path, said in ((tmp_path, "cannot be written"), (tmp_path / "file" / "x.json", "cannot be written")):
+        with pytest.raises(UserError, match=f"{said}.*name another with --out"):
+            measure.bench(["one"], path)
+    with pytest.raises(UserError, match=r"is no json .* and would be replaced; name another with --out"):
+        measure.bench(["one"], tmp_path / "bad.json")
+    assert (tmp_path / "bad.json").read_text() == "{" and len(list(tmp_path.iterdir())) == 2
+
+
 def test_the_help_says_what_each_part_measures_and_for_which_agents(capsys):
     assert cli.main(["bench", "--help"]) == 0
     told = capsys.readouterr().out

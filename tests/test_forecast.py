@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import socket
 
 import pytest
 
@@ -69,6 +70,39 @@ def test_a_dry_run_of_a_cluster_says_what_it_would_ask_for(tmp_path, capsys, mon
     assert last.startswith("4 runs, hours unknown: no rates in ")
     assert asked.startswith("4 tasks of 1 cpus, 0.5 gpus on head:6379, after 2 of pre-training that several share; ")
     assert main([*command, "-1"]) == 2 and "--gpus: is -1; must be at least 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "fields", "said"),
+    [
+        (["--on", "ray", "--cpus", "4096"], "", "--cpus: is 4096 and this machine has "),
+        (["--on", "ray", "--gpus", "1.5"], "", "--gpus: is 1.5; must be whole above 1"),
+        (["--on", "ray", "--gpus", "4096"], "", "--gpus: is 4096 and this machine has "),
+        (
+            ["--on", "ray"],
+            "devices: 2",
+            "devices: is 2 and a task is given 1; give it as many with --cpus 2 or --gpus 2",
+        ),
+        (["--cpus", "2"], "", "--cpus: is of a run on a cluster; add --on ray, or leave it out"),
+    ],
+)
+def test_what_no_task_can_be_given_is_refused_beforehand(words, fields, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "one.yaml").write_text(f"fields: {{dataset: 'local:hopper-medium-v0', {fields}}}")
+    for dry in ([], ["--dry-run"]):
+        assert main(["sweep", str(tmp_path / "one.yaml"), "--out", str(tmp_path / "out"), *words, *dry]) == 2
+        assert f"error: {said}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_that_does_not_answer_is_told(tmp_path, capsys, monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{unused.getsockname()[1]}")
+    (tmp_path / "one.yaml").write_text("fields: {dataset: 'local:hopper-medium-v0'}")
+    assert main(["sweep", str(tmp_path / "one.yaml"), "--out", str(tmp_path / "out"), "--on", "ray"]) == 2
+    said = capsys.readouterr().err
+    assert "error: RAY_ADDRESS: is 127.0.0.1:" in said and "start the cluster, or unset it" in said
 
 
 def test_rates_that_are_none(tmp_path):

@@ -5,6 +5,7 @@ from train_helpers import TOY, toy_config
 
 from cfdg_jax import grid
 from cfdg_jax.cli import main
+from cfdg_jax.core import machine
 from cfdg_jax.errors import UserError
 from cfdg_jax.fields import to_yaml
 from cfdg_jax.report.groups import read_runs
@@ -83,11 +84,54 @@ def test_a_note_of_other_groups_than_those_made_is_told(tmp_path):
         grid.begun_groups(tmp_path)
 
 
-def test_what_caches_hold_counts_as_free(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
-    assert memory.available_mb() > 0
-    memory.MEMINFO.write_text("MemFree:          100000 kB\nMemAvailable:    2000000 kB\nHugePages_Total:       0\n")
+@pytest.fixture
+def machine_of(tmp_path, monkeypatch):
+    """Makes a machine with 2,048 MB free whose groups of processes have the given files."""
+
+    def make(own="", files=None):
+        for path, text in {"meminfo": MEMINFO, "cgroup": own, **(files or {})}.items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_text(text)
+        monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
+        monkeypatch.setattr(machine, "OWN_GROUPS", tmp_path / "cgroup")
+        monkeypatch.setattr(machine, "GROUPS", tmp_path / "groups")
+
+    return make
+
+
+MEMINFO = "MemFree:          100000 kB\nMemAvailable:    2000000 kB\nHugePages_Total:       0\n"
+
+
+def test_what_caches_hold_counts_as_free(machine_of, monkeypatch):
+    machine_of()
     assert memory.available_mb() == 2048
+    machine.MEMINFO.unlink()
+    assert memory.available_mb() > 0
+
+
+def group(limit, used, cached, files=machine.SECOND):
+    values = f"{limit}\n", f"{used}\n"
+    return dict(zip(files, values, strict=False)) | {"memory.stat": f"anon 5\n{files[2]} {cached}\n"}
+
+
+@pytest.mark.parametrize(
+    ("own", "groups", "free"),
+    [
+        ("0::/job/task\n", {"job": group(900_000_000, 700_000_000, 300_000_000), "job/task": group("max", 1, 0)}, 500),
+        ("0::/\n", {".": group(900_000_000, 700_000_000, 0)}, 200),  # a container sees its own group as the root
+        ("9:name=systemd:/\n4:memory:/job\n0::/\n", {"memory/job": group(9**9, 0, 0, machine.FIRST)}, 9**9 / 1e6),
+        (
+            "4:memory:/job\n",
+            {"memory": group(2**63 - 4096, 5, 0, machine.FIRST)},
+            2048,
+        ),  # how the first version says none
+        ("0::/job\n", {"job": group(10**9, "?", 0)}, 2048),
+    ],
+)
+def test_a_container_s_limit_is_what_a_run_may_take(own, groups, free, machine_of):
+    files = {f"groups/{path}/{name}": text for path, files in groups.items() for name, text in files.items()}
+    machine_of(own, files)
+    assert memory.available_mb() == pytest.approx(free)
 
 
 def test_a_run_that_does_not_fit_is_trained_in_groups_and_goes_on_with_them(tmp_path, monkeypatch, capsys):

@@ -14,7 +14,7 @@ import jax
 
 from cfdg_jax.bench import kernels, online, rates, scaling
 from cfdg_jax.bench.programs import matmul_gflops
-from cfdg_jax.errors import require
+from cfdg_jax.errors import UserError, require
 from cfdg_jax.training.logging import device_name, versions, write_atomic
 
 PARTS = {
@@ -45,6 +45,9 @@ def bench(
     others = [name for name in what if name not in OF_AGENTS]
     remedy = f"goes with {' '.join(OF_AGENTS)}"
     require(not agents or not others, "--agent", f"is nothing to {' '.join(others)}", remedy)
+    default = "-".join(["bench", jax.devices()[0].platform, *agents, *["quick"] * quick])
+    path = out or pathlib.Path("benchmarks/results") / f"{default}.json"
+    _require_place(path)
     options = [f"--agent {name}" for name in agents] + ["--quick"] * quick
     results: dict[str, Any] = {
         "command": " ".join(["cfdg-jax bench", *what, *options]),
@@ -61,14 +64,27 @@ def bench(
         print(f"{name}:\n" + json.dumps(results[name], indent=2))
         if name == "kernels":
             print(kernels.table(measured))
-    platform = jax.devices()[0].platform
-    name = "-".join(["bench", platform, *agents, *["quick"] * quick])
-    path = out or pathlib.Path("benchmarks/results") / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     results = _joined(path, results)
     write_atomic(path, json.dumps(results, indent=2) + "\n")
     print(f"written: {path}")
     return path
+
+
+def _require_place(path: pathlib.Path) -> None:
+    """Refuses, before anything is measured, a file that cannot be written or is none that may be replaced."""
+    remedy = "name another with --out"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        if before:
+            json.loads(before)
+        write_atomic(path, before)
+        if not before:
+            path.unlink()
+    except OSError as error:
+        raise UserError(str(path), f"cannot be written ({error.strerror})", remedy) from None
+    except ValueError as error:
+        raise UserError(str(path), f"is no json ({error}) and would be replaced", remedy) from None
 
 
 def _joined(path: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:

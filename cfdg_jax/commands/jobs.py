@@ -59,12 +59,12 @@ def sweep(
 ) -> None:  # fmt: skip
     """Run every line of a yaml file, sharing pre-training, and report on all of them."""
     with starting():
-        from cfdg_jax.grid import cells, on_ray_in_words, require_devices
+        from cfdg_jax.grid import cells, on_ray_in_words, require_devices, require_resources
         from cfdg_jax.sweep import read_sweep, sweep
 
     resources = {"num_cpus": float(cpus or 1), "num_gpus": float(gpus or 0)}
-    for name, value in resources.items():
-        require(value >= 0, f"--{name.removeprefix('num_')}", f"is {value:g}", "must be at least 0")
+    for option, value in {"--cpus": cpus, "--gpus": gpus}.items():
+        require(on == "ray" or value is None, option, "is of a run on a cluster", "add --on ray, or leave it out")
     path = pathlib.Path(file)
     folder = pathlib.Path(out) if out else pathlib.Path("runs") / path.stem
     if dry_run:
@@ -75,6 +75,7 @@ def sweep(
         if on == "here":
             require_devices(made)
         else:
+            require_resources(made, resources)
             print(on_ray_in_words(made, resources))
         return
     report = sweep(read_sweep(path), folder, progress=not quiet, on=on, group=int(group or 0), resources=resources)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from cfdg_jax.core.flops import largest_array, largest_in_turn
+from cfdg_jax.core.machine import free_memory
 from cfdg_jax.errors import UserError
 from cfdg_jax.training.devices import devices_of, told
 from cfdg_jax.training.generate import fit_generator, generate, score_rows, scores_of, start_generator, synthetic_rows
@@ -44,7 +42,6 @@ ADVICE = {
 """What makes a part of the plan smaller."""
 ENVIRONMENT_MB = 0.05
 """Of one simulator, such as MuJoCo's data of a small robot."""
-MEMINFO = pathlib.Path("/proc/meminfo")
 
 
 class TooLarge(UserError):
@@ -154,11 +151,8 @@ def _require_fit(plan: Mapping[str, float], seeds: int, unit: int, progress: Pro
 
 
 def available_mb() -> float:
-    """Memory of the default device that a run may have, in MB; of the host what caches of files give back as well."""
+    """Memory of the default device that a run may have, in MB."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) / 1e6
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        lines = MEMINFO.read_text().splitlines()
-        return int(dict(line.split(":") for line in lines)["MemAvailable"].split()[0]) * 1024 / 1e6
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return free_memory() / 1e6
