@@ -16,7 +16,7 @@ import numpy as np
 
 from cfdg_jax.agents.registry import AGENTS
 from cfdg_jax.bench import hlo, kinds
-from cfdg_jax.bench.programs import chunk_arguments, policy_delay, program_of
+from cfdg_jax.bench.programs import chunk_arguments, each, policy_delay, program_of
 from cfdg_jax.core.flops import product_flop
 from cfdg_jax.training.act import online_step
 from cfdg_jax.training.generate import fit_generator, generate, start_generator
@@ -42,7 +42,7 @@ def kernel_counts(quick: bool, agents: Sequence[str] = ()) -> dict[str, Any]:
     """
     seeds = 2 if quick else 5
     results: dict[str, Any] = {"seeds": seeds}
-    for name in agents or list(AGENTS)[:: 9 if quick else 1]:
+    for name in each(agents or list(AGENTS)[:: 9 if quick else 1], "kernels"):
         program = program_of("halfcheetah", seeds, 20_000, {"augment.width": 64}, name)
         results[name] = update_kernels(program)
     if agents:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cfdg_jax.bench.programs import noise_rows, program_of
+from cfdg_jax.bench.programs import each, noise_rows, program_of
 from cfdg_jax.data.transforms import identity_transforms
 from cfdg_jax.envs.registry import make_env, spec_of
 from cfdg_jax.presets import make_config
@@ -53,7 +53,7 @@ def online_rates(quick: bool) -> dict[str, Any]:
 def stratify_rates(quick: bool) -> dict[str, Any]:
     """Milliseconds of an online step on Hopper at the sizes of preset `reduced`, with each stratifier."""
     results: dict[str, Any] = {}
-    for seeds in (1,) if quick else (1, 3):
+    for seeds in each((1,) if quick else (1, 3), "stratify"):
         for stratify in STRATIFIERS:
             preset = "smoke" if quick else "reduced"
             config = make_config("local:hopper-medium-replay-v0", stratify=stratify, preset=preset, seeds=seeds)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,7 +20,10 @@ from cfdg_jax.training.build import build_program
 from cfdg_jax.training.learn import no_meters
 from cfdg_jax.training.prepare import init
 from cfdg_jax.training.program import Program, agent_of, keys_of
+from cfdg_jax.training.progress import Progress
 from cfdg_jax.types import Source, Spec
+
+T = TypeVar("T")
 
 
 def best_seconds(call: Callable[[], Any], repeats: int, seconds: float = 0.0) -> float:
@@ -42,6 +45,14 @@ def matmul_gflops(size: int = 2048, repeats: int = 8) -> float:
     a = jax.random.normal(jax.random.key(0), (size, size))
     product = jax.jit(lambda a: a @ a)
     return 2 * size**3 / best_seconds(lambda: product(a), repeats) / 1e9
+
+
+def each(items: Sequence[T], what: str) -> Iterator[T]:
+    """`items`, one measurement each, and how many of a part are done."""
+    with Progress(True).bar(what, len(items), unit="case") as bar:
+        for item in items:
+            yield item
+            bar.update(1)
 
 
 def program_of(task: str, seeds: int, rows: int, values: dict[str, Any], agent: str | None = None) -> Program:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfdg_jax.agents.registry import AGENTS
-from cfdg_jax.bench.programs import best_seconds, chunk_arguments, noise_rows, policy_delay, program_of
+from cfdg_jax.bench.programs import best_seconds, chunk_arguments, each, noise_rows, policy_delay, program_of
 from cfdg_jax.core import ring
 from cfdg_jax.core.flops import product_flop
 from cfdg_jax.envs.registry import make_env
@@ -35,7 +35,7 @@ def offline_rates(quick: bool) -> dict[str, Any]:
     """Updates/s of the first agent over all seeds, halfcheetah sizes, batch 256."""
     updates, repeats = (50, 2) if quick else (250, 5)
     results: dict[str, Any] = {}
-    for seeds in (1, 5) if quick else (1, 5, 20):
+    for seeds in each((1, 5) if quick else (1, 5, 20), "offline"):
         program = program_of("halfcheetah", seeds, 100_000, {"augment.width": 64})
         results[f"seeds_{seeds}"] = update_rate(program, updates, repeats)
     results["five_seeds_over_one"] = results["seeds_5"]["updates_per_second"] / results["seeds_1"]["updates_per_second"]
@@ -73,7 +73,7 @@ def agent_rates(quick: bool, agents: Sequence[str] = ()) -> dict[str, Any]:
     With `agents`, of these alone. Of the online phase: an agent may pre-train as another one does.
     """
     results: dict[str, Any] = {}
-    for name in agents or list(AGENTS)[:: 9 if quick else 1]:
+    for name in each(agents or list(AGENTS)[:: 9 if quick else 1], "agents"):
         for seeds in (1,) if quick else (1, 5):
             program = program_of("halfcheetah", seeds, 20_000, {"augment.width": 64}, name)
             results[f"{name}_seeds_{seeds}"] = update_rate(program, 10, 2, "online", 0.0 if quick else SECONDS)
@@ -100,7 +100,7 @@ def compile_seconds(program: Program) -> dict[str, float]:
 def env_rates(quick: bool) -> dict[str, Any]:
     """Environment steps/s with random actions, resets included."""
     results: dict[str, Any] = {}
-    for task in ("hopper",) if quick else ("hopper", "halfcheetah", "walker2d", "ant"):
+    for task in each(("hopper",) if quick else ("hopper", "halfcheetah", "walker2d", "ant"), "env"):
         for copies in (1, 5, 20, 64):
             env, rng = make_env(task, list(range(copies)), "gymnasium"), np.random.default_rng(0)
             env.reset()
@@ -118,7 +118,7 @@ def env_rates(quick: bool) -> dict[str, Any]:
 def generator_rates(quick: bool) -> dict[str, Any]:
     """Denoiser steps/s and generated rows/s, Hopper rows, one seed."""
     results: dict[str, Any] = {}
-    for width in (64,) if quick else (256, 1024):
+    for width in each((64,) if quick else (256, 1024), "generator"):
         steps, rows = (5, 100) if quick else (50, 1_000)
         values = {"augment.width": width, "augment.sampler_steps": 8 if quick else 32, "online.capacity": 20_000}
         program = program_of("hopper", 1, 50_000, values)

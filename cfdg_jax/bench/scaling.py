@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from cfdg_jax.bench.programs import program_of
+from cfdg_jax.bench.programs import each, program_of
 from cfdg_jax.bench.rates import SECONDS, update_rate
 
 AXES: Mapping[str, tuple[int, ...]] = {
@@ -23,12 +23,13 @@ DEVICE_SEEDS = 8
 
 def scaling_rates(quick: bool) -> dict[str, Any]:
     """Updates/s over all seeds of the first agent, halfcheetah sizes, along each axis of `AXES`; devices likewise."""
-    values = {axis: points[:2] if quick else points for axis, points in AXES.items()}
-    found = {axis: {str(value): _rate(quick, **{axis: value}) for value in points} for axis, points in values.items()}
     devices = [count for count in (1, 2, 4, 8) if count <= jax.local_device_count()]
-    if len(devices) > 1:
-        seeds = DEVICE_SEEDS * devices[-1]
-        found["devices"] = {str(count): _rate(quick, seeds=seeds, devices=count) for count in devices}
+    axes = {axis: points[:2] if quick else points for axis, points in AXES.items()}
+    axes |= {"devices": tuple(devices)} if len(devices) > 1 else {}
+    found: dict[str, Any] = {axis: {} for axis in axes}
+    for axis, value in each([(axis, value) for axis, points in axes.items() for value in points], "scaling"):
+        others = {"seeds": DEVICE_SEEDS * devices[-1]} if axis == "devices" else {}
+        found[axis][str(value)] = _rate(quick, **{axis: value}, **others)
     return found
 
 
