@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import socket
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -216,7 +217,8 @@ def require_resources(made: Sequence[Cell], resources: Mapping[str, float]) -> N
     Raises:
       UserError: for the first of them.
     """
-    local = "RAY_ADDRESS" not in os.environ
+    ray = sys.modules.get("ray")  # connected by a script of the user's
+    local = "RAY_ADDRESS" not in os.environ and not (ray and ray.is_initialized())
     most = {"num_cpus": os.cpu_count() or 1} if local else {}
     if local and resources.get("num_gpus"):  # JAX looks for them, and warns when Ray forks after that
         most["num_gpus"] = len(_gpus())
