@@ -1,7 +1,6 @@
 """What this process has of its machine."""
 
 import contextlib
-import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -18,18 +17,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def free_memory() -> float:
+def free_memory() -> int:
     """Bytes that this process may still take: what is free or a cache of files, within its container's limits."""
-    free = float("nan")
+    return min([_free(), *_left_of_limits()])
+
+
+def _free() -> int:
     with contextlib.suppress(OSError, ValueError, KeyError):
         lines = MEMINFO.read_text().splitlines()
-        free = int(dict(line.split(":") for line in lines)["MemAvailable"].split()[0]) * 1024
-    if math.isnan(free):
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return min([free, *_left_of_limits()])
+        return int(dict(line.split(":") for line in lines)["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _left_of_limits() -> Iterator[float]:
+def _left_of_limits() -> Iterator[int]:
     """Bytes left of each limit on the groups of processes that this one is in: Docker's, Kubernetes', Slurm's.
 
     Caches of files count as used, but are given back.
