@@ -52,6 +52,8 @@ def test_a_mean_covers_only_what_generated_rows_could_change(pair):
     shown = [dict(zip(table.header, row, strict=True))["Mean of last 5"] for row in table.rows]
     expected = [run.curve("online")[1][-2:].mean() for run in (base, late)]
     assert [cell.split(" ")[0] for cell in shown] == [f"{value:.1f}" for value in expected]
+    apart = (other.curve("online")[1] - online)[-2:].mean(axis=0)
+    np.testing.assert_allclose(tables.paired_difference(late, base, "last_5", at), apart)
 
 
 def test_table_prints_mean_interval_and_deviation(pair):
@@ -63,9 +65,10 @@ def test_table_prints_mean_interval_and_deviation(pair):
     assert (row["Dataset"], row["Method"], row["Seeds"], row["Episodes"]) == (pair[0].dataset, "IQL", "3", "10")
     assert table.rows[1][:2] == ("", "IQL + CFDG")
     (compared,) = comparison.rows
-    differences = numbers(pair[1])[1][-1] - last
-    assert compared[:2] == (pair[0].dataset, "IQL + CFDG over IQL") and compared[3] == "1.00 [1.00, 1.00]"
-    assert compared[2] == f"{differences.mean():.1f} [{differences.min():.1f}, {differences.max():.1f}]"
+    assert compared[:2] == (pair[0].dataset, "IQL + CFDG over IQL") and compared[4] == "1.00 [1.00, 1.00]"
+    apart = numbers(pair[1])[1] - numbers(pair[0])[1]
+    for shown, differences in zip(compared[2:4], (apart[-1], apart[-5:].mean(axis=0)), strict=True):
+        assert shown == f"{differences.mean():.1f} [{differences.min():.1f}, {differences.max():.1f}]"
 
 
 def test_a_method_is_compared_with_the_first_and_with_what_it_adds_to(tmp_path):

@@ -46,7 +46,7 @@ DEFINITIONS = {
     "Gain": "Last evaluation minus offline end, taken seed by seed.",
     "Success": "Share of the last evaluation's episodes that reached the goal, in per cent; none for a dataset on "
     "which no run ever reached one, as where the task has no goal.",
-    "Difference": "Mean over seeds of the last evaluation minus that of the same seed of the other method, then in "
+    "Difference": "Mean over seeds of a seed's number minus that of the same seed of the other method, then in "
     "brackets the 95 % bootstrap interval of that mean.",
     "P(better)": "Probability that a random seed of the method ends above a random seed of the one it is compared "
     "with, a tie counting half; 0.5 means no difference.",
@@ -171,7 +171,7 @@ def _notes(origin: str, normalized: bool, runs: Sequence[Run]) -> Iterator[str]:
 
 def comparison_table(origin: str, runs: Sequence[Run]) -> Table:
     """For each dataset with several methods, how surely each beats the first, and the one that it adds something to."""
-    rows = []
+    rows, since = [], first_refreshes(runs)
     for dataset, group in by_dataset(runs).items():
         for run in group[1:]:
             plain = [other for other in group[1:] if run.label.startswith(f"{other.label} + ")]
@@ -179,22 +179,26 @@ def comparison_table(origin: str, runs: Sequence[Run]) -> Table:
                 strata = [per_seed(run)["last"], per_seed(other)["last"]]
                 if min(map(len, strata)) > 0:
                     estimate = stats.bootstrap(strata, stats.probability_of_improvement)
-                    difference = cell(paired_difference(run, other), _digits(run.normalized, strata[0]))
-                    rows.append((dataset, f"{run.shown} over {other.shown}", difference, text(estimate, 2)))
+                    pairs = (paired_difference(run, other, key, since[dataset]) for key in ("last", "last_5"))
+                    differences = (cell(each, _digits(run.normalized, strata[0])) for each in pairs)
+                    rows.append((dataset, f"{run.shown} over {other.shown}", *differences, text(estimate, 2)))
     notes = (
-        "Difference: last evaluation minus the other method's, seed by seed where both have the same seeds, else none.",
+        "Differences: minus the other method's, seed by seed where both have the same seeds, else none.",
         "P(better): probability that a random seed ends above a random seed of the other method [95 % interval].",
         "0 and 1 mean that the seeds of this run do not overlap; with few seeds that is no certainty.",
     )
-    return Table(
-        f"{origin}: which method ends higher", ("Dataset", "Comparison", "Difference", "P(better)"), tuple(rows), notes
-    )
+    header = ("Dataset", "Comparison", "Difference, last evaluation", f"Difference, mean of last {LAST}", "P(better)")
+    return Table(f"{origin}: which method ends higher", header, tuple(rows), notes)
 
 
-def paired_difference(run: Run, other: Run) -> np.ndarray | None:
-    """`[S]` differences of the last evaluation, seed by seed; None where the runs have other seeds, or lost some."""
+def paired_difference(run: Run, other: Run, key: str = "last", since: float = -1) -> np.ndarray | None:
+    """`[S]` differences seed by seed of what `per_seed` has at `key`.
+
+    None where the runs have other seeds, or lost some, or where one has no such number.
+    """
+    ours, theirs = (per_seed(each, since).get(key) for each in (run, other))
     same = run.numbers == other.numbers and run.finite.all() and other.finite.all()
-    return per_seed(run)["last"] - per_seed(other)["last"] if same else None
+    return ours - theirs if same and ours is not None and theirs is not None else None
 
 
 def aggregate_table(origin: str, runs: Sequence[Run]) -> Table:
