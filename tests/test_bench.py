@@ -43,6 +43,19 @@ def test_parts_of_one_machine_gather_in_one_file(tmp_path, monkeypatch):
     assert measure.bench(["one"], quick=True).name.endswith("-quick.json"), "crude rates replace no others"
 
 
+def test_what_was_measured_before_ctrl_c_is_in_the_file(tmp_path, monkeypatch):
+    def pressed(quick):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "PARTS", {"one": lambda quick: {"rate": 1.0}, "two": pressed})
+    monkeypatch.setattr(measure, "matmul_gflops", lambda size: 1.0)
+    out = tmp_path / "bench.json"
+    with pytest.raises(KeyboardInterrupt):
+        measure.bench([], out)
+    found = json.loads(out.read_text())
+    assert found["one"]["rate"] == 1.0 and "two" not in found and found["command"] == "cfdg-jax bench one"
+
+
 def test_where_the_rates_go_is_looked_at_before_anything_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "PARTS", {"one": lambda quick: pytest.fail("measured")})
     (tmp_path / "bad.json").write_text("{")
