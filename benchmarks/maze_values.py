@@ -20,6 +20,7 @@ import numpy as np
 
 from cfdg_jax.agents import iql
 from cfdg_jax.data.load import load_dataset
+from cfdg_jax.data.navigate import into_body
 from cfdg_jax.data.transforms import apply_observation
 from cfdg_jax.envs.maze import UNIT, Cell, Maze, maze
 from cfdg_jax.report.tables import Table, to_markdown
@@ -38,7 +39,7 @@ def way(layout: Maze) -> Iterator[Cell]:
 def upright(obs: np.ndarray) -> np.ndarray:
     """Whether the torso's own z axis points up, `[n]` of observations `[n, 29]`."""
     quaternion = obs[:, 3:7] / np.linalg.norm(obs[:, 3:7], axis=1, keepdims=True)
-    return 1.0 - 2.0 * (quaternion[:, 1] ** 2 + quaternion[:, 2] ** 2) > 0.5
+    return into_body(quaternion, np.broadcast_to([0.0, 0.0, 1.0], (len(obs), 3)))[:, 2] > 0.5
 
 
 def worth(steps: np.ndarray, discount: float) -> np.ndarray:
@@ -78,7 +79,7 @@ def found(folder: pathlib.Path, rows: int) -> tuple[str, Found]:
     )
 
 
-def lines(label: str, layout: Maze, of: Found) -> Iterator[tuple[str, ...]]:
+def lines(layout: Maze, of: Found) -> Iterator[tuple[str, ...]]:
     """The row of a run's values, and the row of what the way is worth at its discount."""
     stands, cells = upright(of.obs), list(way(layout))
     at = np.array([layout.cell_at(place) for place in of.obs[:, :2]])
@@ -86,7 +87,7 @@ def lines(label: str, layout: Maze, of: Found) -> Iterator[tuple[str, ...]]:
     inside = [stands & (at == cell).all(axis=1) for cell in cells]
     means = [of.value[:, rows].mean() if rows.any() else np.nan for rows in inside]
     others = of.value[:, ~stands].mean(), of.advantage.std()
-    yield (label, *(f"{value:.1f}" for value in (*means, *others)))
+    yield ("V", *(f"{value:.1f}" for value in (*means, *others)))
     left = UNIT / step * np.arange(len(cells))[::-1]
     yield (f"the way at {step:.2f} m a step", *(f"{each:.1f}" for each in worth(left, of.discount)), "", "")
 
@@ -101,7 +102,7 @@ def main() -> None:
         layout = maze(name.split("antmaze-")[1].split("-")[0])
         cells = [f"({row}, {column})" for row, column in way(layout)]
         header = ("mean V", *cells, "on its back", "Q - V, deviation")
-        print(to_markdown(Table(f"{name}, {folder.name}", header, tuple(lines("V", layout, of)), ())))
+        print(to_markdown(Table(f"{name}, {folder.name}", header, tuple(lines(layout, of)), ())))
 
 
 if __name__ == "__main__":
