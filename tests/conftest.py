@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: light compilation, compile cache, and the files of reference numbers.
+"""Fixtures of the whole suite: light compilation, compile caches, and the files of reference numbers.
 
 `golden_dir` is part of the project: the small variants of numbers that released implementations produced. The full-size
 ones (`golden_full_dir`) and small real recordings (`data_dir`) are not. Tests that need them look in
@@ -8,9 +8,11 @@ ones (`golden_full_dir`) and small real recordings (`data_dir`) are not. Tests t
 import ctypes
 import dataclasses
 import gc
+import hashlib
 import importlib.metadata
 import os
 import pathlib
+import time
 from collections.abc import Callable
 
 import pytest
@@ -33,6 +35,42 @@ if not os.environ.get("CI"):  # jaxlib 0.10.2 crashed once in thousands of write
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+COMPILED = {}
+"""What `compiled_once` keeps, by program, options and devices."""
+MOST_COMPILED, WORTH_KEEPING = 300, 0.05
+"""Programs that it keeps at most, and the seconds from which one is kept."""
+
+
+def compiled_once(compile_and_load):
+    """`compile_and_load` that compiles programs which are the same to the letter once a process.
+
+    Each run has functions of its own, for which JAX compiles anew: a third of the compilation of tests that train.
+    """
+
+    def kept(backend, module, devices, options, host_callbacks):
+        if host_callbacks:
+            return compile_and_load(backend, module, devices, options, host_callbacks)
+        program = cache_key._canonicalize_ir(module, cache_key.IgnoreCallbacks.NO)
+        known_as = hashlib.sha256(program).digest(), options.SerializeAsString(), str(list(devices))
+        if known_as not in COMPILED:
+            begun = time.monotonic()
+            made = compile_and_load(backend, module, devices, options, host_callbacks)
+            if time.monotonic() - begun < WORTH_KEEPING:
+                return made
+            for key in list(COMPILED)[: 1 - MOST_COMPILED]:
+                del COMPILED[key]
+            COMPILED[known_as] = made
+        return COMPILED[known_as]
+
+    return kept
+
+
+if importlib.metadata.version("jax").startswith("0.10."):  # both are no public names
+    from jax._src import cache_key, compiler
+
+    compiler.backend_compile_and_load = compiled_once(compiler.backend_compile_and_load)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that train runs come first: `make test` gives whole files to its workers, which then end together."""
     items.sort(key=lambda item: not hasattr(getattr(item, "module", None), "toy_config"))
@@ -49,6 +87,8 @@ MUCH_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 5
 """Resident bytes from which a test process lets go of what it has compiled, between files; two run at once."""
 MANY_MAPS = 50_000
 """Memory mappings from which it does so after any test: a run adds 2,000, and XLA aborts at Linux's 65,530."""
+LOOKED = [0.0]
+"""When they were last counted."""
 
 
 PROGRAMS = {}
@@ -133,10 +173,12 @@ def compiled_programs_are_let_go():
 
 @pytest.fixture(autouse=True)
 def too_many_compiled_programs_are_let_go():
-    """After a test of a file that has compiled very many."""
+    """After a test of a file that has compiled very many; to look takes a hundredth of a second."""
     yield
-    if much_is_held() and of_this_process("maps").count("\n") >= MANY_MAPS:
-        let_go()
+    if time.monotonic() - LOOKED[-1] > 10.0:
+        LOOKED[:] = [time.monotonic()]
+        if of_this_process("maps").count("\n") >= MANY_MAPS:
+            let_go()
 
 
 def much_is_held():
@@ -157,6 +199,7 @@ def let_go():
     """Gives what was compiled back to the system too, or the process would seem full after every file."""
     PROGRAMS.clear()
     PARTS.clear()
+    COMPILED.clear()
     jax.clear_caches()
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc

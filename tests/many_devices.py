@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +21,17 @@ from cfdg_jax.core.flops import product_flop
 from cfdg_jax.training import build
 from cfdg_jax.training.build import load_program
 from cfdg_jax.training.checkpoint import Kept
+from cfdg_jax.training.devices import placed
 from cfdg_jax.training.generate import fit_generator, generate, start_generator
 from cfdg_jax.training.learn import learn, no_meters, offline_chunk
 from cfdg_jax.training.memory import memory_plan
 from cfdg_jax.training.once import before_online, fitted
 from cfdg_jax.training.prepare import go_online, init, prepare_stratifier
+from cfdg_jax.training.program import Program
 from cfdg_jax.training.progress import Interrupted, Interrupts, Progress
 from cfdg_jax.training.run import train
 from cfdg_jax.training.stopwatch import Stopwatch
+from cfdg_jax.types import TrainState
 
 COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute|collective-broadcast|reduce-scatter)")
 VALUES = {"agent.expectile": (0.6, 0.9)}
@@ -51,20 +55,45 @@ def found(folder: pathlib.Path, *flags: str) -> dict:
     return json.loads(done.stdout)
 
 
-def outcome(devices: str) -> dict:
-    """Programs, memory and numbers of eight lanes, from pre-training to an update on generated rows."""
-    program = load_program(toy_config(**LANES, devices=devices), Progress(False), Stopwatch())
-    rows, settings = program.offline_rows, program.settings
-    state, meters = init(program, "offline"), no_meters(program, "offline")
-    flop = product_flop(lambda state, meters: offline_chunk(program, state, meters, rows, 3), state, meters)
-    programs = {"offline": offline_chunk.of(program).lower(state, meters, rows, updates=3).compile()}
-    state, meters = programs["offline"](settings, state, meters, rows)
+class Start(NamedTuple):
+    """What eight lanes hold before their first update, and before the online phase with a generator."""
+
+    offline: TrainState
+    online: TrainState
+    generator: Any
+
+
+def copied(tree: Any) -> Any:
+    """Arrays that a program may take the place of."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def handed_over(program: Program, state: TrainState) -> tuple[TrainState, Any]:
+    """`state` as the online phase begins, with some online rows, and an untrained generator."""
+    rows = program.offline_rows
     for stage in program.stratifier.stages:
         stratifier, _ = prepare_stratifier(program, state, rows, jnp.asarray(0), stage, 2)
         state = state._replace(stratifier=stratifier)
     state = go_online(program, state)
     state = state._replace(online=jax.jit(ring.insert)(state.online, jnp.tile(rows[None, :80], (8, 1, 1))))
-    generator = start_generator(program, state.online, state.key, rows)
+    return state, start_generator(program, state.online, state.key, rows)
+
+
+def outcome(devices: str, start: Start | None = None) -> tuple[dict, Start]:
+    """Programs, memory and numbers of eight lanes, from pre-training to an update on generated rows.
+
+    Those of `start` are placed on the devices, where one is given; all else is made there.
+    """
+    program = load_program(toy_config(**LANES, devices=devices), Progress(False), Stopwatch())
+    given = placed(program.mesh, copied(start)) if start else None
+    rows, settings = program.offline_rows, program.settings
+    state = given.offline if given else init(program, "offline")
+    offline, meters = copied(state), no_meters(program, "offline")
+    flop = product_flop(lambda state, meters: offline_chunk(program, state, meters, rows, 3), state, meters)
+    programs = {"offline": offline_chunk.of(program).lower(state, meters, rows, updates=3).compile()}
+    state, meters = programs["offline"](settings, state, meters, rows)
+    state, generator = (given.online, given.generator) if given else handed_over(program, state)
+    start = Start(offline, copied(state), copied(generator))
     programs["fit"] = fit_generator.of(program).lower(generator, state.online, rows, state.key, steps=5).compile()
     generator, _ = programs["fit"](settings, generator, state.online, rows, state.key)
     made = {source: generate(program, generator, state.key, source, 20)[0] for source in program.augmenter.shares}
@@ -83,7 +112,7 @@ def outcome(devices: str) -> dict:
         "collectives": {name: sorted(set(COLLECTIVE.findall(each.as_text()))) for name, each in programs.items()},
         "memory": {name: each.memory_analysis().argument_size_in_bytes for name, each in programs.items()},
         "shards": shards,
-    }
+    }, start
 
 
 def refreshed(devices: str, folder: pathlib.Path) -> dict:
@@ -136,9 +165,9 @@ def resumed(folder: pathlib.Path) -> dict:
 if __name__ == "__main__":
     make_generators_shallow(pytest.MonkeyPatch())
     folder = pathlib.Path(sys.argv[1])
-    outcomes = {"1": outcome("1")}
+    of_one, start = outcome("1")
     spread = {"1": refreshed("1", folder / "generators")}
     build.require_one_program = lambda *_: None  # it was checked on one device
-    outcomes |= {count: outcome(count) for count in ("2", "4", "8")}
+    outcomes = {"1": of_one, "8": outcome("8")[0]} | {count: outcome(count, start)[0] for count in ("2", "4")}
     spread |= {"8": refreshed("8", folder / "generators")}
     print(json.dumps({"outcomes": outcomes, "spread": spread, "resumed": resumed(folder)}))

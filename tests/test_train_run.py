@@ -433,8 +433,8 @@ def test_a_dry_run_from_a_pre_training_makes_none_and_refuses_what_the_run_would
             dry_run(toy_config(**fields), toy_run.folder, toy_run.folder)
 
 
-def test_the_first_updates_are_told_once(tmp_path, capsys):
-    cfdg_jax.train(toy_config("none", seeds=1), tmp_path / "run", progress=True)
+def test_the_first_updates_are_told_once(toy_run, tmp_path, capsys):
+    cfdg_jax.train(toy_run.config, tmp_path / "run", progress=True)
     assert len(re.findall(r"^first updates after \d+\.\d s$", capsys.readouterr().err, re.MULTILINE)) == 1
 
 

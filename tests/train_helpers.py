@@ -54,6 +54,8 @@ def toy_config(augment="cfdg", agent="iql", stratify="none", mix=None, **values)
     tiny = dict(TINY)
     if augment != "none":  # updates begin at the first refresh: without generated rows they are another program
         tiny |= {f"augment.{name}": value for name, value in small.items()} | {"online.start_steps": 60}
+    if stratify == "stratdiff":  # of one block and one layer: others are alike, and each is traced and compiled
+        tiny |= {"stratify.widths": (32,), "stratify.energy_hidden": (32,)}
     if mix == "oorb" or (mix is None and agent.startswith("apl")):
         tiny |= {"mix.gate": 50}
     given = {name.replace("__", "."): value for name, value in values.items()}
