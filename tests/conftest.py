@@ -37,7 +37,7 @@ if not os.environ.get("CI"):  # jaxlib 0.10.2 crashed once in thousands of write
 
 COMPILED = {}
 """What `compiled_once` keeps, by program, options and devices."""
-MOST_COMPILED, WORTH_KEEPING = 300, 0.05
+MOST_COMPILED, WORTH_KEEPING = 100, 0.15
 """Programs that it keeps at most, and the seconds from which one is kept."""
 
 
@@ -52,15 +52,15 @@ def compiled_once(compile_and_load):
             return compile_and_load(backend, module, devices, options, host_callbacks)
         program = cache_key._canonicalize_ir(module, cache_key.IgnoreCallbacks.NO)
         known_as = hashlib.sha256(program).digest(), options.SerializeAsString(), str(list(devices))
-        if known_as not in COMPILED:
-            begun = time.monotonic()
+        made, begun = COMPILED.pop(known_as, None), time.monotonic()
+        if made is None:
             made = compile_and_load(backend, module, devices, options, host_callbacks)
             if time.monotonic() - begun < WORTH_KEEPING:
                 return made
-            for key in list(COMPILED)[: 1 - MOST_COMPILED]:
-                del COMPILED[key]
-            COMPILED[known_as] = made
-        return COMPILED[known_as]
+        for key in list(COMPILED)[: 1 - MOST_COMPILED]:  # those that were asked for longest ago
+            del COMPILED[key]
+        COMPILED[known_as] = made
+        return made
 
     return kept
 
@@ -83,7 +83,7 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(100_000, 20, 100)
 
 
-MUCH_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 5
+MUCH_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 """Resident bytes from which a test process lets go of what it has compiled, between files; two run at once."""
 MANY_MAPS = 50_000
 """Memory mappings from which it does so after any test: a run adds 2,000, and XLA aborts at Linux's 65,530."""
