@@ -30,10 +30,10 @@ table with D4RL's own.
 | `cfdg-jax data build NAME --rows 2000000` | makes a larger one and prints its path |
 
 The behaviour's score is the mean over episodes, normalised by D4RL's references; in the toys it is the share of
-episodes that reach the goal. In the mazes an episode is a try, from where the ant is put to where it is taken away.
-Each aims at a goal of its own and reaches it in 94 to 99 % of them, which end before the time limit; the score is the
-share of tries that pass the one goal that pays, as in D4RL's files. Rows are the same again on the same machine;
-another processor rounds otherwise, robots amplify it, and a score of Hopper's medium may be two points off.
+episodes that reach the goal. In the mazes an episode is a try, from where the ant is put to where it is taken away when
+its time is up. It aims at a goal of its own and turns about it once it is there; the score is the share of tries that
+pass the one goal that pays, as in D4RL's files. Rows are the same again on the same machine; another processor rounds
+otherwise, robots amplify it, and a score of Hopper's medium may be two points off.
 """
 
 

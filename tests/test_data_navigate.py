@@ -79,21 +79,31 @@ def test_recipes_of_mazes(name, starts, goals):
 
 
 def test_in_a_maze_one_goal_pays_and_ends():
-    """Evaluation's, wherever an episode was bound for: its own goal is the end of a try and no terminal."""
+    """Evaluation's, wherever an episode was bound for, and rows go on behind it."""
     goal = maze("umaze").centre(maze("umaze").goal) + 0.75
     places = goal + np.array([[0.0, -8.0], [0.3, 0.3], [0.0, -0.49], [0.0, 0.51], [4.0, 0.0], [0.0, 0.0]])
     arrays = {
         "next_observations": np.pad(places, ((0, 0), (0, 27))),
         "rewards": np.array([0, 0, 1, 0, 1, 0], np.float32),
-        "terminals": np.array([0, 0, 1, 0, 1, 0], bool),
+        "terminals": np.zeros(6, bool),
         "timeouts": np.array([1, 0, 0, 0, 0, 1], bool),
     }
     made = behaviours.labelled(RECIPES["antmaze-umaze-diverse-v0"], arrays)
     np.testing.assert_array_equal(made["rewards"], [0, 1, 1, 0, 0, 1])
     np.testing.assert_array_equal(made["terminals"], [0, 1, 1, 0, 0, 1])
-    np.testing.assert_array_equal(made["timeouts"], [1, 0, 0, 0, 1, 0])
+    np.testing.assert_array_equal(made["timeouts"], [1, 0, 0, 0, 0, 0])
     assert made["next_observations"] is arrays["next_observations"]
     assert behaviours.labelled(RECIPES["hopper-medium-v0"], arrays) is arrays
+
+
+def test_an_ant_that_gathers_data_runs_on_at_its_goal():
+    env = behaviours.environment(RECIPES["antmaze-umaze-play-v0"], [0, 1], "d4rl", 1)
+    env.place(np.pad(env.goals, ((0, 0), (0, 27))) + np.eye(29)[2] + np.eye(29)[3], env.goals)
+    step = env.step(np.zeros((2, 8)))
+    assert step.success.all() and not step.terminal.any() and not step.truncated.any()
+    ending = AntMazeVecEnv("antmaze-umaze", [0, 1], "d4rl", 1)
+    ending.place(step.next_obs, env.goals)
+    assert ending.step(np.zeros((2, 8))).terminal.all()
 
 
 def test_goals_of_evaluation_lie_around_the_one_that_pays():

@@ -10,7 +10,8 @@ The table of recipes is in `cfdg_jax.data.names`.
     play            a maze: from free cells to the cells that D4RL marks by hand (in the small one from start to goal)
     diverse         a maze: from any free cell to any other
 
-In a maze rewards and terminals are of one goal in the end, evaluation's (`labelled`), whatever an episode was after.
+In a maze an episode lasts until its time is up, and the ant turns about the goal once it is there, as in D4RL's
+gathering. In the end rewards and terminals are of one goal, evaluation's (`labelled`), whatever an episode was after.
 The robots' policies are tanh-Gaussian networks trained by this project (`benchmarks/train_behaviour.py`), the ant of
 the mazes is steered by a planner (`cfdg_jax.data.navigate`), the toys have their scripted controller with noise.
 """
@@ -53,22 +54,21 @@ def environment(recipe: Recipe, seeds: Sequence[int], dynamics: str, threads: in
         starts, targets = layout.free, layout.free
     elif size == "umaze":
         starts = None
-    return AntMazeVecEnv(recipe.task, seeds, dynamics, threads, starts=starts, targets=targets)
+    return AntMazeVecEnv(recipe.task, seeds, dynamics, threads, starts=starts, targets=targets, ends_at_goal=False)
 
 
 def labelled(recipe: Recipe, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rows as their dataset has them: in a maze, one goal pays, the middle of evaluation's, and ends an episode.
 
     D4RL labels its mazes alike once they are gathered, for one goal drawn once (Farama-Foundation/D4RL
-    ``relabel_antmaze_rewards.py``): observations do not show what an episode was after. Where it reached its own goal
-    an episode is cut, as if its time were up; on a way that goes on each row within the goal's radius is an end.
+    ``relabel_antmaze_rewards.py``): observations do not show what an episode was after. The ant never stops at a goal,
+    so each row within the paying goal's radius is an end, and rows go on behind it.
     """
     if not recipe.task.startswith("antmaze-"):
         return arrays
     goal = middle_goal(maze(recipe.task.removeprefix("antmaze-")))
     paid = np.linalg.norm(arrays["next_observations"][:, :2] - goal, axis=1) <= GOAL_RADIUS
-    ended = arrays["terminals"] | arrays["timeouts"]
-    return arrays | {"rewards": paid.astype(np.float32), "terminals": paid, "timeouts": ended & ~paid}
+    return arrays | {"rewards": paid.astype(np.float32), "terminals": paid, "timeouts": arrays["timeouts"] & ~paid}
 
 
 def parts(recipe: Recipe) -> tuple[dict[str, ToPolicy], str]:
@@ -83,7 +83,7 @@ def parts(recipe: Recipe) -> tuple[dict[str, ToPolicy], str]:
         policies, digest = _trained("antmaze")
         actor = policies["expert"]
         label = f"waypoints and an actor trained for {actor.step} steps, noise {NOISE:g}"
-        return {label: lambda env: Navigator(actor, env)}, f"{digest} {NOISE} one goal"
+        return {label: lambda env: Navigator(actor, env)}, f"{digest} {NOISE} one goal, runs on"
     policies, digest = _trained(recipe.task)
     snapshots = [label for label in policies if label.startswith("snapshot")]
     labels = {

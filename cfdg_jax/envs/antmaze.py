@@ -107,6 +107,7 @@ class AntMazeVecEnv:
       reference: Passed on to `spec`.
       starts: Cells that an episode may start in; by default evaluation's.
       targets: Cells that a goal may lie in; by default evaluation's.
+      ends_at_goal: Whether an episode ends there; D4RL's gathering of data goes on.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class AntMazeVecEnv:
         reference: tuple[float, float] | None = None,
         starts: Sequence[Cell] | None = None,
         targets: Sequence[Cell] | None = None,
+        ends_at_goal: bool = True,
     ):
         self.spec, self.task = antmaze_spec(task, reference), task
         self.maze = maze(task.removeprefix("antmaze-"))
@@ -125,6 +127,7 @@ class AntMazeVecEnv:
         self.simulators = Simulators(model, advance, FRAME_SKIP, seeds, threads)
         self.num = self.simulators.num
         self._starts, self._targets = starts, list(targets or [self.maze.goal])
+        self._ends_at_goal = ends_at_goal
         self.goals = np.zeros((self.num, 2))
 
     def reset(self, mask: np.ndarray | None = None) -> np.ndarray:
@@ -159,7 +162,7 @@ class AntMazeVecEnv:
         obs = self._observe()
         arrived = np.linalg.norm(obs[:, :2] - self.goals, axis=1) <= GOAL_RADIUS
         truncated = self.simulators.elapsed >= self.spec.horizon
-        return Step(obs, arrived.astype(np.float64), arrived, truncated, arrived.copy())
+        return Step(obs, arrived.astype(np.float64), arrived & self._ends_at_goal, truncated, arrived.copy())
 
     def _observe(self) -> np.ndarray:
         return np.concatenate(self.simulators.coordinates(), axis=1)
