@@ -65,7 +65,7 @@ def compiled_once(compile_and_load):
     return kept
 
 
-if importlib.metadata.version("jax").startswith("0.10."):  # both are no public names
+if importlib.metadata.version("jax") == "0.10.2":  # both are no public names, and other releases may lack them
     from jax._src import cache_key, compiler
 
     compiler.backend_compile_and_load = compiled_once(compiler.backend_compile_and_load)
