@@ -31,11 +31,11 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("benchmarks/results/devices.json"))
     out = parser.parse_args().out
     with tempfile.TemporaryDirectory() as folder:
-        found = many_devices.found(pathlib.Path(folder), LIGHT)
+        found = many_devices.found(pathlib.Path(folder), ("2", "4"), LIGHT)
     devices = {
         count: {name: outcome[name] for name in KEPT}
         | {"shards": {name: each[0] for name, each in outcome["shards"].items()}}
-        for count, outcome in found["outcomes"].items()
+        for count, outcome in sorted(found["outcomes"].items())
     }
     results = {"command": command(), "device": device_name(), "versions": versions()}
     out.write_text(json.dumps(results | {"devices": devices}, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Prints as JSON what 1, 2, 4 and 8 simulated devices compute. JAX counts devices once a process."""
+"""Prints as JSON what 1, 8 and any numbers between of simulated devices compute. JAX counts devices once a process."""
 
 import dataclasses
 import json
@@ -7,6 +7,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,13 +40,13 @@ LANES = {"seeds": 4, "vmap": VALUES, "stratify": "stratdiff"}
 SPREAD = {"seeds": 1, "vmap": VALUES, "augment.width": 128, "augment.pretrain_steps": 20}
 
 
-def found(folder: pathlib.Path, *flags: str) -> dict:
-    """What this file prints, run with XLA's `flags` beside those of the environment."""
+def found(folder: pathlib.Path, between: Sequence[str], *flags: str) -> dict:
+    """What this file prints of 1, 8 and the numbers `between`, with XLA's `flags` beside those of the environment."""
     tests = pathlib.Path(__file__).parent
     path = os.pathsep.join([str(tests), str(tests.parent), os.environ.get("PYTHONPATH", "")])
     asked = " ".join([os.environ.get("XLA_FLAGS", ""), *flags, "--xla_force_host_platform_device_count=8"])
     done = subprocess.run(
-        [sys.executable, __file__, str(folder)],
+        [sys.executable, __file__, str(folder), *between],
         env=os.environ | {"XLA_FLAGS": asked, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path},
         capture_output=True,
         text=True,
@@ -164,10 +165,10 @@ def resumed(folder: pathlib.Path) -> dict:
 
 if __name__ == "__main__":
     make_generators_shallow(pytest.MonkeyPatch())
-    folder = pathlib.Path(sys.argv[1])
+    folder, between = pathlib.Path(sys.argv[1]), sys.argv[2:]
     of_one, start = outcome("1")
     spread = {"1": refreshed("1", folder / "generators")}
     build.require_one_program = lambda *_: None  # it was checked on one device
-    outcomes = {"1": of_one, "8": outcome("8")[0]} | {count: outcome(count, start)[0] for count in ("2", "4")}
+    outcomes = {"1": of_one, "8": outcome("8")[0]} | {count: outcome(count, start)[0] for count in between}
     spread |= {"8": refreshed("8", folder / "generators")}
     print(json.dumps({"outcomes": outcomes, "spread": spread, "resumed": resumed(folder)}))

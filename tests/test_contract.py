@@ -39,8 +39,8 @@ K, B = 3, 8
 
 
 def small(config):
-    """`config` with narrow networks, whatever the fields that set widths are called."""
-    changes = {f.name: (16, 16) for f in dataclasses.fields(config) if f.name.endswith("hidden")}
+    """`config` with narrow networks of one hidden layer, whatever the fields that set widths are called."""
+    changes = {f.name: (16,) for f in dataclasses.fields(config) if f.name.endswith("hidden")}
     changes |= {f.name: 2 for f in dataclasses.fields(config) if f.name == "policy_delay"}
     return dataclasses.replace(config, **changes)
 

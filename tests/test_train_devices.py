@@ -12,12 +12,13 @@ from cfdg_jax.errors import UserError
 from cfdg_jax.fields import config_hash, from_yaml, to_yaml
 from cfdg_jax.training.devices import mesh_of, told
 
-COUNTS = ("1", "2", "4", "8")
+COUNTS = ("1", "2", "8")
+"""All lanes on one device, some on each, and one on each."""
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    return many_devices.found(tmp_path_factory.mktemp("devices"))
+    return many_devices.found(tmp_path_factory.mktemp("devices"), COUNTS[1:-1])
 
 
 def test_every_number_of_devices_gives_the_same_numbers(found):

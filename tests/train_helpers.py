@@ -9,6 +9,7 @@ import itertools
 import json
 import pathlib
 import threading
+from collections.abc import Iterable
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from cfdg_jax.augment import denoiser
 from cfdg_jax.config import TrainConfig
 from cfdg_jax.diffusion.network import resmlp
+from cfdg_jax.fields import override
 from cfdg_jax.presets import make_config
 from cfdg_jax.training.progress import Interrupted, Interrupts
 from cfdg_jax.training.session import Session
@@ -54,12 +56,18 @@ def toy_config(augment="cfdg", agent="iql", stratify="none", mix=None, **values)
     tiny = dict(TINY)
     if augment != "none":  # updates begin at the first refresh: without generated rows they are another program
         tiny |= {f"augment.{name}": value for name, value in small.items()} | {"online.start_steps": 60}
-    if stratify == "stratdiff":  # of one block and one layer: others are alike, and each is traced and compiled
-        tiny |= {"stratify.widths": (32,), "stratify.energy_hidden": (32,)}
     if mix == "oorb" or (mix is None and agent.startswith("apl")):
         tiny |= {"mix.gate": 50}
     given = {name.replace("__", "."): value for name, value in values.items()}
-    return make_config(TOY, agent, augment, mix, stratify, "smoke", **(tiny | given))
+    return shallow(make_config(TOY, agent, augment, mix, stratify, "smoke", **(tiny | given)), given)
+
+
+def shallow(config: TrainConfig, given: Iterable[str]) -> TrainConfig:
+    """`config` with networks of one hidden layer, where none are `given`: each layer is traced and compiled."""
+    choices = ("agent", "augment", "stratify", "mix")
+    fields = [(room, field.name) for room in choices for field in dataclasses.fields(getattr(config, room))]
+    deep = [f"{room}.{name}" for room, name in fields if name.endswith(("hidden", "widths"))]
+    return override(config, {name: (32,) for name in deep if name not in given})
 
 
 def hopper_config(**values) -> TrainConfig:
