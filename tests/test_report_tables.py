@@ -71,11 +71,13 @@ def test_table_prints_mean_interval_and_deviation(pair):
         assert shown == f"{differences.mean():.1f} [{differences.min():.1f}, {differences.max():.1f}]"
 
 
-def test_a_method_is_compared_with_the_first_and_with_what_it_adds_to(tmp_path):
-    labels = ("IQL", "CalQL", "CalQL + StratDiff", "CalQL UTD 4")
+def test_a_method_is_compared_with_the_first_and_with_those_its_label_begins_with(tmp_path):
+    labels = ("IQL", "CalQL", "CalQL + StratDiff", "CalQL + StratDiff by lot", "CalQLX")
     table = tables.comparison_table("local", read_runs([write_run(tmp_path / label, label=label) for label in labels]))
     assert [row[1] for row in table.rows] == [
-        "CalQL over IQL", "CalQL + StratDiff over IQL", "CalQL + StratDiff over CalQL", "CalQL UTD 4 over IQL",
+        "CalQL over IQL", "CalQL + StratDiff over IQL", "CalQL + StratDiff over CalQL",
+        "CalQL + StratDiff by lot over IQL", "CalQL + StratDiff by lot over CalQL",
+        "CalQL + StratDiff by lot over CalQL + StratDiff", "CalQLX over IQL",
     ]  # fmt: skip
 
 

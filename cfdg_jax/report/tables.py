@@ -170,11 +170,11 @@ def _notes(origin: str, normalized: bool, runs: Sequence[Run]) -> Iterator[str]:
 
 
 def comparison_table(origin: str, runs: Sequence[Run]) -> Table:
-    """For each dataset with several methods, how surely each beats the first, and the one that it adds something to."""
+    """For each dataset with several methods, how surely each beats the first, and those that its label begins with."""
     rows, since = [], first_refreshes(runs)
     for dataset, group in by_dataset(runs).items():
         for run in group[1:]:
-            plain = [other for other in group[1:] if run.label.startswith(f"{other.label} + ")]
+            plain = [other for other in group[1:] if run.label.startswith(f"{other.label} ")]
             for other in (group[0], *plain):
                 strata = [per_seed(run)["last"], per_seed(other)["last"]]
                 if min(map(len, strata)) > 0:
