@@ -259,6 +259,25 @@ def test_a_signal_while_starting_ends_quietly(number, codes, after, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_process_that_glfw_starts(number, tmp_path):
+    slow = "import pathlib, time; pathlib.Path('begun').touch(); time.sleep(1); pathlib.Path('done').touch()"
+    (tmp_path / "glfw.py").write_text(f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {slow!r}])\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    script = "import cfdg_jax.envs; print('not stopped')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, number)  # as a terminal does
+    printed, told = process.communicate(timeout=60)
+    assert (tmp_path / "done").exists() and process.returncode == -number and printed == ""
+    assert told.count("Traceback") == (number == signal.SIGINT)  # of KeyboardInterrupt, which no command line caught
+
+
 # -- small damaged files, full disks -----------------------------------------------------------------------------------
 
 
