@@ -1,6 +1,6 @@
 """d3rlpy's IQL on one of this project's datasets: is a low score the dataset's, or this implementation's?
 
-    python benchmarks/against_d3rlpy.py DATASET TASK --d3rlpy PYTHON [--seeds 2] [--steps 100000] [--episodes 20]
+    python benchmarks/against_d3rlpy.py DATASET TASK --d3rlpy PYTHON [--seeds 2] [--steps 100000] [--every 25000]
 
 Learns DATASET, a file in D4RL's layout, with d3rlpy (`d3rlpy_iql.py` under PYTHON, a seed after the other), scores the
 kept policies in TASK with D4RL's dynamics and prints a line each: the mean score over episodes, or the share in percent
@@ -62,12 +62,13 @@ def main() -> None:
     parser.add_argument("--d3rlpy", required=True, help="an interpreter that has d3rlpy")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--every", type=int, default=25_000)
     parser.add_argument("--episodes", type=int, default=20)
     args = parser.parse_args()
     maze = ["--maze"] if args.task.startswith("antmaze") else []
     for seed in range(args.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            options = [*maze, "--steps", str(args.steps), "--seed", str(seed)]
+            options = [*maze, "--steps", str(args.steps), "--every", str(args.every), "--seed", str(seed)]
             subprocess.run([args.d3rlpy, HERE / "d3rlpy_iql.py", args.dataset, folder, *options], check=True)
             for path in sorted(pathlib.Path(folder).glob("*.npz"), key=lambda path: int(path.stem)):
                 reached = score(path, args.task, args.episodes)
